@@ -1,0 +1,60 @@
+"""The one place where objects are made from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from elongate.config import build, build_class, scalars
+from elongate.data.tokenizer.pretrained import Pretrained as PretrainedTokenizer
+from elongate.data.tokenizer.tokenizer import TokenizerConfig
+from elongate.errors import ConfigError
+from elongate.models.model import Model
+from elongate.models.pretrained import Pretrained
+from elongate.training.job import Job, Limits, check_lengths
+
+GROUPS = ("model", "context", "objective", "optimizer", "schedule", "data", "tokenizer", "memory", "evaluation", "tracking", "training")
+
+
+def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
+    """Everything that a run is made of. `choices` are the words that were chosen, by group. Raises `ConfigError`; never imports torch."""
+    top = scalars(config, GROUPS)
+    model = build(config.model, "model")
+    job = Job(
+        name=top.name,
+        context=str(choices["context"]),
+        seed=top.seed,
+        steps=top.steps,
+        batch_tokens=top.batch_tokens,
+        precision=top.precision,
+        device=top.device,
+        compile=top.compile,
+        overwrite=top.overwrite,
+        model=model,
+        strategy=build(config.context, "context"),
+        objective=build(config.objective, "objective"),
+        optimizer=build(config.optimizer, "optimizer"),
+        schedule=build(config.schedule, "schedule"),
+        data=build(config.data, "data"),
+        tokenizer=pretrained_tokenizer(build(config.tokenizer, "tokenizer"), model),
+        memory=build(config.memory, "memory"),
+        limits=build_class(Limits, config.training, "training"),
+        evaluations=tuple(build(node, f"evaluation.{word}") for word, node in (config.evaluation or {}).items()),
+        tracking=build(config.tracking, "tracking"),
+        config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a mapping, since the configuration is one
+    )
+    if model.original_length is not None:
+        check_lengths(job, model.original_length)
+    return job
+
+
+def pretrained_tokenizer(tokenizer: TokenizerConfig, model: Model) -> TokenizerConfig:
+    """The tokenizer, that of the model where it says so."""
+    if not isinstance(tokenizer, PretrainedTokenizer) or tokenizer.source is not None:
+        return tokenizer
+    if not isinstance(model, Pretrained):
+        raise ConfigError("tokenizer.source", None, f"model={model.word} brings no tokenizer", "name a hub id or folder, or use tokenizer=byte")
+    return replace(tokenizer, source=model.source)

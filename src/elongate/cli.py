@@ -1,0 +1,145 @@
+"""The two commands. Nothing here imports torch, so that help, completion and a refusal cost a second."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from elongate.errors import ElongateError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Task = Callable[["DictConfig"], None]
+
+
+def train() -> None:
+    """The console command `elongate-train`, and `python train.py`."""
+    _main("train", _train)
+
+
+def evaluate() -> None:
+    """The console command `elongate-evaluate`, and `python evaluate.py`."""
+    _main("evaluate", _evaluate)
+
+
+def conf_directory() -> Path:
+    """Beside the modules in an installed package, at the top of a clone."""
+    installed = Path(__file__).parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def _train(config: DictConfig) -> None:
+    from elongate.build import build_job
+    from elongate.evaluation.report.table import terminal_table
+    from elongate.training.display import say
+    from elongate.training.run import run
+    from elongate.training.run_directory import RunDirectory
+
+    directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
+    try:
+        job = build_job(config, HydraConfig.get().runtime.choices)
+        _one_process()
+        with directory.locked(wait=False):
+            results = run(job, directory)
+    finally:
+        directory.remove_if_unused()
+    say(terminal_table(results))
+    say(f"report: {directory.path / 'report.html'}    model: {directory.model}")
+
+
+def _evaluate(config: DictConfig) -> None:
+    from elongate.evaluate import evaluate_checkpoint
+    from elongate.evaluation.report.table import terminal_table
+    from elongate.training.display import say
+
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    results = evaluate_checkpoint(config, conf_directory(), directory)
+    say(terminal_table(results))
+    say(f"report: {directory / 'report.html'}")
+
+
+class SweepComparison(Callback):
+    """Hydra calls it after a multirun: one page that compares all runs of the sweep."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from elongate.evaluation.report.comparison import comparison_summary, write_comparison
+
+        sweep = Path(config.hydra.sweep.dir)
+        if (page := write_comparison(sweep)) is not None:
+            print(f"{comparison_summary(sweep)}\ncomparison: {page}", flush=True)
+
+
+def _main(config_name: str, task: Task) -> None:
+    """Runs hydra so that every fault is one line on standard error with its exit code; HYDRA_FULL_ERROR=1 shows the traceback."""
+    show = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    # Hydra hands faults on to its caller only under this variable; without it, it prints several lines and exits with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    codes: list[int] = []
+
+    def guarded(config: DictConfig) -> None:
+        try:
+            task(config)
+        except (ElongateError, OSError) as fault:
+            codes.append(_tell(fault, show))
+            # A broken job does not end a sweep, a signal does.
+            if HydraConfig.get().mode is not RunMode.MULTIRUN or codes[-1] == 3:
+                sys.exit(codes[-1])
+
+    _register_resolvers()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        hydra.main(config_path=str(conf_directory()), config_name=config_name, version_base="1.3")(guarded)()
+    except KeyboardInterrupt:
+        print("interrupted before there was a checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except Exception as fault:  # noqa: BLE001  # the outermost frame: what is not ours to word is raised again
+        from elongate.hydra_errors import worded
+
+        if (told := worded(fault, config_name, conf_directory())) is None:
+            raise
+        told.__cause__ = fault
+        sys.exit(_tell(told, show))
+    if codes:
+        sys.exit(codes[0])
+
+
+def _tell(fault: ElongateError | OSError, show: bool) -> int:
+    """Prints the fault and returns the exit code."""
+    if show:
+        traceback.print_exception(fault)
+    if isinstance(fault, ElongateError):
+        print(f"error: {fault}", file=sys.stderr, flush=True)
+        return fault.exit_code
+    what = f"{fault.strerror or fault}: {fault.filename}" if fault.filename else str(fault)
+    print(f"error: {what}; what was written before is whole, and the same command goes on from it", file=sys.stderr, flush=True)
+    return 1
+
+
+def _one_process() -> None:
+    from elongate.errors import ConfigError
+
+    if (world := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError("WORLD_SIZE", world, "this version trains in one process", "start it without torchrun")
+
+
+def _register_resolvers() -> None:
+    OmegaConf.register_new_resolver("slug", _slug, replace=True)
+
+
+def _slug(text: str) -> str:
+    """The text as a folder's name: no `=` or `/`, which break overrides and paths, and not too long for a file system."""
+    plain = re.sub(r"[^A-Za-z0-9.,_+-]+", "-", text).strip("-.")
+    return plain if len(plain) <= 100 else f"{plain[:91]}-{sha256(text.encode()).hexdigest()[:8]}"

@@ -1,0 +1,38 @@
+"""How does the length grow during training? A curriculum is a list of stages."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from elongate.errors import require
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training at one length; the position's factor follows the stage."""
+
+    name: str
+    length: int  # tokens of a sequence
+    steps: int  # optimizer steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The training of a fresh model at its original length, shared by all runs that are equal up to the extension."""
+
+    steps: int = 600  # optimizer steps, at least 1
+    directory: str = "runs/bases"  # where bases are kept
+
+    def __post_init__(self) -> None:
+        require(self.steps > 0, "steps", self.steps, "must be at least 1", "for a fresh model without a base choose context/curriculum=fixed")
+
+
+class Curriculum(ABC):
+    word: ClassVar[str]
+    base: Base | None = None  # None: training starts from the model as it is
+
+    @abstractmethod
+    def stages(self, original_length: int, target_length: int, steps: int) -> list[Stage]:
+        """The stages after the base; their steps add up to `steps`."""

@@ -1,0 +1,34 @@
+"""Adjusted base frequency (Xiong et al. 2023, arXiv:2309.16039, section 4.1).
+
+Only theta changes. Too small a theta fails silently at the far end: ProLong measured that the value of the NTK rule is not enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from elongate.context.position.position import Position, Rotary
+from elongate.errors import ConfigError, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdjustedBase(Position):
+    theta: float = 500_000.0  # the new base, above the model's own
+
+    word: ClassVar[str] = "abf"
+
+    def __post_init__(self) -> None:
+        require(self.theta > 1, "theta", self.theta, "must be above 1", "use {key}=500000")
+
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, "half"]:
+        if self.theta <= rotary.theta:
+            rule = f"must be above the model's own theta of {rotary.theta:g}, or it extends nothing"
+            raise ConfigError("context.position.theta", f"{self.theta:g}", rule, f"try {{key}}={rotary.theta * factor**2:g}")
+        return Rotary(rotary.dim, self.theta, rotary.original_length).frequencies()
+
+    def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:
+        return {"rope_type": "default", "rope_theta": self.theta}

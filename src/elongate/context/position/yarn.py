@@ -1,0 +1,61 @@
+"""YaRN (Peng et al. 2023, arXiv:2309.00071, sections 3.2 to 3.4).
+
+Pairs that turn more than `beta_fast` times within the original length keep their frequency, those that turn less than
+`beta_slow` times are interpolated by the factor, those between are blended; attention is sharpened by 0.1 ln(factor) + 1.
+Past the target the interpolated pairs meet untrained angles: the loss breaks again there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from elongate.context.position.position import Position, Rotary
+from elongate.errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yarn(Position):
+    beta_fast: float = 32.0  # turns within the original length, above beta_slow
+    beta_slow: float = 1.0  # turns within the original length, above 0
+
+    word: ClassVar[str] = "yarn"
+
+    def __post_init__(self) -> None:
+        require(self.beta_slow > 0, "beta_slow", self.beta_slow, "must be above 0", "use {key}=1")
+        rule = f"must be above beta_slow={self.beta_slow:g}"
+        require(self.beta_fast > self.beta_slow, "beta_fast", self.beta_fast, rule, "use {key}=32")
+
+    def interpolated(self, rotary: Rotary) -> Float[np.ndarray, "half"]:
+        """The share of interpolation of each pair: 0 keeps its frequency, 1 divides it by the factor."""
+
+        def pair_of(turns: float) -> float:
+            return rotary.dim * math.log(rotary.original_length / (2 * math.pi * turns)) / (2 * math.log(rotary.theta))
+
+        low = max(math.floor(pair_of(self.beta_fast)), 0)
+        high = min(math.ceil(pair_of(self.beta_slow)), rotary.dim - 1)
+        # The 0.001 is the paper code's guard against a ramp of no width.
+        width = high - low if high != low else 0.001
+        return np.clip((np.arange(rotary.dim // 2) - low) / width, 0, 1)
+
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, "half"]:
+        plain, share = rotary.frequencies(), self.interpolated(rotary)
+        return plain / factor * share + plain * (1 - share)
+
+    def attention_factor(self, factor: float) -> float:
+        return 0.1 * math.log(factor) + 1
+
+    def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:
+        return {
+            "rope_type": "yarn",
+            "rope_theta": rotary.theta,
+            "factor": factor,
+            "original_max_position_embeddings": rotary.original_length,
+            "beta_fast": self.beta_fast,
+            "beta_slow": self.beta_slow,
+            "attention_factor": self.attention_factor(factor),
+        }

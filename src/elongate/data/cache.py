@@ -1,0 +1,75 @@
+"""Folders that are built once, by whichever process comes first, and rebuilt if they are damaged."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from elongate.errors import ConfigError, RunError
+
+MANIFEST = "manifest.json"
+FULL = {errno.ENOSPC, errno.EDQUOT}
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
+
+def cached_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Returns the folder with the files that `fill` wrote into it, filling it first unless it is there and sound.
+
+    Safe when several processes ask at once and when one is killed at any moment: files are written aside, synced and
+    renamed under a lock. A folder is sound if its files have the sizes that its manifest says.
+    """
+    from filelock import FileLock
+
+    if _is_sound(folder):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not _is_sound(folder):
+                _build(folder, fill)
+    except OSError as error:
+        if error.errno in FULL:
+            raise RunError(f"{folder}: the disk is full; free some space, or put the cache on another disk") from error
+        if error.errno not in UNWRITABLE:
+            raise
+        rule = f"cannot be written ({error.strerror})"
+        raise ConfigError("cache", error.filename, rule, "choose another folder with {key}=<folder>") from error
+    return folder
+
+
+def _build(folder: Path, fill: Callable[[Path], None]) -> None:
+    aside = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        fill(aside)
+        sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
+        (aside / MANIFEST).write_text(json.dumps(sizes), encoding="utf-8")
+        for path in (*aside.iterdir(), aside):
+            _sync(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_sound(folder: Path) -> bool:
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

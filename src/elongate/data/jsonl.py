@@ -1,0 +1,47 @@
+"""JSON lines: one document a line, its text in one field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from elongate.data.files import File, digest, find_files
+from elongate.data.source import Document, Source, text_of
+from elongate.errors import ConfigError, require
+
+
+@dataclass(kw_only=True)
+class Jsonl(Source):
+    """Records such as {"text": "…"}; blank lines and empty texts are passed over."""
+
+    path: Any
+    """A file, a folder (all *.jsonl below it), a glob, or a list of these."""
+    field: str = "text"
+    """Name of the field that holds the text."""
+
+    def documents(self) -> Iterator[Document]:
+        for file in self._files():
+            with file.path.open("rb") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if line.strip() and (text := self._text(line, f"{file.path}:{number}")):
+                        yield Document(f"{file.name}:{number}", text)
+
+    def fingerprint(self) -> str:
+        return digest(self._files(), "jsonl", self.field)
+
+    def _files(self) -> list[File]:
+        files = [file for file in find_files(self.path) if file.is_named or file.path.suffix == ".jsonl"]
+        require(bool(files), "path", self.path, "holds no .jsonl file", "choose another folder with {key}=<folder>")
+        return files
+
+    def _text(self, line: bytes, where: str) -> str:
+        try:
+            record = json.loads(line.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise ConfigError("path", where, "this line is not UTF-8", "mend or remove it") from error
+        except json.JSONDecodeError as error:
+            rule = f"this line is no JSON ({error.msg} at column {error.colno})"
+            raise ConfigError("path", where, rule, "mend or remove it") from error
+        return text_of(record, self.field, where)

@@ -1,0 +1,108 @@
+"""Sequences: cuts of the token stream, each a pure function of (seed, index, length); and the held-out cuts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from elongate.data.tokens import Tokens
+from elongate.errors import require
+
+
+@dataclass(frozen=True)
+class Batch:
+    tokens: np.ndarray
+    """int64 [count, length + 1]: inputs are [:, :-1], targets [:, 1:]."""
+    positions: np.ndarray | None
+    """int64 [count, length], from 0 again at the first token of each document; None unless documents are isolated."""
+    starts: np.ndarray | None
+    """bool [count, length + 1], True at the first token of each document; None unless documents are isolated."""
+
+
+class Sequences:
+    """An endless row of sequences over one split, `len` of them an epoch.
+
+    Within an epoch the stream is cut every `length` tokens from a random offset below `length`, and the cuts come in
+    random order; a cut shares its last target with the first input of its neighbour, so that each token is a target once.
+    The offset costs up to one cut at the ends.
+    """
+
+    def __init__(self, tokens: Tokens, length: int, seed: int, isolate_documents: bool) -> None:
+        rule = f"the train split has {len(tokens)} tokens, one sequence needs {length + 1}"
+        remedy = f"try {{key}}={len(tokens) - 1} or less, or more data" if len(tokens) > 1 else "give it more data"
+        require(len(tokens) > length, "length", length, rule, remedy)
+        self.tokens, self.length, self.seed, self.isolate_documents = tokens, length, seed, isolate_documents
+        self._flat = np.asarray(tokens.flat)
+        self._num_offsets = min(length, len(tokens) - len(self) * length)
+        self._cuts = lru_cache(maxsize=2)(self._cuts_of)  # two epochs, since a batch may reach into the next
+
+    def __len__(self) -> int:
+        return max(1, len(self.tokens) // self.length - 1)
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Sequences first … first + count - 1; beyond the epoch the next one begins, cut and ordered anew."""
+        starts = [self._start(index) for index in range(first, first + count)]
+        tokens = np.empty((count, self.length + 1), dtype=np.int64)
+        for row, start in zip(tokens, starts, strict=True):
+            row[:] = self._flat[start : start + self.length + 1]
+        if not self.isolate_documents:
+            return Batch(tokens, None, None)
+        document_starts = self._document_starts(starts)
+        places = np.arange(self.length + 1)
+        last_start = np.maximum.accumulate(np.where(document_starts, places, 0), axis=1)
+        return Batch(tokens, (places - last_start)[:, :-1], document_starts)
+
+    def _start(self, index: int) -> int:
+        epoch, place = divmod(index, len(self))
+        return self._cuts(epoch)[place]
+
+    def _cuts_of(self, epoch: int) -> np.ndarray:
+        """Where the cuts of an epoch start, in the order in which they are read."""
+        key = hashlib.sha256(f"{self.seed} {epoch} {self.length}".encode()).digest()[:16]
+        random = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+        offset = random.integers(self._num_offsets)
+        return offset + random.permutation(len(self)) * self.length
+
+    def _document_starts(self, starts: list[int]) -> np.ndarray:
+        bounds = self.tokens.bounds
+        found = np.zeros((len(starts), self.length + 1), dtype=bool)
+        for row, start in zip(found, starts, strict=True):
+            low, high = np.searchsorted(bounds, [start, start + self.length + 1])
+            row[bounds[low:high] - start] = True
+        return found
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    tokens: np.ndarray
+    """int64 [n, length]."""
+    documents: np.ndarray
+    """int64 [n], the document of each row, ascending."""
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+
+def held_out(tokens: Tokens, length: int, count: int) -> HeldOut:
+    """Up to `count` cuts of exactly `length` tokens, each within one document.
+
+    They are the beginnings of documents, evenly spaced over those that are long enough; only where these are fewer
+    than `count` do second, third … cuts of the same documents follow. None at all if no document is long enough.
+    """
+    lengths = np.diff(tokens.bounds)
+    chosen: list[tuple[int, int]] = []
+    for turn in range(int(lengths.max(initial=0)) // length):
+        documents = np.flatnonzero(lengths >= (turn + 1) * length)
+        wanted = min(count - len(chosen), len(documents))
+        chosen += [(int(document), turn) for document in documents[np.arange(wanted) * len(documents) // max(1, wanted)]]
+        if len(chosen) == count:
+            break
+    chosen.sort()
+    cuts = np.empty((len(chosen), length), dtype=np.int64)
+    for row, (document, turn) in zip(cuts, chosen, strict=True):
+        start = tokens.bounds[document] + turn * length
+        row[:] = tokens.flat[start : start + length]
+    return HeldOut(cuts, np.array([document for document, _ in chosen], dtype=np.int64))

@@ -1,0 +1,49 @@
+"""Plain text: one document a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from elongate.data.files import File, digest, find_files
+from elongate.data.source import Document, Source
+from elongate.errors import ConfigError, require
+
+
+@dataclass(kw_only=True)
+class Text(Source):
+    """UTF-8 files; in a folder, what is plainly no text (an image, an empty marker) is passed over.
+
+    A file that was named, matched by a glob or ends in .txt must be text: it raises `ConfigError` if it is not.
+    """
+
+    path: Any
+    """A file, a folder (all files below it, hidden ones excepted), a glob, or a list of these."""
+
+    def documents(self) -> Iterator[Document]:
+        files = find_files(self.path)
+        documents = (Document(file.name, text) for file in files if (text := _read(file)))
+        first = next(documents, None)
+        require(first is not None, "path", self.path, "holds no text file", "choose another folder with {key}=<folder>")
+        yield first
+        yield from documents
+
+    def fingerprint(self) -> str:
+        return digest(find_files(self.path), "text")
+
+
+def _read(file: File) -> str:
+    """The text of a file; empty if the file is to be passed over."""
+    content = file.path.read_bytes()
+    if b"\0" in content[:8192]:
+        if not file.is_named and file.path.suffix != ".txt":
+            return ""
+        raise ConfigError("path", file.path, "is a binary file", "leave it out, or convert it to plain text")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        rule = f"is not UTF-8 (byte {error.start})"
+        raise ConfigError("path", file.path, rule, "convert it: iconv -f latin1 -t utf-8") from error
+    require(bool(text) or not file.is_named, "path", file.path, "is empty", "leave it out")
+    return text

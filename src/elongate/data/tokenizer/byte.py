@@ -1,0 +1,51 @@
+"""One token a byte of UTF-8: ids 0 to 255 are the bytes, 256 ends a document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as TokenizerFile
+
+from elongate.data.source import Source
+from elongate.data.tokenizer.subword import END_OF_DOCUMENT, SubwordTokenizer, files_of
+from elongate.data.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(kw_only=True)
+class Byte:
+    """Nothing to choose and nothing to train."""
+
+    def fit(self, source: Source) -> Tokenizer:
+        return ByteTokenizer()
+
+
+class ByteTokenizer(SubwordTokenizer):
+    """The files describe a BPE without merges; reading the bytes is the same, a hundred times faster."""
+
+    def __init__(self) -> None:
+        super().__init__(files_of(_byte_level_model()))
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        ids = np.asarray(ids)
+        return ids[ids < 256].astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+
+
+def _byte_level_model() -> TokenizerFile:
+    # GPT-2's alphabet: a byte is written as its own character where that is visible, else as the next spare one.
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    spare = iter(sorted(character for character in alphabet if ord(character) > 255))
+    vocabulary = {chr(byte) if chr(byte) in alphabet else next(spare): byte for byte in range(256)}
+    tokenizer = TokenizerFile(models.BPE(vocab=vocabulary | {END_OF_DOCUMENT: 256}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(END_OF_DOCUMENT, normalized=False)])
+    return tokenizer

@@ -1,0 +1,49 @@
+"""Opens a folder of tokenizer files."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from elongate.data.tokenizer.byte import ByteTokenizer
+from elongate.data.tokenizer.subword import SubwordTokenizer, end_of_document, read_files
+from elongate.data.tokenizer.tokenizer import Tokenizer
+from elongate.errors import ConfigError, require
+
+REMEDY = "choose another checkpoint with {key}=<hub id or folder>"
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, with its fast class where it is the byte tokenizer.
+
+    Needs transformers only where there is no tokenizer.json, or where the end of a document is known to the class of
+    the tokenizer alone. Raises `ConfigError` on "source" if the folder holds none, or a broken one.
+    """
+    require(folder.is_dir(), "source", folder, "no such folder", REMEDY)
+    try:
+        files = read_files(folder)
+        if "tokenizer.json" not in files or end_of_document(files) is None:
+            files = _files_through_transformers(folder)
+        require(end_of_document(files) is not None, "source", folder, "its tokenizer has no eos_token", REMEDY)
+        tokenizer = SubwordTokenizer(files)
+    except ValueError as error:
+        raise ConfigError("source", folder, f"its tokenizer files are broken ({error})", REMEDY) from error
+    require(tokenizer.end_of_document is not None, "source", folder, "its eos_token is not in its vocabulary", REMEDY)
+    byte_tokenizer = ByteTokenizer()
+    return byte_tokenizer if tokenizer.fingerprint == byte_tokenizer.fingerprint else tokenizer
+
+
+def _files_through_transformers(folder: Path) -> dict[str, bytes]:
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ConfigError("source", folder, f"holds no tokenizer ({reason})", REMEDY) from error
+    with tempfile.TemporaryDirectory() as aside:
+        tokenizer.save_pretrained(aside)
+        files = read_files(Path(aside))
+    rule = "its tokenizer has no fast version (tokenizer.json)"
+    require("tokenizer.json" in files, "source", folder, rule, REMEDY)
+    return files

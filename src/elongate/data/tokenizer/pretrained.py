@@ -1,0 +1,47 @@
+"""The tokenizer that a checkpoint brings along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from elongate.data.network import hub_answers
+from elongate.data.source import Source
+from elongate.data.tokenizer.folder import REMEDY, load_tokenizer
+from elongate.data.tokenizer.subword import FILES
+from elongate.data.tokenizer.tokenizer import Tokenizer
+from elongate.errors import ConfigError, require
+
+
+@dataclass(kw_only=True)
+class Pretrained:
+    """Opened as it is; code that a checkpoint brings along is never run."""
+
+    source: str | None = None
+    """Hub id or folder; null stands for the source of the model."""
+
+    def fit(self, source: Source) -> Tokenizer:
+        require(self.source is not None, "source", self.source, "names no tokenizer", "set {key}=<hub id or folder>")
+        return load_tokenizer(_folder_of(self.source))
+
+
+def _folder_of(source: str) -> Path:
+    """The folder itself, or the copy of the hub's files in its cache (no network is needed once they are there)."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    answers = hub_answers()
+    try:
+        patterns = [*FILES, "config.json"]
+        return Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns, local_files_only=not answers))
+    except HFValidationError as error:
+        raise ConfigError("source", source, "no such folder, and no hub id (owner/name) either", REMEDY) from error
+    except LocalEntryNotFoundError as error:
+        rule = "no such folder here, and the hub cannot be reached to look there"
+        raise ConfigError("source", source, rule, "connect to the network or give {key} a folder") from error
+    except HfHubHTTPError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ConfigError("source", source, f"cannot be had from the hub ({reason})", REMEDY) from error

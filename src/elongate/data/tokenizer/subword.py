@@ -1,0 +1,77 @@
+"""Tokenizers that are files: whatever the `tokenizers` library can open, without transformers or torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from elongate.data.tokenizer.tokenizer import Tokenizer
+
+END_OF_DOCUMENT = "<|endoftext|>"
+# Everything that a saved model needs to be opened or converted again by other programs.
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
+)  # fmt: skip
+
+
+class SubwordTokenizer(Tokenizer):
+    """A tokenizer.json, and the files beside it, kept as they are."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self._files = files
+        config = json.loads(files.get("tokenizer_config.json", b"{}"))
+        self._tokenizer = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
+        # Sentence encoders come with a maximum length, which would cut documents short.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = config.get("split_special_tokens", False)
+        self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
+        self.end_of_document = self._tokenizer.token_to_id(end_of_document(files))
+        parts = [self._tokenizer.to_str(), self._tokenizer.encode_special_tokens, self.end_of_document]
+        self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self._files.items():
+            (folder / name).write_bytes(content)
+
+
+def files_of(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
+    """The files of a tokenizer of our own, whose text may spell `END_OF_DOCUMENT` without ending the document."""
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": END_OF_DOCUMENT,
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": False,
+    }
+    return {
+        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
+        "tokenizer_config.json": json.dumps(config, indent=2).encode(),
+    }
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+
+
+def end_of_document(files: dict[str, bytes]) -> str | None:
+    """The token that the files name as the end of a text; masked models have none, they name one between texts."""
+    named = {**json.loads(files.get("special_tokens_map.json", b"{}")), **json.loads(files.get("tokenizer_config.json", b"{}"))}
+    token = named.get("eos_token") or named.get("sep_token")
+    return token["content"] if isinstance(token, dict) else token

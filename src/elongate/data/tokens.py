@@ -1,0 +1,116 @@
+"""The token cache: every document tokenized once, kept flat on disk, split into train and validation by document."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from elongate.data.cache import cached_folder
+from elongate.data.source import PIECE, Source, held_out_documents, pieces
+from elongate.data.tokenizer.tokenizer import Tokenizer
+from elongate.errors import ConfigError
+
+FORMAT = 1  # of the cached files; raised whenever they, or the tokens in them, would come out differently
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One split: document i is `flat[bounds[i]:bounds[i + 1]]`; its last token is `end_of_document`."""
+
+    flat: np.ndarray
+    """uint16 or uint32, memory-mapped."""
+    bounds: np.ndarray
+    """int64, one more than there are documents."""
+
+    def __len__(self) -> int:
+        return len(self.flat)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    train: Tokens
+    validation: Tokens
+    fingerprint: str
+    """Equal for equal documents, tokenizer and split."""
+
+
+def load_corpus(source: Source, tokenizer: Tokenizer) -> Corpus:
+    """The tokens of a source, from the cache if it holds them.
+
+    The split goes by document, see `held_out_documents`, and each split keeps the order of the source. A source of a
+    single document holds out the last `validation_ratio` of its tokens instead.
+    """
+    parts = [FORMAT, source.fingerprint(), tokenizer.fingerprint, source.validation_ratio]
+    fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    folder = Path(source.cache) / "tokens" / fingerprint[:32]
+    cached_folder(folder, lambda folder: _write(source, tokenizer, folder))
+    return Corpus(_open(folder, "train"), _open(folder, "validation"), fingerprint)
+
+
+def _open(folder: Path, split: str) -> Tokens:
+    return Tokens(np.load(folder / f"{split}.npy", mmap_mode="r"), np.load(folder / f"{split}.bounds.npy"))
+
+
+def _write(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
+    # How many documents are held out is known only after the last one: hence one file in order, then two.
+    ordered = folder / "ordered.bin"
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    end = np.array([tokenizer.end_of_document], dtype=dtype)
+    names, ends, length = [], [], 0
+    with ordered.open("wb") as file:
+        for batch in _batches(source):
+            for (name, _), ids in zip(batch, tokenizer.encode_batch([text for _, text in batch]), strict=True):
+                length += file.write(ids.astype(dtype)) // dtype.itemsize
+                if name is not None:
+                    length += file.write(end) // dtype.itemsize
+                    names.append(name)
+                    ends.append(length)
+    if not names:
+        raise ConfigError("", type(source).__name__.lower(), "has no documents", "choose another source with {key}=…")
+    flat = np.asarray(np.memmap(ordered, dtype, mode="r"))
+    if len(names) == 1:
+        cut = length - 1 - max(1, round((length - 1) * source.validation_ratio))
+        _save(folder, "train", [np.append(flat[:cut], end)], np.array([cut + 1]), dtype)
+        _save(folder, "validation", [flat[cut:]], np.array([length - cut]), dtype)
+    else:
+        starts, ends = np.array([0, *ends[:-1]]), np.array(ends)
+        held_out = held_out_documents(names, source.validation_ratio)
+        for split, mask in (("train", ~held_out), ("validation", held_out)):
+            documents = (flat[start:end] for start, end in zip(starts[mask], ends[mask], strict=True))
+            _save(folder, split, documents, (ends - starts)[mask], dtype)
+    ordered.unlink()
+
+
+def _batches(source: Source) -> Iterator[list[tuple[str | None, str]]]:
+    """Pieces of text in order, about four long ones at a time; the last piece of a document brings its name along."""
+    batch: list[tuple[str | None, str]] = []
+    characters = 0
+    for document in source.documents():
+        for text in pieces(document.text):
+            if characters >= 4 * PIECE:
+                yield batch
+                batch, characters = [], 0
+            batch.append((None, text))
+            characters += len(text)
+        batch[-1] = (document.name, text)
+    yield batch
+
+
+def _save(folder: Path, split: str, documents: Iterable[np.ndarray], lengths: np.ndarray, dtype: np.dtype) -> None:
+    bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    _save_array(folder / f"{split}.npy", documents, int(bounds[-1]), dtype)
+    _save_array(folder / f"{split}.bounds.npy", [bounds], len(bounds), bounds.dtype)
+
+
+def _save_array(path: Path, parts: Iterable[np.ndarray], length: int, dtype: np.dtype) -> None:
+    # Not np.save: it needs the whole array at once, and does not say so when it is the disk that is full.
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part)

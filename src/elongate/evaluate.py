@@ -1,0 +1,111 @@
+"""`python evaluate.py`: the evaluations of a run, or of any causal checkpoint, on their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from elongate.build import pretrained_tokenizer
+from elongate.config import PRECISIONS, build, build_class
+from elongate.data.tokens import load_corpus
+from elongate.errors import ConfigError, inside, require
+from elongate.evaluation.evaluation import Setting, add_row
+from elongate.evaluation.report.page import write_report
+from elongate.models.pretrained import Pretrained
+from elongate.training.display import say
+from elongate.training.files import write_json
+from elongate.training.origin import find_device
+
+GROUPS = ("data", "tokenizer", "evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scalars:
+    checkpoint: str
+    seed: int | None
+    precision: str | None
+    device: str
+    original_length: int | None  # tokens
+    target_length: int | None  # tokens
+
+    def __post_init__(self) -> None:
+        for name in ("original_length", "target_length"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "must be at least 1", "use {key}=null for the checkpoint's own")
+        rule = f"must be one of {', '.join(PRECISIONS)}"
+        require(self.precision in (None, *PRECISIONS), "precision", self.precision, rule, "use {key}=fp32")
+
+
+def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict[str, Any]:
+    """Measures the checkpoint and writes results.json and the report into the directory. Raises `ConfigError`.
+
+    What the configuration leaves null is taken from the run; for a checkpoint that is no run, from the defaults in `conf`.
+    """
+    top = build_class(Scalars, OmegaConf.masked_copy(config, list(Scalars.__dataclass_fields__)), "")
+    folder = Path(top.checkpoint)
+    trained = _run_config(folder)
+    nodes = {group: _node(config, trained, conf, group) for group in GROUPS}
+    model = _model(top.checkpoint, folder, is_run=bool(trained))
+    evaluations = [build(node, f"evaluation.{word}") for word, node in (nodes["evaluation"] or {}).items()]
+    data = build(nodes["data"], "data")
+    with inside("tokenizer"):
+        tokenizer = pretrained_tokenizer(build(nodes["tokenizer"], "tokenizer"), model).fit(data)
+    with inside("data"):
+        corpus = load_corpus(data, tokenizer)
+    network = model.build(tokenizer.vocab_size, 0, "sdpa")
+    network.network.to(find_device(top.device))
+    network.check_head()
+    network.precision = top.precision or trained.get("precision", "fp32")
+    original, target = top.original_length, top.target_length
+    if trained:
+        strategy = _results(folder)["strategy"]
+        original, target = original or strategy["original_length"], target or strategy["target_length"]
+    seed = trained.get("seed", 0) if top.seed is None else top.seed
+    setting = Setting(corpus.validation, tokenizer, original or network.original_length, target or network.original_length, seed)
+    results: dict[str, Any] = {}
+    for evaluation in evaluations:
+        say(f"measuring {evaluation.word}")
+        results[evaluation.word] = evaluation.header(setting)
+        add_row(results[evaluation.word], "after", evaluation.measure(network, setting, lambda text: None))
+        write_json(directory / "results.json", results)
+    write_report(directory)
+    return results
+
+
+def _run_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the run that the folder holds; empty for a checkpoint that is none."""
+    file = folder / "config.yaml"
+    return dict(yaml.safe_load(file.read_text())) if file.is_file() else {}
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    from elongate.training.run_directory import RunDirectory
+
+    results = RunDirectory(folder).read_results()
+    if "strategy" not in results:
+        raise ConfigError("checkpoint", folder, "is a run whose training is not finished", "finish it by its own command first")
+    return results
+
+
+def _model(checkpoint: str, folder: Path, is_run: bool) -> Pretrained:
+    if is_run:
+        _results(folder)
+    try:
+        return Pretrained(source=str(folder / "model") if is_run else checkpoint)
+    except ConfigError as fault:
+        raise ConfigError("checkpoint", checkpoint, fault.rule, fault.remedy) from None
+
+
+def _node(config: DictConfig, trained: dict[str, Any], conf: Path, group: str) -> DictConfig:
+    """What was chosen on the command line, else the run's, else the default of training."""
+    if config[group] is not None:
+        return config[group]
+    if trained:
+        return OmegaConf.create(trained[group])
+    words = {"data": ["stdlib"], "tokenizer": ["pretrained"], "evaluation": ["curve", "needle"]}[group]
+    nodes = {word: OmegaConf.load(conf / group / f"{word}.yaml") for word in words}
+    return OmegaConf.create(nodes if group == "evaluation" else nodes[words[0]])

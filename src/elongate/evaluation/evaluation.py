@@ -1,0 +1,53 @@
+"""What a model is measured by. An evaluation has one header (what is measured) and measures any number of models, each a row."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from elongate.data.tokenizer.tokenizer import Tokenizer
+    from elongate.data.tokens import Tokens
+    from elongate.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all models of one comparison are measured on."""
+
+    held_out: Tokens
+    tokenizer: Tokenizer
+    original_length: int
+    target_length: int
+    seed: int
+
+
+class Evaluation(ABC):
+    word: ClassVar[str]
+
+    @abstractmethod
+    def header(self, setting: Setting) -> dict[str, Any]:
+        """What is measured, and on how many samples. Raises `ConfigError` where the held-out text is too short for it."""
+
+    @abstractmethod
+    def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
+        """One row: figures with their standard errors. `tick` is called with a few words before each piece of work."""
+
+
+def add_row(section: dict[str, Any], row: str, figures: dict[str, Any]) -> None:
+    """Puts a row into a section; figures that come in several tables go into each."""
+    if all(isinstance(value, dict) for value in figures.values()):
+        for table, value in figures.items():
+            section.setdefault(table, {})[row] = value
+    else:
+        section[row] = figures
+
+
+def standard_error(samples: np.ndarray) -> list[float | None]:
+    """Of the mean over axis 0; None where one sample cannot tell."""
+    n = len(samples)
+    return [None] * samples.shape[1] if n < 2 else [float(value) for value in samples.std(axis=0, ddof=1) / n**0.5]

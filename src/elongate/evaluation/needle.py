@@ -1,0 +1,143 @@
+"""A pass key somewhere in a long text (Mohtashami & Jaggi 2023, arXiv:2305.16300), by depth and length.
+
+Scored by teacher forcing, so that a small model gets a graded figure too: the log-probability of the key, and its margin over a wrong
+key of as many tokens. Exact match beside it: the key is exactly what greedy decoding writes. One prefill serves both keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from jaxtyping import Int
+
+from elongate.data.tokenizer.tokenizer import Tokenizer
+from elongate.errors import ConfigError, require
+from elongate.evaluation.evaluation import Evaluation, Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from elongate.models.language_model import LanguageModel
+
+NEEDLE, QUERY = "\nThe pass key is{key}.\n", "\nThe pass key is"
+BATCH_TOKENS = 8192  # prefilled at once
+FIGURES = ("log_probability", "margin", "exact_match")
+
+
+@dataclass(frozen=True)
+class Sample:
+    prefix: Int[np.ndarray, " prefix"]  # haystack with the needle in it, then the query
+    answers: Int[np.ndarray, "2 answer"]  # the right one, a wrong one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needle(Evaluation):
+    lengths: list[int] | None = None  # tokens, the answer included; null: the original length and its doublings to twice the target
+    depths: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])  # 0 the beginning, 1 the end
+    num_samples: int = 8  # of each cell, at least 1
+
+    word: ClassVar[str] = "needle"
+
+    def __post_init__(self) -> None:
+        require(self.num_samples > 0, "num_samples", self.num_samples, "must be at least 1", "use {key}=8")
+        rule = "must be one or more depths between 0 and 1"
+        require(bool(self.depths) and all(0 <= d <= 1 for d in self.depths), "depths", self.depths, rule, "use {key}=[0,0.5,1]")
+        rule = "must be lengths of at least 1"
+        require(self.lengths is None or all(n > 0 for n in self.lengths), "lengths", self.lengths, rule, "use {key}=null")
+
+    def header(self, setting: Setting) -> dict[str, Any]:
+        return {"lengths": self._lengths(setting), "depths": self.depths, "n": self.num_samples}
+
+    def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
+        figures: dict[str, Any] = {name: [] for figure in FIGURES for name in (figure, f"{figure}_standard_error")}
+        model.network.eval()
+        for length in self._lengths(setting):
+            for figure in figures.values():
+                figure.append([])
+            for depth in self.depths:
+                tick(f"needle {length} tokens, depth {depth:g}")
+                samples = [_sample(setting, length, depth, i) for i in range(self.num_samples)]
+                rows = max(1, BATCH_TOKENS // length)
+                scores = np.concatenate([_score(model, samples[i : i + rows]) for i in range(0, len(samples), rows)])
+                for figure, column in zip(FIGURES, scores.T, strict=True):
+                    figures[figure][-1].append(float(column.mean()))
+                    error = float(column.std(ddof=1) / len(column) ** 0.5) if len(column) > 1 else None
+                    figures[f"{figure}_standard_error"][-1].append(error)
+        return figures
+
+    def _lengths(self, setting: Setting) -> list[int]:
+        """Those that hold needle and query and that the held-out text can fill."""
+        asked = self.lengths
+        if asked is None:
+            asked = [setting.original_length]
+            while asked[-1] < 2 * setting.target_length:
+                asked.append(2 * asked[-1])
+        shortest = len(_frame(setting.tokenizer, 0)[0]) + len(setting.tokenizer.encode(QUERY)) + len(_frame(setting.tokenizer, 0)[1][0]) + 1
+        fitting = [n for n in asked if shortest <= n <= len(setting.held_out)]
+        if self.lengths is not None and fitting != asked or not fitting:
+            rule = f"must be between {shortest} (needle, query and answer) and {len(setting.held_out)} (the held-out text) tokens"
+            raise ConfigError("evaluation.needle.lengths", asked, rule, "change {key}, or leave needle out: evaluation=[curve]")
+        return fitting
+
+
+def _frame(tokenizer: Tokenizer, draw: int) -> tuple[Int[np.ndarray, " needle"], list[Int[np.ndarray, " answer"]]]:
+    """The needle of a drawn key, and the right and a wrong answer, in tokens. A wrong key differs in every digit."""
+    digits = [(draw // 10**i) % 10 for i in range(5)]
+    right = " " + "".join(str(d) for d in digits)
+    answers = [tokenizer.encode(right)]
+    for shift in range(1, 10):
+        wrong = tokenizer.encode(" " + "".join(str((d + shift) % 10) for d in digits))
+        if len(wrong) == len(answers[0]):
+            return tokenizer.encode(NEEDLE.format(key=right)), [answers[0], wrong]
+    raise AssertionError("no wrong key has as many tokens as the right one")
+
+
+def _sample(setting: Setting, length: int, depth: float, number: int) -> Sample:
+    """The same for the same seed, length, depth and number, whatever the model."""
+    digest = hashlib.sha256(f"{setting.seed} {length} {depth} {number}".encode()).digest()
+    draw, place = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
+    needle, answers = _frame(setting.tokenizer, draw)
+    query = setting.tokenizer.encode(QUERY)
+    room = length - len(needle) - len(query) - len(answers[0])
+    start = place % (len(setting.held_out) - room + 1)
+    hay = setting.held_out.flat[start : start + room].astype(np.int64)
+    split = round(depth * room)
+    prefix = np.concatenate([hay[:split], needle, hay[split:], query]).astype(np.int64)
+    return Sample(prefix, np.stack(answers).astype(np.int64))
+
+
+def _score(model: LanguageModel, samples: list[Sample]) -> np.ndarray:
+    """[sample, (log-probability of the answer, margin over the wrong one, exact match)]; samples of equal lengths of prefix and answer in one batch."""
+    shapes = [(len(s.prefix), s.answers.shape[1]) for s in samples]
+    scores = np.empty((len(samples), len(FIGURES)))
+    for shape in sorted(set(shapes)):
+        chosen = [i for i, s in enumerate(shapes) if s == shape]
+        scores[chosen] = _score_alike(model, [samples[i] for i in chosen])
+    return scores
+
+
+def _score_alike(model: LanguageModel, samples: list[Sample]) -> np.ndarray:
+    import torch
+
+    prefix = torch.from_numpy(np.stack([s.prefix for s in samples])).to(model.device)
+    answers = torch.from_numpy(np.concatenate([s.answers for s in samples])).to(model.device)  # right, wrong, right, wrong …
+    with torch.no_grad(), model.autocast():
+        prefilled = model.network(input_ids=prefix, use_cache=True, logits_to_keep=1)
+        logits = prefilled.logits.repeat_interleave(2, dim=0)
+        if answers.shape[1] > 1:
+            cache = prefilled.past_key_values
+            cache.batch_repeat_interleave(2)
+            rest = model.network(input_ids=answers[:, :-1], past_key_values=cache, use_cache=True).logits
+            logits = torch.cat([logits, rest], dim=1)
+    chances = logits.double().log_softmax(-1)
+    totals = chances.gather(-1, answers[..., None]).sum((1, 2)).view(-1, 2)
+    exact = (logits.argmax(-1) == answers).all(1).view(-1, 2)[:, 0]
+    return _columns(totals[:, 0], totals[:, 0] - totals[:, 1], exact)
+
+
+def _columns(*columns: Tensor) -> np.ndarray:
+    return np.stack([column.double().cpu().numpy() for column in columns], axis=1)

@@ -1,0 +1,69 @@
+"""What the extension bought, in sentences computed from the figures.
+
+Two bins are read: the last one within the original length and the last one beyond it within the target length. The
+rows are measured on the same documents but stored without their covariance, so the test (2 standard errors of a
+difference of independent means) is cautious: it calls a small change not distinguishable rather than real.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elongate.evaluation.report.estimate import Estimate
+from elongate.evaluation.report.sections import Bin, losses_of, needle_of, span
+
+
+def verdict(results: dict[str, Any]) -> list[str]:
+    """Sentences on the loss and on the needle; empty where neither was measured."""
+    sentences = loss_verdict(results["curve"]) if "curve" in results else []
+    if "needle" in results:
+        sentences += needle_verdict(results["needle"], results["strategy"]["target_length"])
+    return sentences
+
+
+def loss_verdict(curve: dict[str, Any]) -> list[str]:
+    before = losses_of(curve["table"], "before")
+    tuned = "after" in curve["table"]
+    after = losses_of(curve["table"], "after" if tuned else "untuned")
+    original_length, target_length = curve["original_length"], curve["target_length"]
+    near = [bin_ for bin_ in before if bin_ in after and bin_[1] <= original_length]
+    far = [bin_ for bin_ in before if bin_ in after and bin_[0] >= original_length and bin_[1] <= target_length]
+    if not near or not far:
+        return [] if target_length > original_length else ["The target length is the original length: nothing was extended."]
+    end = "after" if tuned else "after it, without training"
+    measured = (
+        f"Beyond the trained length ({span(far[-1])}) the loss was {before[far[-1]]:.2f} nats before the extension and is "
+        f"{after[far[-1]]:.2f} {end}; at {span(near[-1])} it went from {before[near[-1]].mean:.2f} to {after[near[-1]].mean:.2f}."
+    )
+    return [measured, far_verdict(before, after, near[-1], far[-1]), *near_verdict(before, after, near)]
+
+
+def far_verdict(before: dict[Bin, Estimate], after: dict[Bin, Estimate], near: Bin, far: Bin) -> str:
+    gain, excess = before[far] - after[far], after[far] - before[near]
+    if (after[far] - before[far]).positive:
+        return f"That is worse by {-gain.mean:.2f} nats: the extension did harm where it should have helped."
+    if not gain.positive:
+        return "That is no distinguishable change: the extension bought nothing there."
+    if not (before[far] - before[near]).positive:
+        return f"That is {gain.mean:.2f} nats better, though there was no break past the trained length to repair."
+    if excess.positive:
+        return f"That is {gain.mean:.2f} nats better but not repaired: {excess.mean:.2f} nats above {span(near)} before the extension."
+    return f"That is {gain.mean:.2f} nats better, and no higher than at {span(near)} before the extension: the break is repaired."
+
+
+def near_verdict(before: dict[Bin, Estimate], after: dict[Bin, Estimate], near: list[Bin]) -> list[str]:
+    worse = [f"{span(bin_)} (by {(after[bin_] - before[bin_]).mean:.2f})" for bin_ in near if (after[bin_] - before[bin_]).positive]
+    return [f"It cost loss within the trained length: worse at {' and '.join(worse)}."] if worse else []
+
+
+def needle_verdict(needle: dict[str, Any], target_length: int) -> list[str]:
+    """On the longest length within the target: whether the right answer is preferred to the wrong one."""
+    row = "after" if "after" in needle else "untuned"
+    before, after = needle_of(needle, "before", "margin"), needle_of(needle, row, "margin")
+    within = [length for length in after if length <= target_length]
+    if not within:
+        return []
+    margin, earlier = after[max(within)], before.get(max(within))
+    outcome = "the right answer is preferred" if margin.positive else "the right answer is not distinguishably preferred"
+    history = f" (before: {earlier:.2f})" if earlier else ""
+    return [f"Needle at {max(within)} tokens: {outcome}, margin {margin:.2f} nats{history}."]

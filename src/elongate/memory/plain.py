@@ -1,0 +1,36 @@
+"""Ordinary backpropagation, some sequences at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from elongate.errors import require
+from elongate.memory.memory import Memory
+
+if TYPE_CHECKING:
+    from elongate.models.language_model import LanguageModel
+    from elongate.objectives.objective import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain(Memory):
+    micro_batch_tokens: int = 4096  # tokens in one forward and backward, rounded to whole sequences, at least one
+
+    word: ClassVar[str] = "plain"
+
+    def __post_init__(self) -> None:
+        require(self.micro_batch_tokens > 0, "micro_batch_tokens", self.micro_batch_tokens, "must be at least 1", "use {key}=4096")
+
+    def backward(self, model: LanguageModel, example: Example) -> float:
+        from elongate.objectives.cross_entropy import summed_cross_entropy
+
+        # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
+        count = int(example.scored.sum())
+        total = 0.0
+        for part in example.parts(max(1, self.micro_batch_tokens // example.inputs.shape[1])):
+            hidden = model.hidden(part.inputs, part.positions)
+            loss = summed_cross_entropy(hidden, model.head, part.targets, part.scored, model.precision) / count
+            loss.backward()
+            total += loss.item()
+        return total

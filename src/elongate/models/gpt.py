@@ -1,0 +1,60 @@
+"""A rotary decoder built fresh: transformers' Llama classes with grouped key/value heads (Touvron et al. 2023, arXiv:2307.09288)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from elongate.errors import require
+from elongate.models.model import Model
+
+if TYPE_CHECKING:
+    from elongate.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpt(Model):
+    original_length: int = 256  # tokens that the base is trained on, at least 1
+    num_layers: int = 4
+    dim: int = 128  # of the residual stream, a multiple of num_heads
+    num_heads: int = 4
+    num_kv_heads: int = 2  # a divisor of num_heads
+    mlp_dim: int = 352
+    rope_theta: float = 10_000.0  # above 1
+    tie_weights: bool = True  # the head is the embedding
+
+    word: ClassVar[str] = "gpt"
+    fresh: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("original_length", "num_layers", "dim", "num_heads", "num_kv_heads", "mlp_dim"):
+            value = getattr(self, name)
+            require(value > 0, name, value, "must be at least 1", f"use {{key}}={Gpt.__dataclass_fields__[name].default}")
+        require(self.rope_theta > 1, "rope_theta", self.rope_theta, "must be above 1", "use {key}=10000")
+        rule = f"must be an even multiple of num_heads={self.num_heads}: rotary positions turn pairs"
+        require(self.dim % (2 * self.num_heads) == 0, "dim", self.dim, rule, f"use {{key}}={2 * self.num_heads * max(1, self.dim // (2 * self.num_heads))}")
+        rule = f"must divide num_heads={self.num_heads}"
+        require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", self.num_kv_heads, rule, f"use {{key}}={self.num_heads}")
+
+    def build(self, vocab_size: int, seed: int, attention: str) -> LanguageModel:
+        import torch
+        from transformers.models.llama.modeling_llama import LlamaConfig, LlamaForCausalLM
+
+        from elongate.models.language_model import LanguageModel
+
+        config = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=self.dim,
+            intermediate_size=self.mlp_dim,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=self.num_kv_heads,
+            max_position_embeddings=self.original_length,
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
+            tie_word_embeddings=self.tie_weights,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+        config._attn_implementation = attention
+        torch.manual_seed(seed)
+        return LanguageModel(LlamaForCausalLM(config), word=self.word)

@@ -1,0 +1,176 @@
+"""The network with what training and evaluation ask of it: hidden states, the head apart, positions that can be set and proved."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from elongate.context.position.position import Position, Rotary
+from elongate.context.strategy import Strategy
+from elongate.errors import ConfigError
+
+# One bar at a time: that of the training.
+transformers_logging.disable_progress_bar()
+
+
+class LanguageModel:
+    """A causal transformers network whose head is applied apart from its body, so that no logits of a whole sequence ever exist."""
+
+    def __init__(self, network: PreTrainedModel, word: str) -> None:
+        self.network = network
+        self.word = word
+        self.precision = "fp32"
+        # As trained: a strategy always starts from these, also when it is set again for another length.
+        self._trained_rope: dict[str, Any] = dict(getattr(network.config, "rope_parameters", None) or {})
+
+    # -- what it has -------------------------------------------------------------------------------------------------
+
+    @property
+    def original_length(self) -> int:
+        """Tokens that the positions reach to as the network stands."""
+        return int(self.network.config.max_position_embeddings)
+
+    @property
+    def has(self) -> frozenset[str]:
+        """What a strategy can build on."""
+        rotary = {"rotary", "computed_positions"} if self._rotary_modules() else set()
+        return frozenset({"causal", "cache"} | rotary)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    # -- computing ---------------------------------------------------------------------------------------------------
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 computes matrix products in bfloat16; weights, angles and sums stay in float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def hidden(self, inputs: Int[Tensor, "batch length"], positions: Int[Tensor, "batch length"] | None = None) -> Float[Tensor, "batch length dim"]:
+        """Last hidden states. Positions that restart within a row part it into documents that do not see each other."""
+        with self.autocast():
+            return self.network.base_model(input_ids=inputs, position_ids=positions, use_cache=False).last_hidden_state
+
+    @property
+    def head(self) -> tuple[Float[Tensor, "vocab dim"], Float[Tensor, " vocab"] | None]:
+        layer = self.network.get_output_embeddings()
+        return layer.weight, layer.bias
+
+    def check_head(self) -> None:
+        """Raises `ConfigError` if the network does more to its logits than its head (a soft cap, a scale): our losses would not be its own."""
+        tokens = torch.arange(1, 9, device=self.device)[None] % self.network.config.vocab_size
+        with torch.no_grad():
+            ours = nn.functional.linear(self.hidden(tokens), *self.head)
+            theirs = self.network(input_ids=tokens, use_cache=False).logits
+        if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3):
+            rule = f"is a {self.network.config.model_type}, which changes its logits after the head"
+            raise ConfigError("model.source", self.network.config.name_or_path, rule, "name a checkpoint whose head is one matrix")
+
+    def compile(self) -> None:
+        """Layer by layer, which costs seconds where the whole network costs minutes."""
+        for module in self.network.modules():
+            if isinstance(module, nn.ModuleList):
+                for layer in module:
+                    layer.compile()
+
+    # -- positions ---------------------------------------------------------------------------------------------------
+
+    def check(self, strategy: Strategy, original_length: int) -> None:
+        """Raises `ConfigError` where the network cannot take the strategy."""
+        strategy.check(self.has, original_length, self.word)
+        word = strategy.position.word
+        if "rotary" not in self.has or word == "none":
+            return
+        if fault := self._unlike_plain_rope():
+            rule = f"cannot act on a {self.network.config.model_type} {fault}"
+            raise ConfigError("context/position", word, rule, "use context=none, or start from the checkpoint before its extension")
+        strategy.position.frequencies(self._rotary(original_length), strategy.target_length / original_length)
+
+    def extend(self, strategy: Strategy, original_length: int, length: int) -> dict[str, Any]:
+        """Sets the strategy's positions for sequences of `length` tokens and proves that they are on.
+
+        Returns the proof: rope_parameters, frequencies and attention factor, and how far the built ones are from the closed form.
+        May be called again for another length.
+        """
+        self.check(strategy, original_length)
+        config = self.network.config
+        if not self._rotary_modules():
+            return {}
+        config.max_position_embeddings = length
+        if self._unlike_plain_rope():
+            return {"rope_parameters": self._trained_rope}
+        rotary, factor = self._rotary(original_length), length / original_length
+        carried = {key: self._trained_rope[key] for key in ("partial_rotary_factor",) if key in self._trained_rope}
+        config.rope_parameters = carried | strategy.position.rope_parameters(rotary, factor)
+        # The module reads the configuration once, when it is made: changed afterwards, nothing would happen.
+        for parent, name, module in self._rotary_modules():
+            setattr(parent, name, type(module)(config).to(self.device))
+        return self._proof(strategy.position, rotary, factor)
+
+    def _proof(self, position: Position, rotary: Rotary, factor: float) -> dict[str, Any]:
+        """Frequencies, and angles at the ends of the original and the target length, against the closed form in float64."""
+        expected, attention_factor = position.frequencies(rotary, factor), position.attention_factor(factor)
+        length = round(rotary.original_length * factor)
+        positions = np.unique([0, 1, rotary.original_length - 1, length - 1])
+        frequency_error = angle_error = 0.0
+        for _, _, module in self._rotary_modules():
+            built = module.inv_freq.double().cpu().numpy()
+            cosine, _ = module(torch.zeros(1, device=self.device), torch.as_tensor(positions, device=self.device)[None])
+            closed = attention_factor * np.cos(np.outer(positions, expected))
+            frequency_error = max(frequency_error, float(np.abs(built / expected - 1).max()))
+            angle_error = max(angle_error, float(np.abs(cosine[0, :, : len(expected)].double().cpu().numpy() - closed).max()))
+        # An angle of n radians carries n rounding errors of float32.
+        if frequency_error > 1e-5 or angle_error > 1e-5 + 4e-7 * length:
+            raise AssertionError(f"{position.word} is not on: frequencies off by {frequency_error:.1e}, angles by {angle_error:.1e}")
+        return {
+            "rope_parameters": dict(self.network.config.rope_parameters),
+            "attention_factor": attention_factor,
+            "frequencies": [float(f) for f in expected],
+            "frequency_error": frequency_error,
+            "angle_error": angle_error,
+        }
+
+    def _unlike_plain_rope(self) -> str | None:
+        """How the rotary parameters differ from those that a strategy starts from: plain RoPE, alike in all layers."""
+        if "rope_type" not in self._trained_rope:
+            return "whose layers have different rotary parameters"
+        if self._trained_rope["rope_type"] != "default":
+            return f"that was extended before (rope_type {self._trained_rope['rope_type']})"
+        return None
+
+    def _rotary(self, original_length: int) -> Rotary:
+        config = self.network.config
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        dim = int(head_dim * self._trained_rope.get("partial_rotary_factor", 1.0))
+        return Rotary(dim, float(self._trained_rope["rope_theta"]), original_length)
+
+    def _rotary_modules(self) -> list[tuple[nn.Module, str, nn.Module]]:
+        """(parent, name, module) of every rotary embedding."""
+        return [
+            (parent, name, module)
+            for parent in self.network.modules()
+            for name, module in parent.named_children()
+            if any(buffer.endswith("inv_freq") for buffer, _ in module.named_buffers(recurse=False))
+        ]
+
+    # -- weights -----------------------------------------------------------------------------------------------------
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.network.parameters())
+
+    def save(self, folder: Path) -> None:
+        """A transformers folder that `from_pretrained` opens without this project."""
+        self.network.save_pretrained(folder, safe_serialization=True)
+
+

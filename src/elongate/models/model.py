@@ -1,0 +1,26 @@
+"""A model, as the configuration names it, and what it becomes once it is built.
+
+`Model` is what one chooses (importable without torch); `LanguageModel` is the network with the few things that training and
+evaluation ask of it. Nothing else in the project knows one architecture from another.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from elongate.models.language_model import LanguageModel
+
+
+class Model(ABC):
+    word: ClassVar[str]
+    fresh: ClassVar[bool]  # starts from random weights, so that a base can be trained
+    original_length: int | None  # tokens; None: only known once the model is opened
+
+    @abstractmethod
+    def build(self, vocab_size: int, seed: int, attention: str) -> LanguageModel:
+        """The network with its weights, on the CPU, in float32.
+
+        `vocab_size` is the tokenizer's; `attention` a key of transformers' `AttentionInterface`. Raises `ConfigError`.
+        """

@@ -1,0 +1,88 @@
+"""A causal transformers checkpoint: a hub id or a folder. Weights are read from safetensors only, and no code that comes with it is run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from elongate.errors import ConfigError, require
+from elongate.models.model import Model
+
+if TYPE_CHECKING:
+    from elongate.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained(Model):
+    source: str  # hub id or folder
+    revision: str | None = None  # of the hub's repository: branch, tag or commit
+
+    word: ClassVar[str] = "pretrained"
+    fresh: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require(self.source != "", "source", self.source, "must be a hub id or a folder", "use {key}=<folder>")
+        if self.is_folder:
+            known = (Path(self.source) / "config.json").is_file()
+            require(known, "source", self.source, "is no checkpoint: it holds no config.json", "name a folder written by save_pretrained")
+
+    @property
+    def is_folder(self) -> bool:
+        """A path that is written as one (`./x`, `/x`) is never looked up on the hub, so that a slip of the pen is told at once."""
+        return Path(self.source).exists() or self.source.startswith((".", "/", "~")) or self.source.count("/") > 1
+
+    @cached_property
+    def original_length(self) -> int | None:  # type: ignore[override]  # derived here, given elsewhere
+        if not self.is_folder:
+            return None
+        return _trained_length(json.loads((Path(self.source) / "config.json").read_text()))
+
+    def build(self, vocab_size: int, seed: int, attention: str) -> LanguageModel:
+        from huggingface_hub.errors import HFValidationError
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM
+
+        from elongate.models.language_model import LanguageModel
+
+        try:
+            network = AutoModelForCausalLM.from_pretrained(
+                self.source,
+                revision=self.revision,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype="float32",
+                attn_implementation=attention,
+                local_files_only=self.is_folder,
+            )
+        except (OSError, HFValidationError) as fault:
+            raise self._refusal(fault) from fault
+        except (SafetensorError, RuntimeError) as fault:
+            raise ConfigError("model.source", self.source, f"is damaged: {_first_line(fault)}", "fetch or save the checkpoint again") from fault
+        except (ValueError, KeyError) as fault:
+            rule = f"is no causal language model that transformers can open: {_first_line(fault)}"
+            raise ConfigError("model.source", self.source, rule, "name a causal checkpoint") from fault
+        if vocab_size > network.config.vocab_size:
+            rule = f"has {vocab_size} tokens, the checkpoint's embedding {network.config.vocab_size}"
+            raise ConfigError("tokenizer", "", rule, "use tokenizer=pretrained")
+        return LanguageModel(network, word=self.word)
+
+    def _refusal(self, fault: Exception) -> ConfigError:
+        if self.is_folder:
+            return ConfigError("model.source", self.source, f"cannot be opened: {_first_line(fault)}", "name a folder written by save_pretrained")
+        rule = "is neither a folder here nor a repository that the hub hands out (is there a network?)"
+        return ConfigError("model.source", self.source, rule, "check the spelling, or name a folder")
+
+
+def _trained_length(config: dict[str, Any]) -> int | None:
+    """Tokens that the positions of a transformers configuration reach to."""
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if key in config:
+            return int(config[key])
+    return None
+
+
+def _first_line(fault: Exception) -> str:
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0].rstrip(".")

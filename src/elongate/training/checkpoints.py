@@ -1,0 +1,109 @@
+"""Checkpoints that can be trusted: written aside, synced, renamed, each with a manifest of hashes.
+
+A checkpoint holds all tensors in one safetensors file (`model.<name>`, `optimizer.<which>.<parameter>.<key>`) and the progress as JSON.
+There is no random state in it: whatever is drawn is a function of the seed and the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from elongate.training.files import remove, written_aside
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come, so that it can go on as if it had not stopped."""
+
+    step: int  # of all stages, the base's not counted
+    stage: str
+    tokens: int
+    seconds: float  # of training, over all starts
+    consumed: str  # running SHA-256 over the tokens of all batches
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    folder: Path
+    keep: int  # newest ones kept, besides the last of each stage
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def save(self, network: nn.Module, optimizers: list[Optimizer], progress: Progress, stage_ends: set[int]) -> None:
+        tensors = {f"model.{name}": p.detach() for name, p in network.named_parameters()}
+        for i, optimizer in enumerate(optimizers):
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{i}.{index}.{key}": value for key, value in state.items()}
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        with written_aside(self.path(progress.step)) as aside:
+            aside.mkdir()
+            save_file(tensors, aside / "tensors.safetensors")
+            (aside / "progress.json").write_text(json.dumps(asdict(progress)))
+            manifest = {file.name: _hash(file) for file in sorted(aside.iterdir())}
+            (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        for step in self._steps()[: -self.keep]:
+            if step not in stage_ends:
+                remove(self.path(step))
+
+    def newest_sound(self, warn: Callable[[str], None]) -> tuple[int, Path] | None:
+        """(step, path) of the newest checkpoint that is whole; each damaged one above it is named to `warn`."""
+        for partial in self.folder.glob(".*.partial"):
+            remove(partial)
+        for step in reversed(self._steps()):
+            if (fault := self._fault(self.path(step))) is None:
+                return step, self.path(step)
+            warn(f"checkpoint {self.path(step).name} is damaged ({fault}): going back to the one before it")
+        return None
+
+    def _steps(self) -> list[int]:
+        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    @staticmethod
+    def _fault(path: Path) -> str | None:
+        try:
+            manifest = json.loads((path / "manifest.json").read_text())
+        except (OSError, ValueError):
+            return "manifest.json is missing or unreadable"
+        for name, digest in manifest.items():
+            if not (path / name).is_file():
+                return f"{name} is missing"
+            if _hash(path / name) != digest:
+                return f"{name} does not have the hash in its manifest"
+        return None
+
+
+def load_checkpoint(path: Path, network: nn.Module, optimizers: list[Optimizer]) -> Progress:
+    """Fills network and optimizers, bit for bit. The checkpoint was found sound before."""
+    try:
+        tensors = load_file(path / "tensors.safetensors")
+    except SafetensorError as fault:
+        raise AssertionError(f"{path} passed its hashes and is unreadable") from fault
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+    for i, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith(f"optimizer.{i}."):
+                _, _, index, key = name.split(".", 3)
+                state.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Progress(**json.loads((path / "progress.json").read_text()))
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,47 @@
+"""What the person at the terminal sees while a run goes on: a bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
+
+
+def say(text: str) -> None:
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def warn(text: str) -> None:
+    tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+class TrainingBar:
+    """Steps of one stage."""
+
+    def __init__(self, stage: str, length: int, first: int, last: int) -> None:
+        self._stage, self._length, self._last, self._said = stage, length, last, 0.0
+        self._first, self._began = first, time.monotonic()
+        self._bar = tqdm(total=last, initial=first - 1, desc=f"{stage} {length}", unit="step", leave=False) if sys.stderr.isatty() else None
+
+    def step(self, line: dict[str, Any]) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s", refresh=False)
+            self._bar.update(line["step"] - self._bar.n)
+            return
+        now, done = time.monotonic(), line["step"] - self._first + 1
+        if now - self._said >= PLAIN_SECONDS or line["step"] == self._last:
+            self._said = now
+            left = (now - self._began) / done * (self._last - line["step"])
+            say(
+                f"{self._stage} {self._length}  step {line['step']}/{self._last}  loss {line['loss']:.3f}  "
+                f"{line['tokens_per_second']:,.0f} tokens/s  {left:.0f} s left"
+            )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

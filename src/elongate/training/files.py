@@ -1,0 +1,50 @@
+"""Files that are whole or not there: written aside, synced, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write a file or a folder at, renamed to `target` when the block ends well and removed when it does not."""
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    remove(aside)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield aside
+        for path in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
+            _sync(path)
+        if target.is_dir():
+            remove(target)
+        aside.rename(target)
+    except BaseException:
+        remove(aside)
+        raise
+    _sync(target.parent)
+
+
+def write_json(target: Path, value: Any) -> None:
+    with written_aside(target) as aside:
+        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

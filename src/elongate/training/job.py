@@ -1,0 +1,71 @@
+"""Everything that a run is made of, built from the configuration and checked, before torch is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from elongate.context.strategy import Strategy
+from elongate.data.source import Source
+from elongate.errors import require
+from elongate.evaluation.evaluation import Evaluation
+from elongate.memory.memory import Memory
+from elongate.models.model import Model
+from elongate.objectives.objective import Objective
+from elongate.training.optimizer.optimizer import Optimizer
+from elongate.training.schedule.schedule import Schedule
+
+if TYPE_CHECKING:
+    from elongate.data.tokenizer.tokenizer import TokenizerConfig
+    from elongate.tracking import Tracking
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How training keeps itself in order."""
+
+    clip_norm: float | None = 1.0  # largest norm of the gradient, above 0; null: not clipped
+    log_steps: int = 1  # a line in metrics.jsonl every so many steps, at least 1
+    checkpoint_steps: int = 100  # at least 1; the end of a stage always has one
+    keep_checkpoints: int = 2  # newest ones kept, besides the last of each stage, at least 1
+
+    def __post_init__(self) -> None:
+        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "must be above 0", "use {key}=1, or null for none")
+        for name in ("log_steps", "checkpoint_steps", "keep_checkpoints"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be at least 1", f"use {{key}}={getattr(Limits, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    name: str
+    context: str  # the word that was chosen
+    seed: int
+    steps: int  # optimizer steps after the base
+    batch_tokens: int  # of one optimizer step, whatever the length
+    precision: str  # fp32 or bf16
+    device: str  # auto, or a torch device
+    compile: bool
+    overwrite: bool
+    model: Model
+    strategy: Strategy
+    objective: Objective
+    optimizer: Optimizer
+    schedule: Schedule
+    data: Source
+    tokenizer: TokenizerConfig
+    memory: Memory
+    limits: Limits
+    evaluations: tuple[Evaluation, ...]
+    tracking: Tracking
+    config: Mapping[str, Any]  # all of the above as it was written, resolved
+
+
+def check_lengths(job: Job, original_length: int) -> None:
+    """Raises `ConfigError` where the lengths do not fit each other, or a batch does not hold one sequence."""
+    target = job.strategy.target_length
+    rule = f"is below the model's original length of {original_length}: there is nothing to extend"
+    require(target >= original_length, "context.target_length", target, rule, f"use {{key}}={4 * original_length}")
+    longest = max(stage.length for stage in job.strategy.curriculum.stages(original_length, target, job.steps))
+    rule = f"is less than one sequence of {longest} tokens"
+    require(job.batch_tokens >= longest, "batch_tokens", job.batch_tokens, rule, f"use {{key}}={longest} or more")

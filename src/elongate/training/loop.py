@@ -1,0 +1,162 @@
+"""The training loop: one list of stages, readable from top to bottom.
+
+Whatever it draws is a function of the seed and the step, so a run that was killed goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from elongate.context.curriculum.curriculum import Stage
+from elongate.data.sequences import Batch, Sequences
+from elongate.data.tokens import Tokens
+from elongate.errors import RunError, Stopped
+from elongate.models.language_model import LanguageModel
+from elongate.training.checkpoints import Checkpoints, Progress, load_checkpoint
+from elongate.training.display import TrainingBar, say, warn
+from elongate.training.interrupt import Interrupt
+from elongate.training.job import Job
+from elongate.training.peak_memory import peak_memory_bytes
+from elongate.training.run_directory import MetricsFile, RunDirectory
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stage and its place among the steps of the run, both ends included."""
+
+    stage: Stage
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a stretch of training came to."""
+
+    progress: Progress
+    optimizer_state_bytes: int
+    proof: dict[str, Any]
+
+
+def spans(stages: list[Stage], before: int) -> list[Span]:
+    """The stages one after the other, counted on from the step `before` them."""
+    found = []
+    for stage in stages:
+        found.append(Span(stage, before + 1, before + stage.steps))
+        before += stage.steps
+    return found
+
+
+def fit(
+    job: Job,
+    model: LanguageModel,
+    original_length: int,
+    tokens: Tokens,
+    stages: list[Stage],
+    directory: RunDirectory,
+    earlier: list[dict[str, Any]],
+    track: Callable[[list[dict[str, Any]]], Callable[[dict[str, Any]], None]],
+    interrupt: Interrupt,
+) -> Fit:
+    """Trains the model through all stages, going on from the newest sound checkpoint in the directory.
+
+    `earlier` are the metrics of the base; `track` is told all lines that exist and returns what takes the next ones.
+    Raises `Stopped` after a checkpoint when a signal came, `RunError` for a loss that is not finite.
+    """
+    start = Progress(earlier[-1]["step"], "", earlier[-1]["tokens"], 0.0, "") if earlier else Progress(0, "", 0, 0.0, "")
+    plan = spans(stages, start.step)
+    stage_ends = {span.last for span in plan}
+    optimizers = job.optimizer.build(model.network)
+    peak_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    checkpoints = Checkpoints(directory.checkpoints, job.limits.keep_checkpoints)
+    progress = start
+    if (newest := checkpoints.newest_sound(warn)) is not None:
+        progress = load_checkpoint(newest[1], model.network, optimizers)
+        say(f"going on from {newest[1].name}")
+    log = track(directory.keep_metrics(earlier, progress.step))
+    metrics, proof = MetricsFile(directory.metrics), {}
+    model.network.train()
+    for number, span in enumerate(plan):
+        proof = model.extend(job.strategy, original_length, span.stage.length)
+        if progress.step >= span.last:
+            continue
+        count = job.batch_tokens // span.stage.length
+        sequences = Sequences(tokens, span.stage.length, seed=1000 * job.seed + number, isolate_documents=job.data.isolate_documents)
+        bar = TrainingBar(span.stage.name, span.stage.length, progress.step + 1, span.last)
+        for step in range(progress.step + 1, span.last + 1):
+            began = time.perf_counter()
+            torch.manual_seed(1_000_003 * job.seed + step)  # dropout
+            share = job.schedule.share(step - start.step, job.steps)
+            rate = _set_rates(optimizers, peak_rates, share)
+            first = (step - span.first) * count
+            batch = sequences.batch(first, count)
+            loss = job.memory.backward(model, job.objective.example(batch).to(model.device))
+            norm = _clip(model, job.limits.clip_norm)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                bar.close()
+                raise _not_finite(loss, norm, step, span.stage, first, count, directory)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            seconds = time.perf_counter() - began
+            progress = _advance(progress, step, span.stage, batch, seconds)
+            if step % job.limits.log_steps == 0 or step == span.last:
+                line = {"step": step, "stage": span.stage.name, "length": span.stage.length, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": progress.tokens}
+                line |= {"tokens_per_second": count * span.stage.length / seconds, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes(model.device)}
+                metrics.append(line)
+                log(line)
+                bar.step(line)
+            if (step - start.step) % job.limits.checkpoint_steps == 0 or step == span.last or interrupt.requested:
+                metrics.sync()
+                checkpoints.save(model.network, optimizers, progress, stage_ends)
+            if interrupt.requested:
+                bar.close()
+                raise Stopped(f"stopped by {interrupt.requested} at step {step}; the same command goes on from there")
+        bar.close()
+    metrics.close()
+    return Fit(progress, _state_bytes(optimizers), proof)
+
+
+def _set_rates(optimizers: list[Optimizer], peaks: list[list[float]], share: float) -> float:
+    """Sets all learning rates to a share of their peak and returns the first."""
+    for optimizer, rates in zip(optimizers, peaks, strict=True):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * share
+    return peaks[0][0] * share
+
+
+def _clip(model: LanguageModel, limit: float | None) -> float:
+    """The norm of the gradient before it is scaled down to the limit."""
+    parameters = model.parameters()
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if limit is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
+
+
+def _advance(progress: Progress, step: int, stage: Stage, batch: Batch, seconds: float) -> Progress:
+    consumed = hashlib.sha256(progress.consumed.encode() + batch.tokens.tobytes()).hexdigest()
+    tokens = progress.tokens + batch.tokens.shape[0] * stage.length
+    return replace(progress, step=step, stage=stage.name, tokens=tokens, seconds=progress.seconds + seconds, consumed=consumed)
+
+
+def _not_finite(loss: float, norm: float, step: int, stage: Stage, first: int, count: int, directory: RunDirectory) -> RunError:
+    kept = sorted(path.name for path in directory.checkpoints.glob("step-*"))
+    last = f"the last good checkpoint is {directory.checkpoints / kept[-1]}" if kept else "there is no checkpoint yet"
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+    where = f"step {step} (stage {stage.name}, sequences {first} to {first + count - 1} of length {stage.length})"
+    return RunError(f"{what} at {where}; {last}; try a lower optimizer.lr or training.clip_norm, or precision=fp32")
+
+
+def _state_bytes(optimizers: list[Optimizer]) -> int:
+    states = (state for optimizer in optimizers for state in optimizer.state.values())
+    return sum(value.numel() * value.element_size() for state in states for value in state.values() if torch.is_tensor(value))

@@ -1,0 +1,32 @@
+"""AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), torch's fused kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from elongate.training.optimizer.optimizer import Optimizer, check_beta
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer as TorchOptimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    lr: float = 2e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+
+    word: ClassVar[str] = "adamw"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_beta("beta1", self.beta1)
+        check_beta("beta2", self.beta2)
+
+    def build(self, network: nn.Module) -> list[TorchOptimizer]:
+        import torch
+
+        groups = self.decay_groups([p for p in network.parameters() if p.requires_grad])
+        return [torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)]

@@ -1,0 +1,39 @@
+"""What turns gradients into steps. Matrices decay; norms and biases do not."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from elongate.errors import require
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer as TorchOptimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(ABC):
+    lr: float  # peak learning rate, above 0
+    weight_decay: float = 0.1  # of matrices, at least 0
+
+    word: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "lr", self.lr, "must be above 0", "use {key}=0.001")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must be at least 0", "use {key}=0.1")
+
+    @abstractmethod
+    def build(self, network: nn.Module) -> list[TorchOptimizer]:
+        """Optimizers that between them hold every trained parameter once."""
+
+    def decay_groups(self, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+        matrices = [p for p in parameters if p.ndim >= 2]
+        vectors = [p for p in parameters if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+
+def check_beta(name: str, value: float) -> None:
+    require(0 <= value < 1, name, value, "must be in [0, 1)", "use {key}=0.9")

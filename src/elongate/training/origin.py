@@ -1,0 +1,114 @@
+"""Where the extension starts from: a checkpoint, or the base of a fresh model, trained once for all runs that share it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from elongate import __version__
+from elongate.context.attention.full import Full
+from elongate.context.curriculum.curriculum import Base, Stage
+from elongate.context.curriculum.fixed import Fixed
+from elongate.context.position.none import Unchanged
+from elongate.context.strategy import Strategy
+from elongate.data.tokens import Corpus
+from elongate.errors import ConfigError
+from elongate.models.model import Model
+from elongate.models.pretrained import Pretrained
+from elongate.training.display import say, warn
+from elongate.training.files import written_aside
+from elongate.training.interrupt import Interrupt
+from elongate.training.job import Job
+from elongate.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import torch
+
+    from elongate.data.tokenizer.tokenizer import Tokenizer
+    from elongate.models.language_model import LanguageModel
+
+# A base depends on these parts of the configuration, on its tokens and on its steps; runs that agree in them share it.
+_SHARED = ("seed", "batch_tokens", "precision", "compile", "model", "objective", "optimizer", "schedule")
+
+
+@dataclass(frozen=True)
+class Origin:
+    model: Model
+    vocab_size: int
+    is_trained: bool  # False: random weights, of which there is nothing to measure
+    metrics: list[dict[str, Any]]  # of the base
+    budget: dict[str, Any] | None  # of the base
+
+    def build(self, job: Job) -> LanguageModel:
+        """The network on its device, as it was before the extension."""
+        device = find_device(job.device)
+        model = self.model.build(self.vocab_size, job.seed, job.strategy.attention.implementation)
+        model.network.to(device)
+        model.check_head()
+        model.word, model.precision = job.model.word, job.precision
+        if job.compile:
+            model.compile()
+        return model
+
+
+def find_device(name: str) -> torch.device:
+    """Raises `ConfigError` where there is no such device."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("device", name, "there is no CUDA device that torch can use here", "use {key}=cpu or {key}=auto")
+    return torch.device(name)
+
+
+def find_origin(job: Job, corpus: Corpus, tokenizer: Tokenizer, interrupt: Interrupt) -> Origin:
+    """Opens or trains what the extension starts from."""
+    base = job.strategy.curriculum.base
+    if not job.model.fresh:
+        if base is not None:
+            warn("a pretrained model is its own base: context.curriculum.base is not used")
+        return Origin(job.model, tokenizer.vocab_size, True, [], None)
+    if base is None:
+        return Origin(job.model, tokenizer.vocab_size, False, [], None)
+    directory = _trained_base(job, base, corpus, tokenizer, interrupt)
+    budget = directory.read_results()["budget"]
+    return Origin(Pretrained(source=str(directory.model)), tokenizer.vocab_size, True, directory.read_metrics(), budget)
+
+
+def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, interrupt: Interrupt) -> RunDirectory:
+    length = job.model.original_length
+    assert length is not None, "a fresh model states its length"
+    identity = {key: job.config[key] for key in _SHARED}
+    identity |= {"clip_norm": job.limits.clip_norm, "steps": base.steps, "tokens": corpus.fingerprint, "version": __version__}
+    identity |= {"isolate_documents": job.data.isolate_documents}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    directory = RunDirectory(Path(base.directory) / f"{job.model.word}-{length}-{digest[:8]}")
+    directory.path.mkdir(parents=True, exist_ok=True)
+    with directory.locked(wait=True):
+        directory.check(identity)
+        directory.claim(identity, overwrite=False)
+        if directory.model.exists():
+            say(f"base: {directory.path}, trained before")
+            return directory
+        say(f"base: {directory.path}, {base.steps} steps at length {length}, shared by all runs that differ only in the extension")
+        strategy = Strategy(position=Unchanged(), attention=Full(), curriculum=Fixed(), target_length=length)
+        _train_base(replace(job, strategy=strategy, steps=base.steps), length, corpus, tokenizer, directory, interrupt)
+    return directory
+
+
+def _train_base(job: Job, length: int, corpus: Corpus, tokenizer: Tokenizer, directory: RunDirectory, interrupt: Interrupt) -> None:
+    from elongate.training.loop import fit
+
+    model = Origin(job.model, tokenizer.vocab_size, False, [], None).build(job)
+    stages = [Stage("base", length, job.steps)]
+    fitted = fit(job, model, length, corpus.train, stages, directory, [], lambda history: lambda line: None, interrupt)
+    progress = fitted.progress
+    budget = {"tokens": progress.tokens, "steps": progress.step, "seconds": progress.seconds, "path": str(directory.path)}
+    directory.write_results({"budget": budget})
+    with written_aside(directory.model) as aside:
+        model.save(aside)
+        tokenizer.save(aside)

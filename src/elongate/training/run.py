@@ -1,0 +1,201 @@
+"""One run from beginning to end: base, extension, export, measurement, report.
+
+Whatever is done is found done by the next start, so a run may be killed at any moment and started again by the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from elongate.data.tokens import Corpus, load_corpus
+from elongate.errors import ConfigError, Stopped, inside
+from elongate.evaluation.evaluation import Setting, add_row
+from elongate.evaluation.report.page import write_report
+from elongate.training.display import say
+from elongate.training.files import written_aside
+from elongate.training.interrupt import Interrupt
+from elongate.training.job import Job, check_lengths
+from elongate.training.origin import Origin, find_origin
+from elongate.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from elongate.data.tokenizer.tokenizer import Tokenizer
+    from elongate.models.language_model import LanguageModel
+    from elongate.tracking import Tracker
+    from elongate.training.loop import Fit
+
+Lines = list[dict[str, Any]]
+
+
+def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
+    """Does what is not done yet and returns the results. Raises `ElongateError`."""
+    if not job.overwrite:
+        directory.check(job.config)
+        if "finished" in (results := directory.read_results()):
+            say(f"finished before: {directory.path} (overwrite=true starts over)")
+            return results
+    with inside("tokenizer"):
+        tokenizer = job.tokenizer.fit(job.data)
+    with inside("data"):
+        corpus = load_corpus(job.data, tokenizer)
+    _check_tokens(job, corpus)
+    with Interrupt() as interrupt, _Tracked(job, directory).session() as tracked:
+        origin = find_origin(job, corpus, tokenizer, interrupt)
+        model = origin.build(job)
+        original_length = job.model.original_length or model.original_length
+        check_lengths(job, original_length)
+        model.check(job.strategy, original_length)
+        # Only now is the folder taken: whatever could not work has been refused without a trace.
+        directory.claim(job.config, job.overwrite)
+        results = directory.read_results()
+        results |= _trained(job, model, original_length, corpus, directory, origin, tracked.start, interrupt)
+        directory.write_results(results)
+        if not directory.model.exists():
+            export(model, tokenizer, directory.model)
+        setting = Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed)
+        _measure(job, model, setting, origin, directory, results, interrupt)
+        results["finished"] = True
+        directory.write_results(results)
+        pages = write_report(directory.path)
+        tracked.tracker.report(results, pages["images"], pages["tables"])
+    return results
+
+
+def export(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """A folder that plain transformers opens, weights, configuration and tokenizer."""
+    with written_aside(folder) as aside:
+        model.save(aside)
+        tokenizer.save(aside)
+
+
+class _Tracked:
+    """The tracker of a run, started when the history of its metrics is known, and finished however the run ends."""
+
+    tracker: Tracker
+
+    def __init__(self, job: Job, directory: RunDirectory) -> None:
+        self._job, self._directory, self._started = job, directory, False
+
+    def start(self, history: Lines) -> Callable[[dict[str, Any]], None]:
+        self.tracker = self._job.tracking.start(self._directory.path, self._directory.path.name, dict(self._job.config), history)
+        self._started = True
+        return self.tracker.log
+
+    @contextmanager
+    def session(self) -> Iterator[_Tracked]:
+        code = 1
+        try:
+            yield self
+            code = 0
+        finally:
+            if self._started:
+                self.tracker.finish(code)
+
+
+def _trained(
+    job: Job,
+    model: LanguageModel,
+    original_length: int,
+    corpus: Corpus,
+    directory: RunDirectory,
+    origin: Origin,
+    track: Callable[[Lines], Callable[[dict[str, Any]], None]],
+    interrupt: Interrupt,
+) -> dict[str, Any]:
+    """Trains, and tells what was trained: the sections strategy, budget, stages and data."""
+    from elongate.training.loop import fit
+
+    target_length = job.strategy.target_length
+    stages = job.strategy.curriculum.stages(original_length, target_length, job.steps)
+    fitted = fit(job, model, original_length, corpus.train, stages, directory, origin.metrics, track, interrupt)
+    if fitted.proof:
+        say(_proof_line(job, fitted.proof))
+    lines = directory.read_metrics()[len(origin.metrics) :]
+    strategy = {
+        "model": job.model.word,
+        "context": job.context,
+        "position": job.strategy.position.word,
+        "attention": job.strategy.attention.word,
+        "curriculum": job.strategy.curriculum.word,
+        "original_length": original_length,
+        "target_length": target_length,
+        "factor": target_length / original_length,
+        "proof": fitted.proof,
+    }
+    data = {
+        "source": job.data.__module__.rpartition(".")[2],
+        "train_tokens": len(corpus.train),
+        "validation_tokens": len(corpus.validation),
+        "consumed_tokens_sha256": fitted.progress.consumed,
+    }
+    stage_rows = []
+    for stage in stages:
+        losses = [line["loss"] for line in lines if line["stage"] == stage.name]
+        last = losses[-max(1, len(losses) // 10) :]
+        tokens = job.batch_tokens // stage.length * stage.length * stage.steps
+        stage_rows.append({"name": stage.name, "length": stage.length, "steps": stage.steps, "tokens": tokens, "loss": sum(last) / len(last)})
+    return {"strategy": strategy, "budget": _budget(model, fitted, lines, origin), "stages": stage_rows, "data": data}
+
+
+def _proof_line(job: Job, proof: dict[str, Any]) -> str:
+    word, kind = job.strategy.position.word, proof["rope_parameters"]["rope_type"]
+    if "frequencies" not in proof:
+        return f"position {word}: left as the checkpoint has it ({kind})"
+    frequencies = proof["frequencies"]
+    return (
+        f"position {word} is on: {len(frequencies)} frequencies {frequencies[0]:.3g} … {frequencies[-1]:.3g} rad/token, attention factor "
+        f"{proof['attention_factor']:.4g}, off the closed form by at most {proof['frequency_error']:.0e} (cosines {proof['angle_error']:.0e})"
+    )
+
+
+def _budget(model: LanguageModel, fitted: Fit, lines: Lines, origin: Origin) -> dict[str, Any]:
+    tokens = fitted.progress.tokens - (origin.metrics[-1]["tokens"] if origin.metrics else 0)
+    return {
+        "tokens": tokens,
+        "steps": fitted.progress.step - (origin.metrics[-1]["step"] if origin.metrics else 0),
+        "seconds": fitted.progress.seconds,
+        "tokens_per_second": tokens / fitted.progress.seconds,
+        "peak_memory_bytes": max(line["peak_memory_bytes"] for line in lines),
+        "parameters": model.num_parameters(),
+        "trained_parameters": sum(p.numel() for p in model.parameters()),
+        "optimizer_state_bytes": fitted.optimizer_state_bytes,
+        "base": origin.budget,
+    }
+
+
+def _measure(
+    job: Job, model: LanguageModel, setting: Setting, origin: Origin, directory: RunDirectory, results: dict[str, Any], interrupt: Interrupt
+) -> None:
+    """All evaluations of the model after the extension, before it, and extended but not trained; written down one by one."""
+    done = results.setdefault("measured", [])
+
+    def tick(text: str) -> None:
+        if interrupt.requested:
+            raise Stopped(f"stopped by {interrupt.requested} in the evaluation; the same command goes on from there")
+
+    for row in ("after", "before", "untuned"):
+        left = [e for e in job.evaluations if f"{e.word}/{row}" not in done]
+        if not left or (row != "after" and not origin.is_trained) or (row == "untuned" and job.strategy.position.word == "none"):
+            continue
+        if row != "after":
+            model = origin.build(job)
+        if row == "untuned":
+            model.extend(job.strategy, setting.original_length, setting.target_length)
+        for evaluation in left:
+            say(f"measuring {evaluation.word}, {row} the extension" if row != "untuned" else f"measuring {evaluation.word}, extended but not trained")
+            if evaluation.word not in results:
+                results[evaluation.word] = evaluation.header(setting)
+            add_row(results[evaluation.word], row, evaluation.measure(model, setting, tick))
+            done.append(f"{evaluation.word}/{row}")
+            directory.write_results(results)
+
+
+def _check_tokens(job: Job, corpus: Corpus) -> None:
+    longest = job.strategy.target_length
+    if len(corpus.train) < longest + 1:
+        rule = f"a sequence needs {longest + 1} tokens, the training text has {len(corpus.train)}"
+        raise ConfigError("context.target_length", longest, rule, "use a shorter length or more text")

@@ -1,0 +1,233 @@
+"""Tokenizers agree with what transformers opens from their files, and come back from a folder unchanged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elongate.data.source import PIECE, pieces
+from elongate.data.text import Text
+from elongate.data.tokenizer.bpe import Bpe
+from elongate.data.tokenizer.byte import Byte, ByteTokenizer
+from elongate.data.tokenizer.folder import load_tokenizer
+from elongate.data.tokenizer.pretrained import Pretrained
+from elongate.data.tokenizer.tokenizer import Tokenizer
+from elongate.errors import ConfigError
+
+MIXED = [
+    "def f(x):\n\treturn x  # naïve café",
+    "  two leading, two trailing  ",
+    "日本語 और हिन्दी — Ελληνικά 😀👩‍👩‍👧",
+    "\x00\x01\x7f\u200b\ufeff\r\n\n\n",
+    "a document that spells <|endoftext|> does not end",
+    "",
+]
+
+
+@pytest.fixture
+def source(tmp_path) -> Text:
+    (tmp_path / "books").mkdir()
+    for index in range(12):
+        words = " ".join(f"word{index * number % 37} of naïve café" for number in range(200))
+        (tmp_path / "books" / f"{index}.txt").write_text(words, encoding="utf-8")
+    return Text(path=str(tmp_path / "books"), cache=str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=[Byte(), Bpe(vocab_size=300)], ids=["byte", "bpe"])
+def tokenizer(request, source) -> Tokenizer:
+    return request.param.fit(source)
+
+
+@pytest.mark.parametrize("with_model_config", [False, True], ids=["alone", "beside a Llama"])
+def test_transformers_opens_the_same_tokenizer(tokenizer, tmp_path, with_model_config):
+    import transformers
+
+    folder = tmp_path / "model"
+    tokenizer.save(folder)
+    if with_model_config:
+        transformers.LlamaConfig(vocab_size=tokenizer.vocab_size).save_pretrained(folder)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in MIXED:
+        assert theirs(text)["input_ids"] == tokenizer.encode(text).tolist()
+    assert theirs.eos_token_id == tokenizer.end_of_document
+    assert len(theirs) == tokenizer.vocab_size
+
+
+def test_text_survives_the_way_there_and_back(tokenizer):
+    for text, ids in zip(MIXED, tokenizer.encode_batch(MIXED), strict=True):
+        assert ids.dtype == np.int64
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.decode(np.append(ids, tokenizer.end_of_document)) == text
+        assert tokenizer.end_of_document not in ids
+
+
+def test_a_saved_tokenizer_comes_back_with_its_fingerprint(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "saved")
+    loaded = load_tokenizer(tmp_path / "saved")
+    assert type(loaded) is type(tokenizer)
+    assert (loaded.fingerprint, loaded.vocab_size) == (tokenizer.fingerprint, tokenizer.vocab_size)
+    assert loaded.encode(MIXED[0]).tolist() == tokenizer.encode(MIXED[0]).tolist()
+
+
+def test_bytes_are_their_own_ids():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.encode("aé").tolist() == list("aé".encode())
+    assert (tokenizer.vocab_size, tokenizer.end_of_document) == (257, 256)
+
+
+def test_bpe_learns_from_the_train_split_alone(source):
+    held_out = [document for document in source.documents() if document.text not in set(source.train_texts())]
+    assert held_out
+    before = Bpe(vocab_size=300).fit(source).fingerprint
+    for document in held_out:
+        Path(source.path, document.name).write_text("zq" * 3000)
+    assert Bpe(vocab_size=300).fit(source).fingerprint == before
+
+
+def test_bpe_merges_and_takes_no_more_tokens_than_asked(source):
+    tokenizer = Bpe(vocab_size=300).fit(source)
+    assert tokenizer.vocab_size == 300
+    text = next(source.documents()).text
+    assert len(tokenizer.encode(text)) < 0.7 * len(text.encode())
+    with pytest.raises(ConfigError, match="vocab_size=256: must be at least 257"):
+        Bpe(vocab_size=256)
+
+
+def test_bpe_gives_pieces_the_tokens_of_the_whole(source):
+    tokenizer = Bpe(vocab_size=300).fit(source)
+    text = "word1 of café,\n\n\tnaïve  \n  word2.\nof word3\n" * (PIECE // 20)
+    cut = list(pieces(text))
+    assert len(cut) > 1
+    assert np.concatenate(tokenizer.encode_batch(cut)).tolist() == tokenizer.encode(text).tolist()
+
+
+TRAIN = """
+import sys
+from elongate.data.text import Text
+from elongate.data.tokenizer.bpe import Bpe
+print(Bpe(vocab_size=400).fit(Text(path=sys.argv[1], cache=sys.argv[2])).fingerprint)
+print([name for name in ("torch", "transformers", "datasets") if name in sys.modules])
+"""
+
+
+def test_bpe_training_is_the_same_in_every_process(source, tmp_path):
+    def fingerprint(threads: str, hash_seed: str) -> str:
+        environment = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", TRAIN, source.path, str(tmp_path / threads)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    one, other = fingerprint("1", "1"), fingerprint("2", "2")
+    assert one == other
+    assert one.splitlines()[1] == "[]"  # neither torch nor transformers is needed
+
+
+@dataclass
+class Checkpoint:
+    folder: Path
+
+    def write(self, name: str, content: dict) -> None:
+        (self.folder / name).write_text(json.dumps(content))
+
+
+@pytest.fixture
+def checkpoint(tmp_path, source) -> Checkpoint:
+    """A BERT-like tokenizer: special tokens around each text, a maximum length, no end of text."""
+    from tokenizers import Tokenizer as TokenizerFile
+    from tokenizers import models, pre_tokenizers, processors
+
+    vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "word1": 3, "of": 4}
+    tokenizer = TokenizerFile(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=4)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    checkpoint = Checkpoint(folder)
+    checkpoint.write("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "sep_token": "[SEP]"})
+    return checkpoint
+
+
+def test_pretrained_encodes_whole_texts_without_special_tokens(checkpoint, source):
+    tokenizer = Pretrained(source=str(checkpoint.folder)).fit(source)
+    assert tokenizer.encode("word1 of word1 of word1 nothing").tolist() == [3, 4, 3, 4, 3, 0]
+    assert tokenizer.encode("of").tolist() == [4]
+    assert (tokenizer.end_of_document, tokenizer.vocab_size) == (2, 5)
+
+
+def test_pretrained_keeps_the_files_of_the_checkpoint(checkpoint, source, tmp_path):
+    (checkpoint.folder / "chat_template.jinja").write_text("{{ messages }}")
+    tokenizer = Pretrained(source=str(checkpoint.folder)).fit(source)
+    tokenizer.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert load_tokenizer(tmp_path / "saved").fingerprint == tokenizer.fingerprint
+
+
+def test_pretrained_asks_transformers_where_the_class_knows_more_than_the_files(source, tmp_path):
+    import transformers
+
+    folder = tmp_path / "gpt2"
+    Bpe(vocab_size=300).fit(source).save(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        content = json.loads((folder / name).read_text())
+        if name == "tokenizer.json":
+            (folder / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
+            merges = "".join(f"{' '.join(merge)}\n" for merge in content["model"]["merges"])
+            (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+        (folder / name).unlink()
+    transformers.GPT2Config().save_pretrained(folder)
+    tokenizer = Pretrained(source=str(folder)).fit(source)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.end_of_document == theirs.eos_token_id
+    assert tokenizer.encode(MIXED[0]).tolist() == theirs(MIXED[0])["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        (None, "names no tokenizer"),
+        ("./missing", "no such folder"),
+        ("/missing/folder", "no such folder"),
+        ("owner/name", "no such folder here, and the hub cannot be reached"),
+    ],
+)
+def test_pretrained_says_in_one_line_what_is_missing(source, monkeypatch, settings, rule):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
+    start = time.monotonic()
+    with pytest.raises(ConfigError) as error:
+        Pretrained(source=settings).fit(source)
+    assert error.value.key == "source" and rule in str(error.value) and "\n" not in str(error.value)
+    assert time.monotonic() - start < 8
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rule"),
+    [
+        ("tokenizer.json", "{", "broken"),
+        ("tokenizer.json", "{}", "broken"),
+        ("tokenizer_config.json", "{", "broken"),
+        ("tokenizer_config.json", '{"tokenizer_class": "PreTrainedTokenizerFast"}', "has no eos_token"),
+        ("tokenizer_config.json", '{"eos_token": "</s>"}', "its eos_token is not in its vocabulary"),
+    ],
+)
+def test_broken_tokenizer_files_are_told_in_one_line(checkpoint, name, content, rule):
+    (checkpoint.folder / name).write_text(content)
+    with pytest.raises(ConfigError) as error:
+        load_tokenizer(checkpoint.folder)
+    assert rule in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_without_tokenizer_files_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)
