@@ -98,7 +98,7 @@ def _main(config_name: str, task: Task) -> None:
             if HydraConfig.get().mode is not RunMode.MULTIRUN or codes[-1] == 3:
                 sys.exit(codes[-1])
 
-    _register_resolvers()
+    register_resolvers()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         hydra.main(config_path=str(conf_directory()), config_name=config_name, version_base="1.3")(guarded)()
@@ -135,7 +135,8 @@ def _one_process() -> None:
         raise ConfigError("WORLD_SIZE", world, "this version trains in one process", "start it without torchrun")
 
 
-def _register_resolvers() -> None:
+def register_resolvers() -> None:
+    """What the YAML files use beyond omegaconf's own."""
     OmegaConf.register_new_resolver("slug", _slug, replace=True)
 
 

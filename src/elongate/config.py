@@ -95,7 +95,7 @@ def _typed(cls: type, kinds: Mapping[str, tuple[Any, Field[Any]]], values: Mappi
         try:
             typed = OmegaConf.merge(OmegaConf.structured(schema), {key: values[key]})
         except OmegaConfBaseException:
-            raise ConfigError(full, values[key], f"must be {_type_word(hint)}", _type_remedy(kinds[key][1])) from None
+            raise ConfigError(full, values[key], f"must be {_type_word(hint)}", _type_remedy(*kinds[key])) from None
         found[key] = OmegaConf.to_container(typed)[key]  # type: ignore[index,call-overload]  # a mapping, since a mapping went in
     return found
 
@@ -117,7 +117,8 @@ def _dataclass_in(hint: Any) -> type | None:
     return next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None)
 
 
-_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
+_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a word", type(None): "null", Any: "a value"}
+_EXAMPLES = {int: "1", float: "0.1", bool: "true", str: "word"}
 
 
 def _type_word(hint: Any) -> str:
@@ -126,10 +127,11 @@ def _type_word(hint: Any) -> str:
     return " or ".join(_WORDS.get(kind, str(kind)) if not hasattr(kind, "__origin__") else _type_word(kind) for kind in (get_args(hint) or (hint,)))
 
 
-def _type_remedy(field: Field[Any]) -> str:
+def _type_remedy(hint: Any, field: Field[Any]) -> str:
     if field.default is not MISSING and field.default is not None:
-        return f"use {{key}}={field.default}"
-    return "give {key} such a value"
+        return f"use {{key}}={str(field.default).lower() if isinstance(field.default, bool) else field.default}"
+    examples = [_EXAMPLES[kind] for kind in (hint, *get_args(hint)) if kind in _EXAMPLES]
+    return f"write it like {{key}}={examples[0] if examples else '[1,2]'}"
 
 
 def _first_line(fault: Exception) -> str:

@@ -1,7 +1,7 @@
 """Trackers: what W&B or TensorBoard shows of a run. `metrics.jsonl` is the truth, a tracker is a view of it.
 
-Every start shows the run from its first step. Importing the library and opening a run takes seconds, so all of it happens on a
-thread of its own, call after call. A fault is told in one line and ends the tracking, never the run.
+Every start shows the run from its first step. Importing a library and opening a run takes seconds, so all of it happens
+on a thread of its own, call after call. A fault is told in one line and ends the tracking, never the run.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import fmean
-from threading import Thread
-from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+from threading import Thread, main_thread
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TextIO
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -35,19 +36,23 @@ if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
 CONNECT_SECONDS = 2.0  # a server that does not answer within them is taken as out of reach
+OPEN_SECONDS = 15.0  # for a server within reach to open the run
 UPLOAD_SECONDS = 30.0  # at the end of a run; what is not uploaded by then stays in the folder
 FINISH_SECONDS = 45.0  # the longest that the end of a run waits for its tracker
 
+Values = Mapping[str, Any]
+Mode = Literal["online", "offline", "disabled"]
+
 
 class Tracker(ABC):
-    """What the training program tells of a run. No call waits, but the last."""
+    """What the training program tells of a run."""
 
     @abstractmethod
-    def log(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: Values) -> None:
         """A line of `metrics.jsonl`; its numbers are shown as train/<key> over its step."""
 
     @abstractmethod
-    def report(self, results: Mapping[str, Any], images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
+    def report(self, results: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
         """What stands at the end: `results.json`, PNG images and CSV tables."""
 
     @abstractmethod
@@ -55,17 +60,17 @@ class Tracker(ABC):
 
 
 class Untracked(Tracker):
-    def log(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: Values) -> None:
         pass
 
-    def report(self, results: Mapping[str, Any], images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
+    def report(self, results: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
         pass
 
     def finish(self, exit_code: int) -> None:
         pass
 
 
-class View(ABC):
+class View(Tracker):
     """A service that shows a run. One thread makes all calls, `load` first."""
 
     name: ClassVar[str]
@@ -79,17 +84,12 @@ class View(ABC):
         """Opens the view and shows the steps that are done already."""
 
     @abstractmethod
-    def log(self, line: Mapping[str, Any]) -> None: ...
-
-    @abstractmethod
-    def report(self, results: Mapping[str, Any], images: Mapping[str, Path], tables: Mapping[str, Path]) -> None: ...
-
-    @abstractmethod
-    def finish(self, exit_code: int) -> None: ...
+    def abandon(self) -> None:
+        """Lets go of the service after a fault, so that the next run and the end of the program find nothing of it."""
 
 
 class Background(Tracker):
-    """Passes every call on to a view, in order, on a thread of its own."""
+    """Passes every call on to a view, in order, on a thread of its own. Only `finish` waits, and not for ever."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -98,10 +98,10 @@ class Background(Tracker):
         self._thread = Thread(target=self._work, name=view.name, daemon=True)
         self._thread.start()
 
-    def log(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: Values) -> None:
         self._calls.put(partial(self._view.log, line))
 
-    def report(self, results: Mapping[str, Any], images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
+    def report(self, results: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
         self._calls.put(partial(self._view.report, results, images, tables))
 
     def finish(self, exit_code: int) -> None:
@@ -119,8 +119,11 @@ class Background(Tracker):
             for call in iter(self._calls.get, None):
                 call()
         except faults as fault:
-            what = " ".join(str(fault).split()) or type(fault).__name__
-            self._warn(f"{what}; it shows no more of this run, metrics.jsonl goes on")
+            if not main_thread().is_alive():
+                return  # The program ends, and the library has closed the service under this thread.
+            self._warn(f"{_one_line(fault)}; it shows no more of this run, metrics.jsonl goes on")
+            with suppress(*faults):
+                self._view.abandon()
             for _ in iter(self._calls.get, None):
                 pass
 
@@ -130,19 +133,19 @@ class Background(Tracker):
 
 class Tracking(ABC):
     @abstractmethod
-    def start(self, directory: Path, name: str, configuration: Mapping[str, Any], history: list[dict[str, Any]]) -> Tracker:
+    def start(self, directory: Path, name: str, configuration: Values, history: list[Values]) -> Tracker:
         """Starts to track a run; `history` are the lines that `metrics.jsonl` holds already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nothing(Tracking):
-    def start(self, directory: Path, name: str, configuration: Mapping[str, Any], history: list[dict[str, Any]]) -> Tracker:
+    def start(self, directory: Path, name: str, configuration: Values, history: list[Values]) -> Tracker:
         return Untracked()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorBoard(Tracking):
-    def start(self, directory: Path, name: str, configuration: Mapping[str, Any], history: list[dict[str, Any]]) -> Tracker:
+    def start(self, directory: Path, name: str, configuration: Values, history: list[Values]) -> Tracker:
         return Background(EventFile(directory / "tensorboard", configuration, history))
 
 
@@ -152,13 +155,13 @@ class Wandb(Tracking):
     entity: str | None = None  # user or team; null: the account's own
     group: str | None = None
     tags: list[str] = field(default_factory=list)
-    mode: str | None = None  # online, offline; null: what WANDB_MODE says, else online where an account is set up, else offline
+    mode: str | None = None  # online, offline; null: as WANDB_MODE says, else online where an account is set up
 
     def __post_init__(self) -> None:
-        rule = "must be online, offline or null"
-        require(self.mode in (None, "online", "offline"), "mode", self.mode, rule, "use {key}=null for online where an account is set up")
+        remedy = "use {key}=null for online where an account is set up, else offline"
+        require(self.mode in (None, "online", "offline"), "mode", self.mode, "must be online, offline or null", remedy)
 
-    def start(self, directory: Path, name: str, configuration: Mapping[str, Any], history: list[dict[str, Any]]) -> Tracker:
+    def start(self, directory: Path, name: str, configuration: Values, history: list[Values]) -> Tracker:
         return Background(WandbRun(self, directory, name, configuration, history))
 
 
@@ -167,10 +170,8 @@ class WandbRun(View):
 
     name = "W&B"
 
-    def __init__(
-        self, tracking: Wandb, directory: Path, name: str, configuration: Mapping[str, Any], history: list[dict[str, Any]]
-    ) -> None:
-        self._tracking, self._directory, self._name = tracking, directory, name
+    def __init__(self, choice: Wandb, directory: Path, name: str, configuration: Values, history: list[Values]) -> None:
+        self._choice, self._directory, self._name = choice, directory, name
         self._configuration, self._history = configuration, history
         self._run: wandb.Run
 
@@ -178,30 +179,28 @@ class WandbRun(View):
         # Reports of W&B's own faults to its makers would be waited for at the end of the program.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
+        from wandb.sdk.lib.asyncio_manager import AlreadyJoinedError
         from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
         from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-        # The last three: wandb-core is gone or refuses. RuntimeError, TypeError and ValueError: settings and values W&B does not take.
-        own = (wandb.Error, HandleAbandonedError, MailboxClosedError, ServerResponseError)
-        return (*own, OSError, RuntimeError, TypeError, ValueError)
+        # Raised where W&B's process is gone or refuses; the built-in ones also for settings and values it does not take.
+        gone = (AlreadyJoinedError, HandleAbandonedError, MailboxClosedError, ServerResponseError)
+        return (wandb.Error, *gone, OSError, RuntimeError, TypeError, ValueError)
 
     def start(self) -> None:
         import wandb
 
         mode, reason = self._mode()
-        self._run = wandb.init(
-            project=self._tracking.project,
-            entity=self._tracking.entity,
-            group=self._tracking.group,
-            tags=self._tracking.tags or None,
-            mode=mode,
-            dir=str(self._directory),
-            id=_run_id(self._directory),
-            name=self._name,
-            config=dict(self._configuration),
-            resume="allow",
-            reinit="create_new",
-        )
+        try:
+            self._run = self._open(mode)
+        except wandb.Error as fault:
+            if mode != "online":
+                raise
+            # The account is refused or the server is silent. W&B's process holds on to the run's id, so it must go.
+            wandb.teardown()
+            wandb.setup(_quiet_settings(self._choice.mode))
+            mode, reason = "offline", _one_line(fault)
+            self._run = self._open(mode)
         if mode == "offline":
             folder = os.path.relpath(self._run.settings.sync_dir)
             _tell(f"W&B is offline ({reason}); to upload this run: wandb sync {shlex.quote(folder)}", sys.stdout)
@@ -212,10 +211,10 @@ class WandbRun(View):
             if line["step"] >= self._run.starting_step:
                 self.log(line)
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        self._run.log({f"train/{key}": value for key, value in _numbers(line).items() if key != "step"}, step=line["step"])
+    def log(self, line: Values) -> None:
+        self._run.log(_train(line), step=line["step"])
 
-    def report(self, results: Mapping[str, Any], images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
+    def report(self, results: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
         import wandb
 
         self._run.summary.update(flatten(results))
@@ -228,25 +227,47 @@ class WandbRun(View):
     def finish(self, exit_code: int) -> None:
         self._run.finish(exit_code=exit_code)
 
-    def _mode(self) -> tuple[str, str]:
-        """online, offline or disabled; and why."""
+    def abandon(self) -> None:
         import wandb
 
-        session = wandb.setup(_quiet_settings(self._tracking.mode)).settings
+        wandb.teardown(exit_code=1)
+
+    def _open(self, mode: Mode) -> wandb.Run:
+        import wandb
+
+        return wandb.init(
+            project=self._choice.project,
+            entity=self._choice.entity,
+            group=self._choice.group,
+            tags=self._choice.tags or None,
+            mode=mode,
+            dir=str(self._directory),
+            id=_run_id(self._directory) if mode != "disabled" else None,
+            name=self._name,
+            config=dict(self._configuration),
+            resume="allow",
+            reinit="create_new",
+        )
+
+    def _mode(self) -> tuple[Mode, str]:
+        """And why it is offline."""
+        import wandb
+
+        session = wandb.setup(_quiet_settings(self._choice.mode)).settings
         if session.mode == "disabled":
             return "disabled", ""
         if session.mode in ("offline", "dryrun"):
             return "offline", "as asked for"
         try:
-            if not wandb.login(prompt=False):
+            if not wandb.login(prompt=False, verify=False):
                 return "offline", "no account is set up"
         except wandb.errors.AuthenticationError as fault:
-            return "offline", str(fault).rstrip(".")
+            return "offline", _one_line(fault)
         host, port = _gateway(session.base_url)
         try:
             socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
         except OSError as fault:
-            return "offline", f"{host}:{port} cannot be reached: {fault}"
+            return "offline", f"{host}:{port}: {_one_line(fault)}"
         return "online", ""
 
 
@@ -261,7 +282,7 @@ def _quiet_settings(mode: str | None) -> wandb.Settings:
         save_code=False,
         x_disable_stats=True,
         x_save_requirements=False,
-        init_timeout=UPLOAD_SECONDS,
+        init_timeout=OPEN_SECONDS,
         finish_timeout=UPLOAD_SECONDS,
     )
     if mode is not None:
@@ -292,9 +313,10 @@ class EventFile(View):
 
     name = "TensorBoard"
 
-    def __init__(self, directory: Path, configuration: Mapping[str, Any], history: list[dict[str, Any]]) -> None:
+    def __init__(self, directory: Path, configuration: Values, history: list[Values]) -> None:
         self._directory, self._configuration, self._history = directory, configuration, history
         self._step = 0
+        self._stream = ExitStack()
 
     def load(self) -> tuple[type[Exception], ...]:
         import tensorboard.compat.proto.event_pb2
@@ -311,30 +333,33 @@ class EventFile(View):
             earlier.unlink()
         # Not TensorBoard's own EventFileWriter: it has a thread of its own, in which a full disk prints a traceback.
         path = self._directory / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-        self._records = RecordWriter(path.open("wb"))
+        self._records = RecordWriter(self._stream.enter_context(path.open("wb", buffering=0)))
         self._records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
         self._write(_text("configuration", f"```\n{json.dumps(self._configuration, indent=1, default=str)}\n```"))
         for line in self._history:
             self.log(line)
 
-    def log(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: Values) -> None:
         self._step = line["step"]
-        self._write(*(_scalar(f"train/{key}", value) for key, value in _numbers(line).items() if key != "step"))
+        self._write(*(_scalar(key, value) for key, value in _train(line).items()))
 
-    def report(self, results: Mapping[str, Any], images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
+    def report(self, results: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
         self._write(*(_scalar(f"results/{key}", value) for key, value in _numbers(flatten(results)).items()))
         self._write(*(_image(f"images/{name}", path) for name, path in images.items()))
         self._write(*(_text(f"tables/{name}", _markdown(_read_table(path))) for name, path in tables.items()))
 
     def finish(self, exit_code: int) -> None:
-        self._records.close()
+        self._stream.close()
+
+    def abandon(self) -> None:
+        self._stream.close()
 
     def _write(self, *values: Summary.Value) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self._records.write(Event(wall_time=time.time(), step=self._step, summary=Summary(value=values)).SerializeToString())
-        self._records.flush()
+        event = Event(wall_time=time.time(), step=self._step, summary=Summary(value=values))
+        self._records.write(event.SerializeToString())
 
 
 def _scalar(tag: str, value: float) -> Summary.Value:
@@ -357,25 +382,29 @@ def _text(tag: str, markdown: str) -> Summary.Value:
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-    return Summary.Value(tag=tag, metadata=metadata, tensor=TensorProto(dtype="DT_STRING", string_val=[markdown.encode()]))
+    tensor = TensorProto(dtype="DT_STRING", string_val=[markdown.encode()])
+    return Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
 
 
-def flatten(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The scalars of `results.json` by flat names: strategy/…, budget/…, curve/after/512-1024, needle/after/margin/1024 (mean over depths)."""
+def flatten(results: Values) -> dict[str, Any]:
+    """The scalars of `results.json`: strategy/…, budget/…, curve/after/512-1024, needle/after/margin/1024 (mean)."""
     flat = dict(_leaves(results, ""))
-    for row, figures in results.get("curve", {}).get("table", {}).items():
-        if row != "edges":
-            bins = pairwise(results["curve"]["table"]["edges"])
-            flat |= {f"curve/{row}/{start}-{end}": loss for (start, end), loss in zip(bins, figures["loss"], strict=True)}
-    for row, figures in results.get("needle", {}).items():
-        if isinstance(figures, Mapping):
-            for measure in (name for name in figures if not name.endswith("_standard_error")):
-                by_length = zip(results["needle"]["lengths"], figures[measure], strict=True)
-                flat |= {f"needle/{row}/{measure}/{length}": fmean(depths) for length, depths in by_length}
+    if "curve" in results:
+        table = results["curve"]["table"]
+        bins = [f"{start}-{end}" for start, end in pairwise(table["edges"])]
+        for row in table.keys() - {"edges"}:
+            flat |= {f"curve/{row}/{name}": loss for name, loss in zip(bins, table[row]["loss"], strict=True)}
+    if "needle" in results:
+        lengths = results["needle"]["lengths"]
+        for row, figures in results["needle"].items():
+            for measure, matrix in figures.items() if isinstance(figures, Mapping) else ():
+                if not measure.endswith("_standard_error"):
+                    means = zip(lengths, map(fmean, matrix), strict=True)
+                    flat |= {f"needle/{row}/{measure}/{length}": mean for length, mean in means}
     return {key: value for key, value in flat.items() if value is not None}
 
 
-def _leaves(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Values, path: str) -> Iterator[tuple[str, Any]]:
     """Scalars only: lists are left out."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -384,8 +413,12 @@ def _leaves(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
             yield f"{path}{key}", value
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+def _train(line: Values) -> dict[str, float]:
+    return {f"train/{key}": value for key, value in _numbers(line).items() if key != "step"}
+
+
+def _numbers(values: Values) -> dict[str, float]:
+    return {key: value for key, value in values.items() if type(value) in (int, float)}  # not bool
 
 
 def _read_table(path: Path) -> list[list[str]]:
@@ -403,6 +436,10 @@ def _cell(text: str) -> float | str | None:
 def _markdown(table: list[list[str]]) -> str:
     header, *rows = (f"| {' | '.join(row)} |" for row in table)
     return "\n".join([header, "|" + "---|" * len(table[0]), *rows])
+
+
+def _one_line(fault: Exception) -> str:
+    return " ".join(str(fault).split()).rstrip(".") or type(fault).__name__
 
 
 def _tell(text: str, stream: TextIO) -> None:

@@ -67,13 +67,14 @@ def test_isolated_documents_count_positions_as_a_loop_does():
             expected.append(position)
         assert positions.tolist() == expected
         assert starts.tolist() == [token in first_tokens for token in row]
-    assert batch.starts.any() and not batch.starts.all()
+    assert batch.starts.any()
+    assert not batch.starts.all()
 
 
 def test_positions_and_starts_come_only_with_isolated_documents():
     batch = Sequences(numbered(100), 8, 0, False).batch(0, 2)
-    assert batch.positions is None and batch.starts is None
-    assert batch.tokens.dtype == np.int64 and batch.tokens.shape == (2, 9)
+    assert (batch.positions, batch.starts) == (None, None)
+    assert (batch.tokens.dtype, batch.tokens.shape) == (np.int64, (2, 9))
 
 
 def test_too_few_tokens_name_their_number_and_the_remedy():
@@ -104,4 +105,5 @@ def test_held_out_goes_on_in_the_same_documents_where_they_are_too_few():
 
 def test_held_out_is_empty_if_no_document_is_long_enough():
     cuts = held_out(numbered(5, 9), 10, 4)
-    assert len(cuts) == 0 and cuts.tokens.shape == (0, 10)
+    assert len(cuts) == 0
+    assert cuts.tokens.shape == (0, 10)

@@ -21,7 +21,8 @@ from elongate.errors import ConfigError
 @pytest.fixture
 def books(tmp_path: Path) -> Path:
     folder = tmp_path / "books"
-    for name, content in {"b.txt": "bé", "a.txt": "a", "deep/c.md": "c", ".hidden.txt": "no", ".git/x.txt": "no"}.items():
+    written = {"b.txt": "bé", "a.txt": "a", "deep/c.md": "c", ".hidden.txt": "no", ".git/x.txt": "no"}
+    for name, content in written.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
     (folder / "picture.png").write_bytes(b"\x89PNG\0")
@@ -176,6 +177,7 @@ def test_hub_fingerprint_follows_the_files_and_every_setting(tmp_path):
 def test_a_hub_id_without_network_fails_at_once(monkeypatch):
     from huggingface_hub import constants
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
     start = time.monotonic()
     with pytest.raises(ConfigError, match="path=owner/name: no such folder here, and the hub cannot be reached"):
@@ -229,5 +231,6 @@ def test_pieces_are_the_whole_and_break_between_lines():
     text = "word word\n\n  indented\nnext\n" * (PIECE // 10)
     cut = list(pieces(text))
     assert "".join(cut) == text
-    assert len(cut) > 1 and all(piece.endswith("\n") and not piece.endswith("\n\n") for piece in cut[:-1])
+    assert len(cut) > 1
+    assert all(piece.endswith("\n") and not piece.endswith("\n\n") for piece in cut[:-1])
     assert list(pieces("x" * 3 * PIECE)) == ["x" * 3 * PIECE]

@@ -47,7 +47,8 @@ def test_every_document_lands_whole_on_its_side_in_order(tmp_path):
     held_out = dict(zip(TEXTS, held_out_documents(list(TEXTS), 0.3), strict=True))
     assert texts_of(corpus.train) == [text for name, text in TEXTS.items() if not held_out[name]]
     assert texts_of(corpus.validation) == [text for name, text in TEXTS.items() if held_out[name]]
-    assert corpus.train.flat.dtype == np.uint16 and isinstance(corpus.train.flat, np.memmap)
+    assert corpus.train.flat.dtype == np.uint16
+    assert isinstance(corpus.train.flat, np.memmap)
     assert corpus.train.bounds.dtype == np.int64
 
 
@@ -56,7 +57,8 @@ def test_a_vocabulary_beyond_uint16_is_kept_in_uint32(tmp_path):
     tokenizer.vocab_size = 1 << 17
     tokenizer.end_of_document = 1 << 16
     corpus = load_corpus(Fixed(texts=TEXTS, cache=str(tmp_path)), tokenizer)
-    assert corpus.train.flat.dtype == np.uint32 and corpus.train.flat[-1] == 1 << 16
+    assert corpus.train.flat.dtype == np.uint32
+    assert corpus.train.flat[-1] == 1 << 16
 
 
 def test_a_single_document_holds_out_its_end(tmp_path):
@@ -147,7 +149,7 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be written .*choose another folder with cache=<folder>"):
+    with pytest.raises(ConfigError, match=r"cannot be written .*choose another folder with cache=<folder>"):
         load_corpus(Fixed(texts=TEXTS, cache=str(tmp_path / "file")), ByteTokenizer())
 
 

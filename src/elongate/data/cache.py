@@ -13,7 +13,6 @@ from elongate.errors import ConfigError, RunError
 
 MANIFEST = "manifest.json"
 FULL = {errno.ENOSPC, errno.EDQUOT}
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
 def cached_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
@@ -28,16 +27,18 @@ def cached_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
+        lock = FileLock(folder.with_name(f"{folder.name}.lock")).acquire()
+    except OSError as error:
+        rule = f"cannot be written ({error.strerror})"
+        raise ConfigError("cache", error.filename, rule, "choose another folder with {key}=<folder>") from error
+    try:
+        with lock:
             if not _is_sound(folder):
                 _build(folder, fill)
     except OSError as error:
-        if error.errno in FULL:
-            raise RunError(f"{folder}: the disk is full; free some space, or put the cache on another disk") from error
-        if error.errno not in UNWRITABLE:
+        if error.errno not in FULL:
             raise
-        rule = f"cannot be written ({error.strerror})"
-        raise ConfigError("cache", error.filename, rule, "choose another folder with {key}=<folder>") from error
+        raise RunError(f"{folder}: the disk is full; free some space, or put the cache on another disk") from error
     return folder
 
 

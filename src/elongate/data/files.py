@@ -40,8 +40,7 @@ def find_files(path: Any) -> list[File]:
 
 def _files_of(entry: Path) -> Iterator[File]:
     if entry.is_dir():
-        for file in files_below(entry):
-            yield file
+        yield from files_below(entry)
     elif entry.exists():
         yield File(entry.name, entry, is_named=True)
     else:
@@ -71,6 +70,7 @@ def digest(files: Iterable[File], *settings: Any) -> str:
             with file.path.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
-            raise ConfigError("path", file.path, f"cannot be read ({error.strerror})", "mend it or leave it out") from error
+            rule = f"cannot be read ({error.strerror})"
+            raise ConfigError("path", file.path, rule, "mend it or leave it out") from error
         total.update(json.dumps([file.name, content]).encode())
     return total.hexdigest()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from elongate.data.files import digest, files_below
 from elongate.data.network import hub_answers
@@ -62,7 +62,7 @@ class Hub(Source):
     def _is_local(self) -> bool:
         return Path(self.path).expanduser().is_dir()
 
-    def _rows(self) -> Iterator[dict]:
+    def _rows(self) -> Iterator[dict[str, Any]]:
         """The rows, every fault of the library in one line."""
         from datasets.exceptions import DatasetsError
 
@@ -76,16 +76,16 @@ class Hub(Source):
                 remedy = "check the files, name and split"
             raise ConfigError("path", self.path, f"cannot be loaded ({reason})", remedy) from error
 
-    def _load(self) -> Iterable[dict]:
+    def _load(self) -> Iterable[dict[str, Any]]:
         import datasets
 
         path = str(Path(self.path).expanduser()) if self._is_local() else self.path
         if not self._is_local():
-            looks_local = path.count("/") > 1 or path.startswith((".", "/", "~")) or os.sep != "/" and os.sep in path
+            looks_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
             require(not looks_local, "path", path, "no such folder", "give {key} a folder or a hub id (owner/name)")
             rule = "no such folder here, and the hub cannot be reached to look there"
             remedy = "connect to the network, or set HF_HUB_OFFLINE=1 to use what was downloaded before"
             require(hub_answers(), "path", path, rule, remedy)
-        return datasets.load_dataset(
-            path, self.name, split=self.split, revision=self.revision, streaming=self.streaming
-        )
+        options = {"split": self.split, "revision": self.revision, "streaming": self.streaming}
+        rows: Iterable[dict[str, Any]] = datasets.load_dataset(path, self.name, **options)
+        return rows

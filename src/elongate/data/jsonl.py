@@ -38,7 +38,7 @@ class Jsonl(Source):
 
     def _text(self, line: bytes, where: str) -> str:
         try:
-            record = json.loads(line.decode("utf-8-sig"))
+            record = json.loads(line.decode("utf-8-sig").rstrip())
         except UnicodeDecodeError as error:
             raise ConfigError("path", where, "this line is not UTF-8", "mend or remove it") from error
         except json.JSONDecodeError as error:

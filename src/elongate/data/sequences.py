@@ -26,8 +26,8 @@ class Sequences:
     """An endless row of sequences over one split, `len` of them an epoch.
 
     Within an epoch the stream is cut every `length` tokens from a random offset below `length`, and the cuts come in
-    random order; a cut shares its last target with the first input of its neighbour, so that each token is a target once.
-    The offset costs up to one cut at the ends.
+    random order; a cut shares its last target with the first input of its neighbour, so that each token is a target
+    once. The offset costs up to one cut at the ends.
     """
 
     def __init__(self, tokens: Tokens, length: int, seed: int, isolate_documents: bool) -> None:
@@ -57,7 +57,7 @@ class Sequences:
 
     def _start(self, index: int) -> int:
         epoch, place = divmod(index, len(self))
-        return self._cuts(epoch)[place]
+        return int(self._cuts(epoch)[place])
 
     def _cuts_of(self, epoch: int) -> np.ndarray:
         """Where the cuts of an epoch start, in the order in which they are read."""
@@ -97,7 +97,8 @@ def held_out(tokens: Tokens, length: int, count: int) -> HeldOut:
     for turn in range(int(lengths.max(initial=0)) // length):
         documents = np.flatnonzero(lengths >= (turn + 1) * length)
         wanted = min(count - len(chosen), len(documents))
-        chosen += [(int(document), turn) for document in documents[np.arange(wanted) * len(documents) // max(1, wanted)]]
+        evenly = np.arange(wanted) * len(documents) // max(1, wanted)
+        chosen += [(int(document), turn) for document in documents[evenly]]
         if len(chosen) == count:
             break
     chosen.sort()

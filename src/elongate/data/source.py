@@ -93,6 +93,7 @@ def text_of(record: Any, field: str, where: str) -> str:
         raise ConfigError("field", field, f"{where} has no such field (it has: {known})", f"try {{key}}={nearest[0]}")
     text = record[field]
     rule = f"{where} holds a {type(text).__name__} in this field, not a text"
-    require(isinstance(text, str), "field", field, rule, "name another field with {key}=<name>")
+    if not isinstance(text, str):
+        raise ConfigError("field", field, rule, "name another field with {key}=<name>")
     # Half a surrogate pair, which JSON can spell, has no bytes in UTF-8.
     return text.encode("utf-8", errors="replace").decode("utf-8")

@@ -22,12 +22,12 @@ class Text(Source):
     """A file, a folder (all files below it, hidden ones excepted), a glob, or a list of these."""
 
     def documents(self) -> Iterator[Document]:
-        files = find_files(self.path)
-        documents = (Document(file.name, text) for file in files if (text := _read(file)))
-        first = next(documents, None)
-        require(first is not None, "path", self.path, "holds no text file", "choose another folder with {key}=<folder>")
-        yield first
-        yield from documents
+        found = False
+        for file in find_files(self.path):
+            if text := _read(file):
+                found = True
+                yield Document(file.name, text)
+        require(found, "path", self.path, "holds no text file", "choose another folder with {key}=<folder>")
 
     def fingerprint(self) -> str:
         return digest(find_files(self.path), "text")

@@ -61,15 +61,17 @@ def _write(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
     ordered = folder / "ordered.bin"
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     end = np.array([tokenizer.end_of_document], dtype=dtype)
-    names, ends, length = [], [], 0
+    names: list[str] = []
+    stops: list[int] = []
+    length = 0
     with ordered.open("wb") as file:
         for batch in _batches(source):
             for (name, _), ids in zip(batch, tokenizer.encode_batch([text for _, text in batch]), strict=True):
-                length += file.write(ids.astype(dtype)) // dtype.itemsize
+                length += file.write(ids.astype(dtype).data) // dtype.itemsize
                 if name is not None:
-                    length += file.write(end) // dtype.itemsize
+                    length += file.write(end.data) // dtype.itemsize
                     names.append(name)
-                    ends.append(length)
+                    stops.append(length)
     if not names:
         raise ConfigError("", type(source).__name__.lower(), "has no documents", "choose another source with {key}=…")
     flat = np.asarray(np.memmap(ordered, dtype, mode="r"))
@@ -78,11 +80,11 @@ def _write(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
         _save(folder, "train", [np.append(flat[:cut], end)], np.array([cut + 1]), dtype)
         _save(folder, "validation", [flat[cut:]], np.array([length - cut]), dtype)
     else:
-        starts, ends = np.array([0, *ends[:-1]]), np.array(ends)
+        bounds = np.array([0, *stops])
         held_out = held_out_documents(names, source.validation_ratio)
         for split, mask in (("train", ~held_out), ("validation", held_out)):
-            documents = (flat[start:end] for start, end in zip(starts[mask], ends[mask], strict=True))
-            _save(folder, split, documents, (ends - starts)[mask], dtype)
+            documents = (flat[bounds[index] : bounds[index + 1]] for index in np.flatnonzero(mask))
+            _save(folder, split, documents, np.diff(bounds)[mask], dtype)
     ordered.unlink()
 
 
@@ -113,4 +115,4 @@ def _save_array(path: Path, parts: Iterable[np.ndarray], length: int, dtype: np.
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
         np.lib.format.write_array_header_1_0(file, header)
         for part in parts:
-            file.write(part)
+            file.write(part.data)

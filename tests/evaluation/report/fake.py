@@ -1,4 +1,4 @@
-"""Runs as the training loop leaves them, with figures like those of the default run; every number follows from the arguments."""
+"""Runs as the training loop leaves them, with figures like the default run's; all follows from the arguments."""
 
 from __future__ import annotations
 
@@ -100,7 +100,10 @@ def fake_needle(context: str, shift: float) -> dict[str, Any]:
     reach = {"before": 256, "after": {"none": 1024, "pi": 600, "ntk": 1500, "yarn": 1200}[context]}
     rows: dict[str, Any] = {}
     for row, limit in reach.items():
-        margin = [[3 * math.tanh(2 * math.log2(limit * 1.4 / length)) + depth - shift for depth in depths] for length in lengths]
+        margin = [
+            [3 * math.tanh(2 * math.log2(limit * 1.4 / length)) + depth - shift for depth in depths]
+            for length in lengths
+        ]
         rows[row] = {
             "log_probability": [[value - 8 for value in line] for line in margin],
             "margin": margin,
@@ -114,7 +117,13 @@ def fake_metrics() -> list[dict[str, Any]]:
     stages = [("base", 256, range(1, 601)), ("extend", 1024, range(601, 661))]
     noise = np.random.default_rng(0).normal(0, 0.04, 661)
     return [
-        {"step": step, "stage": stage, "length": length, "loss": 1.7 + 3.8 * math.exp(-step / 60) + noise[step], "tokens": 8192 * step}
+        {
+            "step": step,
+            "stage": stage,
+            "length": length,
+            "loss": 1.7 + 3.8 * math.exp(-step / 60) + noise[step],
+            "tokens": 8192 * step,
+        }
         for stage, length, steps in stages
         for step in steps
     ]
@@ -128,7 +137,10 @@ def fake_config(context: str, seed: int, **settings: Any) -> dict[str, Any]:
         "name": f"{context}-{seed}",
         "steps": 60,
         "model": {"_target_": "elongate.models.gpt.GPT", "original_length": 256},
-        "context": {"target_length": 1024, "position": {"_target_": f"{module}.{context.title()}", "theta": f"of {context}"}},
+        "context": {
+            "target_length": 1024,
+            "position": {"_target_": f"{module}.{context.title()}", "theta": f"of {context}"},
+        },
         "optimizer": {"_target_": "elongate.training.adamw.AdamW", "lr": 0.001},
         "data": {"_target_": "elongate.data.stdlib.Stdlib", "seed": seed},
         "tracking": {"run_id": f"{context}-{seed}"},

@@ -28,15 +28,14 @@ class Bpe:
     """At least 257: the bytes and the end of a document. Little text gives fewer tokens than asked for."""
 
     def __post_init__(self) -> None:
-        size = self.vocab_size
-        require(size >= 257, "vocab_size", size, "must be at least 257 (256 bytes, 1 end of document)", "try {key}=4096")
+        rule = "must be at least 257 (256 bytes, 1 end of document)"
+        require(self.vocab_size >= 257, "vocab_size", self.vocab_size, rule, "try {key}=4096")
 
     def fit(self, source: Source) -> Tokenizer:
         parts = [FORMAT, source.fingerprint(), source.validation_ratio, self.vocab_size]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-        return load_tokenizer(
-            cached_folder(Path(source.cache) / "tokenizers" / key, lambda folder: self._train(source, folder))
-        )
+        folder = Path(source.cache) / "tokenizers" / key
+        return load_tokenizer(cached_folder(folder, lambda folder: self._train(source, folder)))
 
     def _train(self, source: Source, folder: Path) -> None:
         tokenizer = TokenizerFile(models.BPE())

@@ -22,13 +22,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     require(folder.is_dir(), "source", folder, "no such folder", REMEDY)
     try:
         files = read_files(folder)
+        require(bool(files), "source", folder, "holds no tokenizer files", REMEDY)
         if "tokenizer.json" not in files or end_of_document(files) is None:
             files = _files_through_transformers(folder)
         require(end_of_document(files) is not None, "source", folder, "its tokenizer has no eos_token", REMEDY)
         tokenizer = SubwordTokenizer(files)
     except ValueError as error:
         raise ConfigError("source", folder, f"its tokenizer files are broken ({error})", REMEDY) from error
-    require(tokenizer.end_of_document is not None, "source", folder, "its eos_token is not in its vocabulary", REMEDY)
     byte_tokenizer = ByteTokenizer()
     return byte_tokenizer if tokenizer.fingerprint == byte_tokenizer.fingerprint else tokenizer
 
@@ -40,7 +40,7 @@ def _files_through_transformers(folder: Path) -> dict[str, bytes]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ConfigError("source", folder, f"holds no tokenizer ({reason})", REMEDY) from error
+        raise ConfigError("source", folder, f"its tokenizer cannot be opened ({reason})", REMEDY) from error
     with tempfile.TemporaryDirectory() as aside:
         tokenizer.save_pretrained(aside)
         files = read_files(Path(aside))

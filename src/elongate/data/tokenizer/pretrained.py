@@ -10,7 +10,7 @@ from elongate.data.source import Source
 from elongate.data.tokenizer.folder import REMEDY, load_tokenizer
 from elongate.data.tokenizer.subword import FILES
 from elongate.data.tokenizer.tokenizer import Tokenizer
-from elongate.errors import ConfigError, require
+from elongate.errors import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -21,7 +21,8 @@ class Pretrained:
     """Hub id or folder; null stands for the source of the model."""
 
     def fit(self, source: Source) -> Tokenizer:
-        require(self.source is not None, "source", self.source, "names no tokenizer", "set {key}=<hub id or folder>")
+        if self.source is None:
+            raise ConfigError("source", None, "names no tokenizer", "set {key}=<hub id or folder>")
         return load_tokenizer(_folder_of(self.source))
 
 

@@ -31,8 +31,12 @@ class SubwordTokenizer(Tokenizer):
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = config.get("split_special_tokens", False)
-        self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
-        self.end_of_document = self._tokenizer.token_to_id(end_of_document(files))
+        vocabulary = self._tokenizer.get_vocab()
+        end = end_of_document(files)
+        if end not in vocabulary:
+            raise ValueError(f"its eos_token {end} is not in the vocabulary")
+        self.vocab_size = max(vocabulary.values()) + 1
+        self.end_of_document = vocabulary[end]
         parts = [self._tokenizer.to_str(), self._tokenizer.encode_special_tokens, self.end_of_document]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -72,6 +76,8 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 def end_of_document(files: dict[str, bytes]) -> str | None:
     """The token that the files name as the end of a text; masked models have none, they name one between texts."""
-    named = {**json.loads(files.get("special_tokens_map.json", b"{}")), **json.loads(files.get("tokenizer_config.json", b"{}"))}
+    named = json.loads(files.get("special_tokens_map.json", b"{}"))
+    named |= json.loads(files.get("tokenizer_config.json", b"{}"))
     token = named.get("eos_token") or named.get("sep_token")
-    return token["content"] if isinstance(token, dict) else token
+    content: str | None = token["content"] if isinstance(token, dict) else token
+    return content

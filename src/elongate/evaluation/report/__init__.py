@@ -1,1 +1,1 @@
-"""What a run and a sweep tell the reader: terminal table, figures, pages and CSV files, all drawn from `results.json`."""
+"""What a run and a sweep tell the reader: tables, figures and pages, all drawn from `results.json`."""

@@ -46,7 +46,7 @@ class Comparison:
 
 
 def write_comparison(sweep: Path) -> Path | None:
-    """Writes `comparison.csv` and `comparison.html` into the sweep folder and returns the page; None without a finished run."""
+    """Writes `comparison.csv` and `comparison.html` into the sweep folder; the page, or None without a finished run."""
     found = read_sweep(sweep)
     if not found.groups:
         return None
@@ -83,12 +83,12 @@ def comparison_summary(sweep: Path) -> str:
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     # The label gives way where the table would be wider than the terminal; the page and the CSV have it whole.
     widths[0] = max(12, min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)))
-    lines = [
-        "  ".join([shorten(line[0], widths[0]), *(text.rjust(width) for text, width in zip(line[1:-1], widths[1:-1])), line[-1]])
-        for line in table
-    ]
+    lines = []
+    for label, *cells, mark in table:
+        padded = [text.rjust(width) for text, width in zip(cells, widths[1:-1], strict=True)]
+        lines.append("  ".join([shorten(label, widths[0]), *padded, mark]).rstrip())
     notes = [textwrap.fill(note, WIDTH) for note in comparison.notes]
-    return "\n".join([*(line.rstrip() for line in lines), "", *notes])
+    return "\n".join([*lines, "", *notes])
 
 
 def text_of(row: Row, column: Column) -> str:
@@ -122,7 +122,8 @@ def best_note(rows: list[Row], ranking: Bin | None) -> list[str]:
     """Who has the lowest loss, and who cannot be told apart from it."""
     if ranking is None or rows[0].mark != "best":
         return []
-    best = f"{rows[0].group.label} has the lowest loss at {span(ranking)} tokens, {rows[0].estimates[f'after_{key_of(ranking)}']:.3f} nats"
+    loss = rows[0].estimates[f"after_{key_of(ranking)}"]
+    best = f"{rows[0].group.label} has the lowest loss at {span(ranking)} tokens, {loss:.3f} nats"
     close = [row.group.label for row in rows if row.mark == "not distinguishable"]
     return [f"{best}; not distinguishable from it: {', '.join(close)}." if close else f"{best}."]
 
@@ -161,14 +162,26 @@ def page_tables(comparison: Comparison) -> list[tuple[str, list[Column]]]:
     """Title and columns of the tables of the page; a column that no strategy has a figure for is left out."""
     decisive = f"before_{key_of(comparison.ranking)}" if comparison.ranking else None
     losses = [column for column in comparison.columns if column.key.startswith("after_") or column.key == decisive]
-    parts = [("Loss in nats by position", losses), ("Needle after the extension", NEEDLE_COLUMNS), ("Cost", COST_COLUMNS)]
+    parts = [
+        ("Loss in nats by position", losses),
+        ("Needle after the extension", NEEDLE_COLUMNS),
+        ("Cost", COST_COLUMNS),
+    ]
     measured = [(title, [column for column in columns if comparison.has(column)]) for title, columns in parts]
     return [(title, columns) for title, columns in measured if columns]
 
 
 def csv_header(comparison: Comparison) -> list[str]:
     figures = [name for column in comparison.columns for name in (column.key, f"{column.key}_standard_error")]
-    return ["strategy", "seeds", "num_seeds", "mark", "difference_to_best", "difference_to_best_standard_error", *figures]
+    return [
+        "strategy",
+        "seeds",
+        "num_seeds",
+        "mark",
+        "difference_to_best",
+        "difference_to_best_standard_error",
+        *figures,
+    ]
 
 
 def csv_line(row: Row, comparison: Comparison) -> list[Any]:
@@ -179,7 +192,7 @@ def csv_line(row: Row, comparison: Comparison) -> list[Any]:
 
 
 def figure_of(comparison: Comparison) -> str | None:
-    """The `after` curves of all strategies, and `before` where those of equal seed share it (as they share the base)."""
+    """The `after` curves of all strategies, and `before` where runs of equal seed share it with the base."""
     curves = {row.group.label: losses for row in comparison.rows if (losses := row.group.losses("fine", "after"))}
     if not curves:
         return None

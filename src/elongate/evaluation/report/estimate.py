@@ -15,7 +15,7 @@ STANDARD_ERRORS = 2.0
 class Estimate:
     """A mean; `standard_error` is None where one observation gives none.
 
-    `f"{estimate:.3f}"` reads `1.640 ± 0.020`. A standard error of 0 (a count that is the same in every run) is not printed.
+    `f"{estimate:.3f}"` reads `1.640 ± 0.020`. An error of 0 (a count that is the same in every run) is not printed.
     """
 
     mean: float
@@ -25,7 +25,7 @@ class Estimate:
         return f"{self.mean:{spec}} {self.error_text(spec)}".rstrip()
 
     def error_text(self, spec: str) -> str:
-        """`± 0.020`, or nothing. An error too small for the digits of the mean keeps one digit of its own: it is not 0."""
+        """`± 0.020`, or nothing. An error too small for the digits of the mean keeps one of its own: it is not 0."""
         if not self.standard_error:
             return ""
         text = format(self.standard_error, spec)
@@ -35,7 +35,7 @@ class Estimate:
         return Estimate(self.mean * scale, None if self.standard_error is None else self.standard_error * scale)
 
     def __sub__(self, other: Estimate) -> Estimate:
-        """The difference of two independent estimates. Where they share documents or seeds, its error is too large, not too small."""
+        """The difference of independent estimates; where they share documents or seeds, its error is too large."""
         if self.standard_error is None or other.standard_error is None:
             return Estimate(self.mean - other.mean)
         return Estimate(self.mean - other.mean, math.hypot(self.standard_error, other.standard_error))

@@ -1,6 +1,6 @@
-"""The figures of a run and of a sweep, through matplotlib's object-oriented API: no pyplot, no state that outlives a call.
+"""The figures of a run and of a sweep, through matplotlib's object-oriented API: no pyplot, no global state.
 
-Drawn to be read at 640 pixels of width, and at 360. Colours are those of Okabe and Ito, told apart with any colour vision.
+Drawn to be read at 640 pixels of width, and at 360. Colours are those of Okabe and Ito, told apart by all eyes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY = "#0072B2 #D55E00 #009E73 #E69F00 #CC79A7 #56B4E9 #6B6B6B".split()
+BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+GREY = "#6B6B6B"
 ROW_COLOURS = {"before": GREY, "untuned": ORANGE, "after": BLUE}
 ROW_DASHES = {"before": (0, (5, 1.5)), "untuned": (0, (1.5, 1.2)), "after": "solid"}
 SERIES_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
@@ -63,7 +64,10 @@ def curve_figure(curve: dict[str, Any]) -> Figure:
 
 
 def strategies_figure(
-    curves: Mapping[str, Mapping[Bin, Estimate]], before: Mapping[Bin, Estimate], original_length: int, target_length: int
+    curves: Mapping[str, Mapping[Bin, Estimate]],
+    before: Mapping[Bin, Estimate],
+    original_length: int,
+    target_length: int,
 ) -> Figure:
     """One curve a strategy, after the extension, with bands over seeds; `before` (may be empty) is drawn in grey."""
     lines = (len(curves) + 2) // 2
@@ -173,7 +177,9 @@ def finish_position_axes(axes: Axes, edges: Sequence[int], original_length: int,
     axes.set_xscale("log", base=2)
     axes.set_xlim(first / 2, last)
     powers = [2**exponent for exponent in range(1, 40) if first / 2 <= 2**exponent <= last]
-    axes.set_xticks(powers[:: -(-len(powers) // 9)], labels=[tokens(power) for power in powers[:: -(-len(powers) // 9)]])
+    axes.set_xticks(
+        powers[:: -(-len(powers) // 9)], labels=[tokens(power) for power in powers[:: -(-len(powers) // 9)]]
+    )
     axes.minorticks_off()
     axes.set_xlabel("position in tokens", color=INK)
     axes.set_ylabel("loss in nats", color=INK)

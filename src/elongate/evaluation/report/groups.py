@@ -72,8 +72,8 @@ class Sweep:
 def read_sweep(directory: Path) -> Sweep:
     """Every run below the directory that has a `config.yaml`.
 
-    A run is finished once its `results.json` has a budget, which is written when training has ended. Of two runs with the
-    same configuration and seed, the first by name counts: a repetition is no further seed.
+    A run is finished once its `results.json` has a budget, which is written when training has ended. Of two runs with
+    the same configuration and seed, the first by name counts: a repetition is no further seed.
     """
     grouped: dict[str, dict[int, Run]] = defaultdict(dict)
     unfinished, repeated = [], []
@@ -127,9 +127,9 @@ def flatten(node: dict[str, Any], prefix: str = "") -> Settings:
 
 
 def labels(runs: list[Run]) -> list[str]:
-    """For each run (one a group), what sets it apart from the others, as one would type it: `context=yarn optimizer.lr=0.002`.
+    """For each run (one a group), what sets it apart, as one would type it: `context=yarn optimizer.lr=0.002`.
 
-    A choice is named by its word; the settings below it are named only where runs that made the same choice differ in them.
+    A choice is named by its word; settings below it only where runs that made the same choice differ in them.
     """
     sides = [choices(run) | {key: plain(value) for key, value in run.settings.items()} for run in runs]
     words = [choices(run) for run in runs]

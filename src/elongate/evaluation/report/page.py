@@ -1,4 +1,4 @@
-"""The report of one run: `report.html`, the figures and the CSV files, drawn from `results.json` and `metrics.jsonl`."""
+"""The report of one run: `report.html`, figures and CSV files, drawn from `results.json` and `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def write_report(directory: Path) -> dict[str, dict[str, Path]]:
     if "curve" in results:
         images["curve"], tables["curve"] = directory / "curve.png", directory / "curve.csv"
         draw_curve(results, images["curve"])
-        write_csv(tables["curve"], ["row", "start", "end", "loss", "standard_error"], curve_lines(results["curve"]["fine"]))
+        write_csv(
+            tables["curve"], ["row", "start", "end", "loss", "standard_error"], curve_lines(results["curve"]["fine"])
+        )
     if "needle" in results:
         images["needle"], tables["needle"] = directory / "needle.png", directory / "needle.csv"
         draw_needle(results, images["needle"])
@@ -54,7 +56,9 @@ def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]])
 
 def curve_lines(part: dict[str, Any]) -> Iterable[Sequence[Any]]:
     for row in rows_of(part):
-        for (start, end), loss, error in zip(bins_of(part), part[row]["loss"], part[row]["standard_error"], strict=True):
+        for (start, end), loss, error in zip(
+            bins_of(part), part[row]["loss"], part[row]["standard_error"], strict=True
+        ):
             yield row, start, end, loss, error
 
 
@@ -118,7 +122,7 @@ def plain(value: Any) -> str:
 
 
 def frequency_lines(results: dict[str, Any]) -> list[tuple[int, str, str, str]]:
-    """Pair of dimensions, frequency, wavelength in tokens and turns over the target length, as the rotary module has them."""
+    """Pair of dimensions, frequency, wavelength in tokens and turns over the target length, as built."""
     strategy = results.get("strategy", {})
     frequencies = strategy.get("proof", {}).get("frequencies", [])
     return [
@@ -133,7 +137,7 @@ def frequency_lines(results: dict[str, Any]) -> list[tuple[int, str, str, str]]:
 
 
 def curve_table(curve: dict[str, Any]) -> dict[str, Any]:
-    """Regions with the number of their columns, the columns that begin one, column names, and a line of cells for each row."""
+    """Regions with their number of columns, the columns that begin one, column names, and a line of cells a row."""
     bins = bins_of(curve["table"])
     names = [region(bin_, curve["original_length"], curve["target_length"]) for bin_ in bins]
     rows = {row: losses_of(curve["table"], row) for row in rows_of(curve["table"])}
@@ -148,7 +152,8 @@ def curve_table(curve: dict[str, Any]) -> dict[str, Any]:
 def needle_table(needle: dict[str, Any]) -> list[dict[str, Any]]:
     """One line for each length and row, averaged over the depths."""
     return [
-        {"length": length, "row": row} | {measure: needle_of(needle, row, measure)[length] for measure in NEEDLE_MEASURES}
+        {"length": length, "row": row}
+        | {measure: needle_of(needle, row, measure)[length] for measure in NEEDLE_MEASURES}
         for length in needle["lengths"]
         for row in rows_of(needle)
     ]

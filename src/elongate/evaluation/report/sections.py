@@ -25,7 +25,7 @@ def bins_of(part: dict[str, Any]) -> list[Bin]:
 
 
 def losses_of(part: dict[str, Any], row: str) -> dict[Bin, Estimate]:
-    """Loss in nats by bin; a bin that no document reaches is left out, as is the whole of a row that was not computed."""
+    """Loss in nats by bin, without bins that no document reaches; empty for a row that was not computed."""
     if row not in part:
         return {}
     cells = zip(bins_of(part), part[row]["loss"], part[row]["standard_error"], strict=True)

@@ -29,11 +29,16 @@ def loss_verdict(curve: dict[str, Any]) -> list[str]:
     near = [bin_ for bin_ in before if bin_ in after and bin_[1] <= original_length]
     far = [bin_ for bin_ in before if bin_ in after and bin_[0] >= original_length and bin_[1] <= target_length]
     if not near or not far:
-        return [] if target_length > original_length else ["The target length is the original length: nothing was extended."]
+        return (
+            []
+            if target_length > original_length
+            else ["The target length is the original length: nothing was extended."]
+        )
     end = "after" if tuned else "after it, without training"
     measured = (
-        f"Beyond the trained length ({span(far[-1])}) the loss was {before[far[-1]]:.2f} nats before the extension and is "
-        f"{after[far[-1]]:.2f} {end}; at {span(near[-1])} it went from {before[near[-1]].mean:.2f} to {after[near[-1]].mean:.2f}."
+        f"Beyond the trained length ({span(far[-1])}) the loss was {before[far[-1]]:.2f} nats before the extension and "
+        f"is {after[far[-1]]:.2f} {end}; at {span(near[-1])} it went from {before[near[-1]].mean:.2f} "
+        f"to {after[near[-1]].mean:.2f}."
     )
     return [measured, far_verdict(before, after, near[-1], far[-1]), *near_verdict(before, after, near)]
 
@@ -47,12 +52,18 @@ def far_verdict(before: dict[Bin, Estimate], after: dict[Bin, Estimate], near: B
     if not (before[far] - before[near]).positive:
         return f"That is {gain.mean:.2f} nats better, though there was no break past the trained length to repair."
     if excess.positive:
-        return f"That is {gain.mean:.2f} nats better but not repaired: {excess.mean:.2f} nats above {span(near)} before the extension."
-    return f"That is {gain.mean:.2f} nats better, and no higher than at {span(near)} before the extension: the break is repaired."
+        excess_text = f"{excess.mean:.2f} nats above {span(near)} before the extension"
+        return f"That is {gain.mean:.2f} nats better but not repaired: {excess_text}."
+    level = f"{'not distinguishably above' if excess.mean > 0 else 'no higher than'} {span(near)} before the extension"
+    return f"That is {gain.mean:.2f} nats better, and {level}: the break is repaired."
 
 
 def near_verdict(before: dict[Bin, Estimate], after: dict[Bin, Estimate], near: list[Bin]) -> list[str]:
-    worse = [f"{span(bin_)} (by {(after[bin_] - before[bin_]).mean:.2f})" for bin_ in near if (after[bin_] - before[bin_]).positive]
+    worse = [
+        f"{span(bin_)} (by {(after[bin_] - before[bin_]).mean:.2f})"
+        for bin_ in near
+        if (after[bin_] - before[bin_]).positive
+    ]
     return [f"It cost loss within the trained length: worse at {' and '.join(worse)}."] if worse else []
 
 
@@ -64,6 +75,8 @@ def needle_verdict(needle: dict[str, Any], target_length: int) -> list[str]:
     if not within:
         return []
     margin, earlier = after[max(within)], before.get(max(within))
-    outcome = "the right answer is preferred" if margin.positive else "the right answer is not distinguishably preferred"
+    outcome = (
+        "the right answer is preferred" if margin.positive else "the right answer is not distinguishably preferred"
+    )
     history = f" (before: {earlier:.2f})" if earlier else ""
     return [f"Needle at {max(within)} tokens: {outcome}, margin {margin:.2f} nats{history}."]

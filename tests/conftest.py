@@ -1,0 +1,69 @@
+"""What every test shares: one thread, no hub, no account, and small things to train on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Before anything reads them: a test neither asks a hub nor an account.
+os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from jaxtyping import install_import_hook
+from omegaconf import DictConfig, open_dict
+
+# Every shape in a signature is checked at every call.
+install_import_hook(["elongate.models", "elongate.objectives", "elongate.context", "elongate.evaluation.curve"], "beartype.beartype")
+
+from elongate.cli import register_resolvers, conf_directory  # noqa: E402
+
+TINY = [
+    "tracking=none",
+    "steps=3",
+    "batch_tokens=256",
+    "model.original_length=32",
+    "model.num_layers=2",
+    "model.dim=32",
+    "model.mlp_dim=48",
+    "context.target_length=128",
+    "evaluation.curve.num_sequences=4",
+    "evaluation.needle.num_samples=2",
+    "evaluation.needle.depths=[0,1]",
+]
+
+
+def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration of `python train.py` with these overrides, and the words that were chosen."""
+    GlobalHydra.instance().clear()
+    register_resolvers()
+    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+        config = compose("train", overrides=list(overrides), return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config.hydra
+    return config, choices
+
+
+@pytest.fixture
+def build_tiny(tmp_path: Path) -> Callable[..., Any]:
+    """A job of a few seconds, its files below the test's folder."""
+    from elongate.build import build_job
+
+    def build(*overrides: str) -> Any:
+        return build_job(*composed(*TINY, f"data.cache={tmp_path}/cache", *overrides))
+
+    return build
+
+
+@pytest.fixture
+def text_folder(tmp_path: Path) -> Path:
+    """Twelve documents of a few thousand characters."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for i in range(12):
+        (folder / f"{i:02d}.txt").write_text("".join(f"line {n} of document {i}: {n * i % 97}\n" for n in range(120)))
+    return folder
