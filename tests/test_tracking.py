@@ -303,9 +303,7 @@ def test_a_proxy_is_what_must_be_reached(account: None, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("refused", ["by the server", "by its form"])
-def test_a_refused_account_is_offline(
-    refused: str, server: type[StandIn], tmp_path: Path, monkeypatch: Patch, capsys: Captured
-) -> None:
+def test_a_refused_account_is_offline(refused: str, server: type[StandIn], tmp_path: Path, monkeypatch: Patch, capsys: Captured) -> None:
     server.refuses = True
     if refused == "by its form":
         monkeypatch.setenv("WANDB_API_KEY", "short")
@@ -318,9 +316,7 @@ def test_a_refused_account_is_offline(
     assert out.count("\n") == 2 and out.count(reason) == 2 and err == ""
 
 
-def test_online_only_the_steps_that_the_server_lacks_are_sent(
-    server: type[StandIn], tmp_path: Path, capsys: Captured
-) -> None:
+def test_online_only_the_steps_that_the_server_lacks_are_sent(server: type[StandIn], tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "run").mkdir()
     for server.last_step, expected in ((0, list(range(1, 9))), (5, [6, 7, 8])):
         server.steps.clear()
@@ -432,9 +428,7 @@ def test_the_event_file_holds_configuration_steps_results_table_and_image(tmp_pa
     assert scalars["train/loss"] == [(step, pytest.approx(4.0 / step)) for step in range(1, 51)]
     assert {"train/length", "train/lr"} <= scalars.keys()
     assert {tag: points for tag, points in scalars.items() if tag.startswith("results/")} == {
-        f"results/{key}": [(50, pytest.approx(value))]
-        for key, value in flatten(RESULTS).items()
-        if type(value) in (int, float)
+        f"results/{key}": [(50, pytest.approx(value))] for key, value in flatten(RESULTS).items() if type(value) in (int, float)
     }
     (image,) = events.Images("images/curve")
     assert image.encoded_image_string == (tmp_path / "run" / "curve.png").read_bytes()

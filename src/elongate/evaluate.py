@@ -17,7 +17,7 @@ from elongate.evaluation.evaluation import Setting, add_row
 from elongate.evaluation.report.page import write_report
 from elongate.models.pretrained import Pretrained
 from elongate.training.display import say
-from elongate.training.files import write_json
+from elongate.files import write_json
 from elongate.training.origin import find_device
 
 GROUPS = ("data", "tokenizer", "evaluation")

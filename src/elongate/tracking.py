@@ -16,7 +16,7 @@ import struct
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -133,19 +133,19 @@ class Background(Tracker):
 
 class Tracking(ABC):
     @abstractmethod
-    def start(self, directory: Path, name: str, configuration: Values, history: list[Values]) -> Tracker:
+    def start(self, directory: Path, name: str, configuration: Values, history: Sequence[Values]) -> Tracker:
         """Starts to track a run; `history` are the lines that `metrics.jsonl` holds already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nothing(Tracking):
-    def start(self, directory: Path, name: str, configuration: Values, history: list[Values]) -> Tracker:
+    def start(self, directory: Path, name: str, configuration: Values, history: Sequence[Values]) -> Tracker:
         return Untracked()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorBoard(Tracking):
-    def start(self, directory: Path, name: str, configuration: Values, history: list[Values]) -> Tracker:
+    def start(self, directory: Path, name: str, configuration: Values, history: Sequence[Values]) -> Tracker:
         return Background(EventFile(directory / "tensorboard", configuration, history))
 
 
@@ -161,7 +161,7 @@ class Wandb(Tracking):
         remedy = "use {key}=null for online where an account is set up, else offline"
         require(self.mode in (None, "online", "offline"), "mode", self.mode, "must be online, offline or null", remedy)
 
-    def start(self, directory: Path, name: str, configuration: Values, history: list[Values]) -> Tracker:
+    def start(self, directory: Path, name: str, configuration: Values, history: Sequence[Values]) -> Tracker:
         return Background(WandbRun(self, directory, name, configuration, history))
 
 
@@ -170,7 +170,7 @@ class WandbRun(View):
 
     name = "W&B"
 
-    def __init__(self, choice: Wandb, directory: Path, name: str, configuration: Values, history: list[Values]) -> None:
+    def __init__(self, choice: Wandb, directory: Path, name: str, configuration: Values, history: Sequence[Values]) -> None:
         self._choice, self._directory, self._name = choice, directory, name
         self._configuration, self._history = configuration, history
         self._run: wandb.Run
@@ -183,7 +183,7 @@ class WandbRun(View):
         from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
         from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-        # Raised where W&B's process is gone or refuses; the built-in ones also for settings and values it does not take.
+        # Raised where W&B's process is gone or refuses; the built-in ones also for settings that W&B does not take.
         gone = (AlreadyJoinedError, HandleAbandonedError, MailboxClosedError, ServerResponseError)
         return (wandb.Error, *gone, OSError, RuntimeError, TypeError, ValueError)
 
@@ -313,7 +313,7 @@ class EventFile(View):
 
     name = "TensorBoard"
 
-    def __init__(self, directory: Path, configuration: Values, history: list[Values]) -> None:
+    def __init__(self, directory: Path, configuration: Values, history: Sequence[Values]) -> None:
         self._directory, self._configuration, self._history = directory, configuration, history
         self._step = 0
         self._stream = ExitStack()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from elongate.errors import ConfigError, RunError
+from elongate.files import written_aside
 
 MANIFEST = "manifest.json"
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -43,21 +42,11 @@ def cached_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def _build(folder: Path, fill: Callable[[Path], None]) -> None:
-    aside = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
+    with written_aside(folder) as aside:
+        aside.mkdir()
         fill(aside)
         sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(sizes), encoding="utf-8")
-        for path in (*aside.iterdir(), aside):
-            _sync(path)
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _is_sound(folder: Path) -> bool:
@@ -67,10 +56,3 @@ def _is_sound(folder: Path) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
 
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -62,13 +62,13 @@ class Curve(Evaluation):
         return {"table": _binned(losses, table), "fine": _binned(losses, fine)}
 
     def _samples(self, setting: Setting) -> HeldOut:
-        """As long as asked for, or halved until enough sequences are that long."""
+        """As long as asked for; where nothing is asked for, four times the target, halved until enough documents are that long."""
         length = self.length or 4 * setting.target_length
         samples = held_out(setting.held_out, length, self.num_sequences)
-        while len(samples.tokens) < min(ENOUGH, self.num_sequences) and length // 2 >= setting.original_length:
+        while self.length is None and len(samples) < min(ENOUGH, self.num_sequences) and length // 2 >= setting.original_length:
             length //= 2
             samples = held_out(setting.held_out, length, self.num_sequences)
-        if len(samples.tokens) == 0:
+        if len(samples) == 0:
             rule = f"finds no held-out document of {length} tokens"
             raise ConfigError("evaluation.curve.length", length, rule, "use longer documents or a larger data.validation_ratio, or evaluation=[]")
         return samples

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from elongate.training.files import remove, written_aside
+from elongate.files import remove, written_aside
 
 
 @dataclass(frozen=True)

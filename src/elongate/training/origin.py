@@ -19,7 +19,7 @@ from elongate.errors import ConfigError
 from elongate.models.model import Model
 from elongate.models.pretrained import Pretrained
 from elongate.training.display import say, warn
-from elongate.training.files import written_aside
+from elongate.files import written_aside
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job
 from elongate.training.run_directory import RunDirectory

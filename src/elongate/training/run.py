@@ -14,7 +14,7 @@ from elongate.errors import ConfigError, Stopped, inside
 from elongate.evaluation.evaluation import Setting, add_row
 from elongate.evaluation.report.page import write_report
 from elongate.training.display import say
-from elongate.training.files import written_aside
+from elongate.files import written_aside
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job, check_lengths
 from elongate.training.origin import Origin, find_origin

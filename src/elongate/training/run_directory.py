@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from elongate.errors import ConfigError
-from elongate.training.files import remove, write_json, written_aside
+from elongate.files import remove, write_json, written_aside
 
 # Where these differ, the run is still the same one.
 _FREE = ("overwrite", "tracking")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elongate.evaluation.report.aside import replacing
+from elongate.files import written_aside
 from elongate.evaluation.report.estimate import Estimate, mean_over, paired_difference
 from elongate.evaluation.report.figures import png, strategies_figure
 from elongate.evaluation.report.groups import Group, Run, Sweep, read_sweep
@@ -53,7 +53,7 @@ def write_comparison(sweep: Path) -> Path | None:
     comparison = compare(found)
     write_csv(sweep / "comparison.csv", csv_header(comparison), [csv_line(row, comparison) for row in comparison.rows])
     page = sweep / "comparison.html"
-    with replacing(page) as aside:
+    with written_aside(page) as aside:
         aside.write_text(
             render(
                 "comparison.html.jinja",

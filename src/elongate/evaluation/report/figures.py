@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from elongate.evaluation.report.aside import replacing
+from elongate.files import written_aside
 from elongate.evaluation.report.estimate import Estimate
 from elongate.evaluation.report.sections import Bin, losses_of, rows_of
 
@@ -44,7 +44,7 @@ def draw_needle(results: dict[str, Any], path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    with replacing(path) as aside:
+    with written_aside(path) as aside:
         figure.savefig(aside, format="png")
 
 

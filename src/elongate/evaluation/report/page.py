@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from elongate.evaluation.report.aside import replacing
+from elongate.files import written_aside
 from elongate.evaluation.report.figures import draw_curve, draw_needle, png, training_figure
 from elongate.evaluation.report.sections import (
     NEEDLE_MEASURES,
@@ -42,13 +42,13 @@ def write_report(directory: Path) -> dict[str, dict[str, Path]]:
         draw_needle(results, images["needle"])
         columns = [column for measure in NEEDLE_MEASURES for column in (measure, f"{measure}_standard_error")]
         write_csv(tables["needle"], ["row", "length", "depth", "n", *columns], needle_lines(results["needle"], columns))
-    with replacing(directory / "report.html") as aside:
+    with written_aside(directory / "report.html") as aside:
         aside.write_text(report_html(directory, results, images), encoding="utf-8")
     return {"images": images, "tables": tables}
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    with replacing(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+    with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(lines)

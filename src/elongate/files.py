@@ -14,8 +14,9 @@ from typing import Any
 @contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
     """A path beside `target` to write a file or a folder at, renamed to `target` when the block ends well and removed when it does not."""
+    for left_behind in target.parent.glob(f".{target.name}.*.partial"):
+        remove(left_behind)
     aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    remove(aside)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield aside

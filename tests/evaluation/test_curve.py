@@ -1,0 +1,89 @@
+"""The curve against transformers' own loss, and against a computation prefix by prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from elongate.data.tokens import Tokens
+from elongate.errors import ConfigError
+from elongate.evaluation import curve as module
+from elongate.evaluation.curve import Curve, _binned, _fine_edges, _table_edges
+from elongate.evaluation.evaluation import Setting
+
+
+def setting(lengths: list[int], original: int = 16, target: int = 32) -> Setting:
+    flat = np.random.default_rng(0).integers(256, size=sum(lengths)).astype(np.uint16)
+    return Setting(Tokens(flat, np.concatenate([[0], np.cumsum(lengths)])), None, original, target, seed=0)  # type: ignore[arg-type]  # the curve needs no tokenizer
+
+
+@pytest.fixture
+def model(build_tiny: Callable[..., Any]) -> Any:
+    built = build_tiny().model.build(257, seed=0, attention="sdpa")
+    built.network.double()
+    return built
+
+
+def test_the_mean_over_all_bins_is_the_loss_of_transformers(model: Any) -> None:
+    where = setting([100, 64, 80, 64])
+    figures = Curve(length=64).measure(model, where, lambda text: None)["table"]
+    cuts = np.stack([where.held_out.flat[start : start + 64] for start in (0, 100, 164, 244)]).astype(np.int64)
+    tokens = torch.from_numpy(cuts)
+    expected = model.network(input_ids=tokens, labels=tokens).loss.item()
+    edges = _table_edges(16, 64)
+    counts = [b - max(a, 1) for a, b in zip(edges, edges[1:])]
+    assert sum(counts) == 63
+    assert np.average(figures["loss"], weights=counts) == pytest.approx(expected, rel=1e-6)
+
+
+def test_every_position_is_scored_with_exactly_the_tokens_before_it(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_table_edges", lambda original, length: list(range(1, length + 1)))
+    where = setting([12])
+    figures = Curve(length=12, num_sequences=1).measure(model, where, lambda text: None)["table"]
+    tokens = torch.from_numpy(where.held_out.flat[:12].astype(np.int64))[None]
+    for i in range(1, 12):
+        with torch.no_grad():
+            chances = model.network(input_ids=tokens[:, :i]).logits[0, -1].log_softmax(-1)
+        assert figures["loss"][i - 1] == pytest.approx(-chances[tokens[0, i]].item(), rel=1e-6)
+    assert figures["standard_error"] == [None] * 11  # one sequence cannot tell
+
+
+def test_the_batch_does_not_matter(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = setting([64] * 9)
+    whole = Curve(length=64).measure(model, where, lambda text: None)
+    monkeypatch.setattr(module, "BATCH_TOKENS", 1)
+    single = Curve(length=64).measure(model, where, lambda text: None)
+    np.testing.assert_allclose(single["fine"]["loss"], whole["fine"]["loss"], rtol=1e-6)
+
+
+def test_mean_and_standard_error_are_those_of_numpy() -> None:
+    losses = np.random.default_rng(0).normal(size=(5, 15))
+    figures = _binned(losses, [0, 4, 16])
+    parts = [losses[:, :3].mean(1), losses[:, 3:].mean(1)]
+    np.testing.assert_allclose(figures["loss"], [part.mean() for part in parts])
+    np.testing.assert_allclose(figures["standard_error"], [part.std(ddof=1) / 5**0.5 for part in parts])
+
+
+@pytest.mark.parametrize(("original", "length"), [(256, 4096), (32, 512), (8, 100), (4, 7), (100, 150)])
+def test_bins_cover_every_target_once(original: int, length: int) -> None:
+    for edges in (_table_edges(original, length), _fine_edges(length)):
+        assert edges[0] == 0
+        assert edges[-1] == length
+        assert all(a < b for a, b in zip(edges, edges[1:]))
+        assert edges[1] >= 2  # the first token has nothing before it: a bin of it alone would be empty
+
+
+def test_a_shorter_curve_is_drawn_where_documents_are_shorter() -> None:
+    header = Curve().header(setting([60] * 20))
+    assert (header["length"], header["n"], header["documents"]) == (32, 20, 20)
+    with pytest.raises(ConfigError, match=r"evaluation\.curve\.length=64: finds no held-out document of 64 tokens"):
+        Curve(length=64).header(setting([60] * 20))
+
+
+def test_held_out_documents_that_are_all_too_short_are_told() -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.curve\.length=16: finds no held-out document of 16 tokens"):
+        Curve().header(setting([10] * 20))

@@ -1,0 +1,86 @@
+"""Teacher forcing with a shared prefill against one whole forward, and against greedy generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from elongate.data.tokenizer.byte import ByteTokenizer
+from elongate.data.tokens import Tokens
+from elongate.errors import ConfigError
+from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.needle import Needle, _sample, _score
+
+
+@pytest.fixture
+def setting() -> Setting:
+    flat = np.random.default_rng(0).integers(97, 123, size=5000).astype(np.uint16)
+    return Setting(Tokens(flat, np.array([0, 5000])), ByteTokenizer(), 64, 128, seed=0)
+
+
+@pytest.fixture
+def model(build_tiny: Callable[..., Any]) -> Any:
+    built = build_tiny().model.build(257, seed=0, attention="sdpa")
+    built.network.double().eval()
+    return built
+
+
+def test_a_sample_is_as_long_as_asked_and_holds_the_key_where_asked(setting: Setting) -> None:
+    for depth in (0.0, 0.3, 1.0):
+        sample = _sample(setting, 200, depth, 1)
+        text = setting.tokenizer.decode(np.concatenate([sample.prefix, sample.answers[0]]))
+        right, wrong = (setting.tokenizer.decode(answer) for answer in sample.answers)
+        assert len(sample.prefix) + len(sample.answers[0]) == 200
+        assert text.count(f"The pass key is{right}.") == 1
+        assert text.endswith(f"The pass key is{right}")
+        assert wrong not in text
+        assert all(a != b for a, b in zip(right[1:], wrong[1:], strict=True))
+        hay = 200 - len(f"\nThe pass key is{right}.\n") - len(f"\nThe pass key is{right}")
+        assert text.index("\nThe pass key") == round(depth * hay)
+
+
+def test_samples_are_a_function_of_seed_and_place(setting: Setting) -> None:
+    keys = {bytes(_sample(setting, 200, depth, i).answers[0].astype(np.uint8)) for depth in (0, 0.5) for i in range(20)}
+    assert len(keys) > 30
+    np.testing.assert_array_equal(_sample(setting, 200, 0.5, 3).prefix, _sample(setting, 200, 0.5, 3).prefix)
+
+
+def test_scores_equal_those_of_whole_forwards(setting: Setting, model: Any) -> None:
+    samples = [_sample(setting, 120, 0.5, i) for i in range(3)]
+    for scores, sample in zip(_score(model, samples), samples, strict=True):
+        totals = []
+        for answer in sample.answers:
+            tokens = torch.from_numpy(np.concatenate([sample.prefix, answer]))[None]
+            with torch.no_grad():
+                chances = model.network(tokens).logits[0].log_softmax(-1)
+            n = len(answer)
+            totals.append(chances[-n - 1 : -1].gather(1, tokens[0, -n:, None]).sum().item())
+        np.testing.assert_allclose(scores[:2], [totals[0], totals[0] - totals[1]], rtol=1e-9, atol=1e-9)
+
+
+def test_exact_match_is_what_greedy_generation_writes(setting: Setting, model: Any) -> None:
+    sample = _sample(setting, 120, 0.5, 0)
+    n = sample.answers.shape[1]
+    generated = model.network.generate(torch.from_numpy(sample.prefix)[None], max_new_tokens=n, do_sample=False, pad_token_id=256)[0, -n:].numpy()
+    shifted = generated.copy()
+    shifted[-1] = (shifted[-1] + 1) % 256
+    for answer, expected in ((generated, 1.0), (shifted, 0.0)):
+        (scores,) = _score(model, [type(sample)(sample.prefix, np.stack([answer, sample.answers[1]]))])
+        assert scores[2] == expected
+
+
+def test_means_and_errors_are_over_the_samples_of_a_cell(setting: Setting, model: Any) -> None:
+    figures = Needle(lengths=[100], depths=[0.5], num_samples=4).measure(model, setting, lambda text: None)
+    scores = _score(model, [_sample(setting, 100, 0.5, i) for i in range(4)])
+    assert figures["margin"] == [[pytest.approx(scores[:, 1].mean())]]
+    assert figures["margin_standard_error"] == [[pytest.approx(scores[:, 1].std(ddof=1) / 2)]]
+
+
+def test_lengths_that_cannot_hold_the_needle_are_told(setting: Setting) -> None:
+    assert Needle().header(setting)["lengths"] == [64, 128, 256]
+    with pytest.raises(ConfigError, match=r"evaluation\.needle\.lengths=\[20\]: must be between 47 .* and 5000"):
+        Needle(lengths=[20]).header(setting)

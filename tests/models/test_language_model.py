@@ -1,0 +1,156 @@
+"""What leaves the program is what was trained: plain transformers opens it and computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, AutoTokenizer, CohereConfig, CohereForCausalLM, Gemma3TextConfig, Gemma3ForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from elongate.cli import conf_directory
+from elongate.context.position.pi import PositionInterpolation
+from elongate.errors import ConfigError
+from elongate.models.language_model import LanguageModel
+from elongate.models.pretrained import Pretrained
+from elongate.training.run import export
+
+WORDS = sorted(path.stem for path in (conf_directory() / "context/position").glob("*.yaml"))
+TOKENS = torch.randint(257, (2, 129), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_plain_transformers_computes_our_logits_at_the_original_and_the_target_length(
+    word: str, build_tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    job = build_tiny(f"context={word}")
+    model = job.model.build(257, seed=0, attention="sdpa")
+    model.extend(job.strategy, 32, 128)
+    export(model, job.tokenizer.fit(job.data), tmp_path / "model")
+
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert opened.config.max_position_embeddings == 128
+    for length in (32, 128):
+        with torch.no_grad():
+            ours = torch.nn.functional.linear(model.hidden(TOKENS[:, :length]), *model.head)
+            assert_close(opened(TOKENS[:, :length]).logits, ours, rtol=0, atol=1e-5)
+    text = "def f(x):\n    return x  # naïve ☕\n"
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")(text).input_ids == list(text.encode())
+
+
+@pytest.mark.parametrize("word", [w for w in WORDS if w != "none"])
+def test_every_strategy_but_none_changes_what_the_model_computes(word: str, build_tiny: Callable[..., Any]) -> None:
+    job = build_tiny(f"context={word}")
+    model = job.model.build(257, seed=0, attention="sdpa")
+    # Fresh weights hardly attend to anything; these do.
+    for name, p in model.network.named_parameters():
+        if "q_proj" in name or "k_proj" in name:
+            torch.nn.init.normal_(p, std=0.5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model.hidden(TOKENS[:, :128])
+        model.extend(job.strategy, 32, 128)
+        assert (model.hidden(TOKENS[:, :128]) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_common_shift_of_all_positions_changes_nothing(word: str, build_tiny: Callable[..., Any]) -> None:
+    job = build_tiny(f"context={word}")
+    model = job.model.build(257, seed=0, attention="sdpa")
+    model.extend(job.strategy, 32, 128)
+    positions = torch.arange(100)[None].expand(2, -1)
+    with torch.no_grad():
+        assert_close(model.hidden(TOKENS[:, :100], positions + 27), model.hidden(TOKENS[:, :100], positions), rtol=0, atol=2e-5)
+
+
+def test_documents_with_positions_of_their_own_do_not_see_each_other(build_tiny: Callable[..., Any]) -> None:
+    model = build_tiny().model.build(257, seed=0, attention="sdpa")
+    model.network.double()
+    bounds = [0, 1, 40, 77, 129]
+    positions = torch.cat([torch.arange(b - a) for a, b in zip(bounds, bounds[1:])])[None].expand(2, -1)
+    with torch.no_grad():
+        alone = torch.cat([model.hidden(TOKENS[:, a:b]) for a, b in zip(bounds, bounds[1:])], dim=1)
+        assert_close(model.hidden(TOKENS, positions), alone, rtol=0, atol=1e-12)
+
+
+def test_the_future_is_not_seen(build_tiny: Callable[..., Any]) -> None:
+    model = build_tiny().model.build(257, seed=0, attention="sdpa")
+    embedded = model.network.get_input_embeddings()(TOKENS[:1, :20]).detach().requires_grad_()
+    state = model.network.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0, 9].sum()
+    (gradient,) = torch.autograd.grad(state, embedded)
+    reached = gradient[0].abs().sum(-1)
+    assert (reached[:10] > 0).all()
+    assert (reached[10:] == 0).all()
+
+
+def test_a_strategy_that_is_not_on_is_found_out(build_tiny: Callable[..., Any]) -> None:
+    class Broken(PositionInterpolation):
+        def rope_parameters(self, rotary: Any, factor: float) -> dict[str, Any]:
+            return {"rope_type": "default", "rope_theta": rotary.theta}
+
+    job = build_tiny()
+    model = job.model.build(257, seed=0, attention="sdpa")
+    with pytest.raises(AssertionError, match="pi is not on: frequencies off by"):
+        model.extend(replace(job.strategy, position=Broken()), 32, 128)
+
+
+def test_the_same_strategy_set_for_another_length_starts_from_the_trained_positions(build_tiny: Callable[..., Any]) -> None:
+    job = build_tiny("context=ntk")
+    once, twice = (job.model.build(257, seed=0, attention="sdpa") for _ in range(2))
+    twice.extend(job.strategy, 32, 64)
+    assert once.extend(job.strategy, 32, 128) == twice.extend(job.strategy, 32, 128)
+
+
+def saved(network: Any, folder: Path) -> Pretrained:
+    network.save_pretrained(folder)
+    return Pretrained(source=str(folder))
+
+
+def opened(model: Pretrained) -> LanguageModel:
+    return model.build(257, seed=0, attention="sdpa")
+
+
+@pytest.fixture
+def gpt2(tmp_path: Path) -> LanguageModel:
+    return opened(saved(GPT2LMHeadModel(GPT2Config(vocab_size=257, n_positions=64, n_embd=32, n_layer=1, n_head=2)), tmp_path / "gpt2"))
+
+
+def test_a_rotary_strategy_on_learned_positions_is_refused(gpt2: LanguageModel, build_tiny: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="context/position=yarn: needs rotary positions, which model=pretrained does not have; use a rotary model"):
+        gpt2.check(build_tiny("context=yarn", "context.target_length=256").strategy, 64)
+    with pytest.raises(ConfigError, match=r"context/position=none: needs positions that are computed .*; use context\.target_length=64"):
+        gpt2.check(build_tiny("context=none", "context.target_length=256").strategy, 64)
+    gpt2.check(build_tiny("context=none", "context.target_length=64").strategy, 64)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_checkpoint_that_was_extended_before_is_not_extended_again(word: str, build_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    job = build_tiny("context=yarn")
+    model = job.model.build(257, seed=0, attention="sdpa")
+    model.extend(job.strategy, 32, 128)
+    again = build_tiny(f"context={word}", "context.target_length=256").strategy
+    extended = opened(saved(model.network, tmp_path / "extended"))
+    if word == "none":
+        assert extended.extend(again, 128, 256)["rope_parameters"]["rope_type"] == "yarn"
+    else:
+        with pytest.raises(ConfigError, match=r"cannot act on a llama that was extended before \(rope_type yarn\)"):
+            extended.check(again, 128)
+
+
+def test_layers_with_different_rotary_parameters_are_refused(build_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    gemma = opened(saved(Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=257, **shape)), tmp_path / "gemma"))
+    with pytest.raises(ConfigError, match="cannot act on a gemma3_text whose layers have different rotary parameters"):
+        gemma.check(build_tiny("context=pi").strategy, 32)
+
+
+def test_a_network_that_changes_its_logits_after_the_head_is_refused(tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    cohere = opened(saved(CohereForCausalLM(CohereConfig(vocab_size=257, logit_scale=0.1, **shape)), tmp_path / "cohere"))
+    with pytest.raises(ConfigError, match="is a cohere, which changes its logits after the head"):
+        cohere.check_head()
+
+

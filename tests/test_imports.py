@@ -1,0 +1,89 @@
+"""Who may import whom, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src/elongate"
+FILES = sorted(SOURCE.rglob("*.py"))
+# Imports go down this list, or stay on a level.
+LEVELS = [
+    ("cli",),
+    ("build", "evaluate", "config", "hydra_errors"),
+    ("training", "evaluation"),
+    ("memory", "objectives", "data", "tracking"),
+    ("models",),
+    ("context",),
+    ("errors", "files"),
+]
+LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}
+
+
+def imported(file: Path, top_level_only: bool = False) -> set[str]:
+    """Modules that a file imports; those under TYPE_CHECKING are not run and count only for the layers."""
+    tree = ast.parse(file.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def place(module: str) -> int | None:
+    parts = module.split(".")
+    return LEVEL.get(parts[1]) if parts[0] == "elongate" and len(parts) > 1 else None
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SOURCE).as_posix())
+def test_imports_go_one_way(file: Path) -> None:
+    own = LEVEL.get(file.relative_to(SOURCE).with_suffix("").parts[0], len(LEVELS))
+    upward = {module for module in imported(file) if (level := place(module)) is not None and level < own}
+    assert not upward
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [("wandb", {"tracking.py"}), ("hydra", {"cli.py", "hydra_errors.py"}), ("omegaconf", {"cli.py", "build.py", "config.py", "evaluate.py", "hydra_errors.py"})],
+)
+def test_a_library_is_known_in_its_home_only(library: str, homes: set[str]) -> None:
+    users = {file.relative_to(SOURCE).as_posix() for file in FILES if any(m.split(".")[0] == library for m in imported(file))}
+    assert users == homes
+
+
+def test_a_whole_job_is_built_and_its_data_read_without_torch(tmp_path: Path) -> None:
+    poison = tmp_path / "poison"
+    for name in ("torch", "transformers", "datasets", "wandb", "matplotlib"):
+        (poison / name).mkdir(parents=True)
+        (poison / name / "__init__.py").write_text(f"raise ImportError('{name} was imported')")
+    root = SOURCE.parents[1]
+    code = PROGRAM.replace("CACHE", str(tmp_path / "cache"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env={"PYTHONPATH": f"{poison}:{root / 'src'}", "PATH": ""}, check=False
+    )
+    assert done.stdout == "built\n", done.stderr
+
+
+PROGRAM = """
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
+from elongate.build import build_job
+from elongate.cli import conf_directory, register_resolvers
+from elongate.data.tokens import load_corpus
+register_resolvers()
+with initialize_config_dir(str(conf_directory()), version_base='1.3'):
+    config = compose('train', overrides=['data.cache=CACHE'], return_hydra_config=True)
+choices = dict(config.hydra.runtime.choices)
+with open_dict(config):
+    del config.hydra
+job = build_job(config, choices)
+load_corpus(job.data, job.tokenizer.fit(job.data))
+print('built')
+"""

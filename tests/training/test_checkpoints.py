@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from elongate.training.checkpoints import Checkpoints, Progress, load_checkpoint
+
+
+def trained(steps: int, optimizer_type: type = torch.optim.AdamW) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3))
+    optimizer = optimizer_type(network.parameters(), lr=0.1)
+    for _ in range(steps):
+        network(torch.arange(7)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return network, [optimizer]
+
+
+def progress(step: int) -> Progress:
+    return Progress(step=step, stage="extend", tokens=10 * step, seconds=0.5, consumed="ab")
+
+
+@pytest.mark.parametrize("optimizer_type", [torch.optim.AdamW, torch.optim.Adafactor])
+def test_a_loaded_checkpoint_goes_on_bit_for_bit(tmp_path: Path, optimizer_type: type) -> None:
+    network, optimizers = trained(3, optimizer_type)
+    Checkpoints(tmp_path, keep=2).save(network, optimizers, progress(3), set())
+    other, others = trained(0, optimizer_type)
+    assert load_checkpoint(tmp_path / "step-000003", other, others) == progress(3)
+    for net, opts in ((network, optimizers), (other, others)):
+        net(torch.arange(7)).square().sum().backward()
+        opts[0].step()
+    for ours, theirs in zip(other.parameters(), network.parameters(), strict=True):
+        assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_the_newest_ones_and_the_last_of_each_stage_are_kept(tmp_path: Path) -> None:
+    network, optimizers = trained(1)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (10, 20, 30, 40, 50):
+        checkpoints.save(network, optimizers, progress(step), stage_ends={20})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000020", "step-000040", "step-000050"]
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "progress.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncated", "one bit flipped", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, file: str, damage: str) -> None:
+    network, optimizers = trained(1)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (10, 20):
+        checkpoints.save(network, optimizers, progress(step), set())
+    path = tmp_path / "step-000020" / file
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        # In a hash of the manifest, in the weights, in the progress: somewhere in the middle.
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    said: list[str] = []
+    assert checkpoints.newest_sound(said.append) == (10, tmp_path / "step-000010")
+    assert len(said) == 1
+    assert "step-000020 is damaged" in said[0]
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    (tmp_path / ".step-000010.123.partial").mkdir()
+    assert Checkpoints(tmp_path, keep=2).newest_sound(print) is None
+    assert list(tmp_path.iterdir()) == []
