@@ -247,9 +247,11 @@ def test_a_second_start_has_the_same_id_and_every_step_from_the_first(tmp_path: 
 def test_one_line_names_the_command_that_uploads_an_offline_run(tmp_path: Path, capsys: Captured) -> None:
     track(Wandb(), tmp_path / "a run", [], lines(1, 2))
     out, err = capsys.readouterr()
-    assert out.count("\n") == 1 and err == ""
+    assert out.count("\n") == 1
+    assert err == ""
     command = shlex.split(out.partition("upload this run: ")[2])
-    assert command[:2] == ["wandb", "sync"] and len(command) == 3
+    assert command[:2] == ["wandb", "sync"]
+    assert len(command) == 3
     assert list(Path(command[2]).glob("*.wandb"))
 
 
@@ -282,7 +284,8 @@ def test_disabled_leaves_nothing_and_says_nothing(tmp_path: Path, monkeypatch: P
 def test_the_choice_goes_before_the_environment(server: type[StandIn], tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     track(Wandb(mode="offline"), tmp_path / "run", [], lines(1, 2))
-    assert offline_runs(tmp_path / "run") and not server.steps
+    assert offline_runs(tmp_path / "run")
+    assert not server.steps
 
 
 def test_an_account_without_a_network_is_offline_within_seconds(
@@ -313,7 +316,9 @@ def test_a_refused_account_is_offline(refused: str, server: type[StandIn], tmp_p
     assert [list(run.train("loss")) for run in runs] == [[1, 2], [1, 2]]
     out, err = capsys.readouterr()
     reason = "401" if refused == "by the server" else "WANDB_API_KEY"
-    assert out.count("\n") == 2 and out.count(reason) == 2 and err == ""
+    assert out.count("\n") == 2
+    assert out.count(reason) == 2
+    assert err == ""
 
 
 def test_online_only_the_steps_that_the_server_lacks_are_sent(server: type[StandIn], tmp_path: Path, capsys: Captured) -> None:
@@ -327,7 +332,8 @@ def test_online_only_the_steps_that_the_server_lacks_are_sent(server: type[Stand
         assert server.steps == expected
     identity = (tmp_path / "run" / "wandb-id").read_text()
     out, err = capsys.readouterr()
-    assert re.fullmatch(rf"(W&B: http\S+/{identity}\n){{2}}", out) and err == ""
+    assert re.fullmatch(rf"(W&B: http\S+/{identity}\n){{2}}", out)
+    assert err == ""
 
 
 @pytest.mark.parametrize("choice", [Wandb(), TensorBoard()], ids=["wandb", "tensorboard"])
@@ -345,7 +351,8 @@ def test_a_fault_is_one_line_and_the_next_run_is_tracked(
         broken.setattr(view, call, fail)
         track(choice, tmp_path / "run", [], lines(1, 50))
     warning = capsys.readouterr().err
-    assert warning.startswith(f"warning: {name}: [Errno 28] No space left on device") and warning.count("\n") == 1
+    assert warning.startswith(f"warning: {name}: [Errno 28] No space left on device")
+    assert warning.count("\n") == 1
     track(choice, tmp_path / "next", [], lines(1, 2))
     assert capsys.readouterr().err == ""
     assert list((tmp_path / "next").rglob("*.wandb")) or list((tmp_path / "next").rglob("events.*"))
@@ -412,7 +419,8 @@ def test_a_program_that_never_finishes_its_run_still_ends(tmp_path: Path) -> Non
         "sys.exit(3)\n"
     )
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 3 and ended.stderr == ""
+    assert ended.returncode == 3
+    assert ended.stderr == ""
 
 
 def test_the_event_file_holds_configuration_steps_results_table_and_image(tmp_path: Path) -> None:

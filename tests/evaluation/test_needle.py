@@ -13,7 +13,7 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
-from elongate.evaluation.needle import Needle, _sample, _score
+from elongate.evaluation.needle import Needle, Sample, _sample_pair, _score
 
 
 @pytest.fixture
@@ -29,9 +29,13 @@ def model(build_tiny: Callable[..., Any]) -> Any:
     return built
 
 
+def one(setting: Setting, length: int, depth: float, number: int) -> Sample:
+    return _sample_pair(setting, length, depth, number)[0]
+
+
 def test_a_sample_is_as_long_as_asked_and_holds_the_key_where_asked(setting: Setting) -> None:
     for depth in (0.0, 0.3, 1.0):
-        sample = _sample(setting, 200, depth, 1)
+        sample = one(setting, 200, depth, 1)
         text = setting.tokenizer.decode(np.concatenate([sample.prefix, sample.answers[0]]))
         right, wrong = (setting.tokenizer.decode(answer) for answer in sample.answers)
         assert len(sample.prefix) + len(sample.answers[0]) == 200
@@ -44,13 +48,22 @@ def test_a_sample_is_as_long_as_asked_and_holds_the_key_where_asked(setting: Set
 
 
 def test_samples_are_a_function_of_seed_and_place(setting: Setting) -> None:
-    keys = {bytes(_sample(setting, 200, depth, i).answers[0].astype(np.uint8)) for depth in (0, 0.5) for i in range(20)}
+    keys = {bytes(one(setting, 200, depth, i).answers[0].astype(np.uint8)) for depth in (0, 0.5) for i in range(20)}
     assert len(keys) > 30
-    np.testing.assert_array_equal(_sample(setting, 200, 0.5, 3).prefix, _sample(setting, 200, 0.5, 3).prefix)
+    np.testing.assert_array_equal(one(setting, 200, 0.5, 3).prefix, one(setting, 200, 0.5, 3).prefix)
+
+
+def test_a_model_that_does_not_read_the_needle_has_no_margin(setting: Setting, model: Any) -> None:
+    # The same haystack and the same two keys, right and wrong exchanged: a liking for one of them cancels.
+    first, second = _sample_pair(setting, 200, 0.5, 0)
+    np.testing.assert_array_equal(first.answers, second.answers[::-1])
+    assert (first.prefix != second.prefix).sum() == 5
+    deaf = [Sample(first.prefix, sample.answers) for sample in (first, second)]
+    assert abs(_score(model, deaf)[:, 1].sum()) < 1e-9 < abs(_score(model, deaf)[0, 1])
 
 
 def test_scores_equal_those_of_whole_forwards(setting: Setting, model: Any) -> None:
-    samples = [_sample(setting, 120, 0.5, i) for i in range(3)]
+    samples = [one(setting, 120, 0.5, i) for i in range(3)]
     for scores, sample in zip(_score(model, samples), samples, strict=True):
         totals = []
         for answer in sample.answers:
@@ -63,7 +76,7 @@ def test_scores_equal_those_of_whole_forwards(setting: Setting, model: Any) -> N
 
 
 def test_exact_match_is_what_greedy_generation_writes(setting: Setting, model: Any) -> None:
-    sample = _sample(setting, 120, 0.5, 0)
+    sample = one(setting, 120, 0.5, 0)
     n = sample.answers.shape[1]
     generated = model.network.generate(torch.from_numpy(sample.prefix)[None], max_new_tokens=n, do_sample=False, pad_token_id=256)[0, -n:].numpy()
     shifted = generated.copy()
@@ -75,7 +88,8 @@ def test_exact_match_is_what_greedy_generation_writes(setting: Setting, model: A
 
 def test_means_and_errors_are_over_the_samples_of_a_cell(setting: Setting, model: Any) -> None:
     figures = Needle(lengths=[100], depths=[0.5], num_samples=4).measure(model, setting, lambda text: None)
-    scores = _score(model, [_sample(setting, 100, 0.5, i) for i in range(4)])
+    pairs = [_score(model, _sample_pair(setting, 100, 0.5, i)) for i in range(4)]
+    scores = np.stack([pair.mean(axis=0) for pair in pairs])
     assert figures["margin"] == [[pytest.approx(scores[:, 1].mean())]]
     assert figures["margin_standard_error"] == [[pytest.approx(scores[:, 1].std(ddof=1) / 2)]]
 

@@ -1,7 +1,9 @@
 """A pass key somewhere in a long text (Mohtashami & Jaggi 2023, arXiv:2305.16300), by depth and length.
 
 Scored by teacher forcing, so that a small model gets a graded figure too: the log-probability of the key, and its margin over a wrong
-key of as many tokens. Exact match beside it: the key is exactly what greedy decoding writes. One prefill serves both keys.
+key of as many tokens. A model likes some keys better than others without having read any: so every haystack is read twice, the second
+time with the two keys exchanged, and a sample is the mean of both, in which that liking cancels. Exact match beside it: the key is
+exactly what greedy decoding writes. One prefill serves both keys.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Sample:
 class Needle(Evaluation):
     lengths: list[int] | None = None  # tokens, the answer included; null: the original length and its doublings to twice the target
     depths: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])  # 0 the beginning, 1 the end
-    num_samples: int = 8  # of each cell, at least 1
+    num_samples: int = 8  # haystacks of each cell, at least 1
 
     word: ClassVar[str] = "needle"
 
@@ -60,9 +62,10 @@ class Needle(Evaluation):
                 figure.append([])
             for depth in self.depths:
                 tick(f"needle {length} tokens, depth {depth:g}")
-                samples = [_sample(setting, length, depth, i) for i in range(self.num_samples)]
+                samples = [s for i in range(self.num_samples) for s in _sample_pair(setting, length, depth, i)]
                 rows = max(1, BATCH_TOKENS // length)
                 scores = np.concatenate([_score(model, samples[i : i + rows]) for i in range(0, len(samples), rows)])
+                scores = scores.reshape(self.num_samples, 2, -1).mean(axis=1)
                 for figure, column in zip(FIGURES, scores.T, strict=True):
                     figures[figure][-1].append(float(column.mean()))
                     error = float(column.std(ddof=1) / len(column) ** 0.5) if len(column) > 1 else None
@@ -76,7 +79,8 @@ class Needle(Evaluation):
             asked = [setting.original_length]
             while asked[-1] < 2 * setting.target_length:
                 asked.append(2 * asked[-1])
-        shortest = len(_frame(setting.tokenizer, 0)[0]) + len(setting.tokenizer.encode(QUERY)) + len(_frame(setting.tokenizer, 0)[1][0]) + 1
+        key = _keys(setting.tokenizer, 0)[0]
+        shortest = 1 + sum(len(setting.tokenizer.encode(text)) for text in (NEEDLE.format(key=key), QUERY, key))
         fitting = [n for n in asked if shortest <= n <= len(setting.held_out)]
         if self.lengths is not None and fitting != asked or not fitting:
             rule = f"must be between {shortest} (needle, query and answer) and {len(setting.held_out)} (the held-out text) tokens"
@@ -84,27 +88,27 @@ class Needle(Evaluation):
         return fitting
 
 
-def _frame(tokenizer: Tokenizer, draw: int) -> tuple[Int[np.ndarray, " needle"], list[Int[np.ndarray, " answer"]]]:
-    """The needle of a drawn key, and the right and a wrong answer, in tokens. A wrong key differs in every digit."""
+def _keys(tokenizer: Tokenizer, draw: int) -> tuple[str, str]:
+    """Two keys that differ in every digit and are as many tokens."""
     digits = [(draw // 10**i) % 10 for i in range(5)]
-    right = " " + "".join(str(d) for d in digits)
-    answers = [tokenizer.encode(right)]
-    for shift in range(1, 10):
-        wrong = tokenizer.encode(" " + "".join(str((d + shift) % 10) for d in digits))
-        if len(wrong) == len(answers[0]):
-            return tokenizer.encode(NEEDLE.format(key=right)), [answers[0], wrong]
-    raise AssertionError("no wrong key has as many tokens as the right one")
+    first, *others = (" " + "".join(str((d + shift) % 10) for d in digits) for shift in range(10))
+    return first, next(other for other in others if len(tokenizer.encode(other)) == len(tokenizer.encode(first)))
 
 
-def _sample(setting: Setting, length: int, depth: float, number: int) -> Sample:
-    """The same for the same seed, length, depth and number, whatever the model."""
+def _sample_pair(setting: Setting, length: int, depth: float, number: int) -> list[Sample]:
+    """One haystack with the one key and with the other: the same for the same seed, length, depth and number, whatever the model."""
     digest = hashlib.sha256(f"{setting.seed} {length} {depth} {number}".encode()).digest()
     draw, place = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
-    needle, answers = _frame(setting.tokenizer, draw)
-    query = setting.tokenizer.encode(QUERY)
+    keys = _keys(setting.tokenizer, draw)
+    return [_sample(setting, length, depth, place, *order) for order in (keys, keys[::-1])]
+
+
+def _sample(setting: Setting, length: int, depth: float, place: int, key: str, wrong: str) -> Sample:
+    encode, held_out = setting.tokenizer.encode, setting.held_out
+    needle, query, answers = encode(NEEDLE.format(key=key)), encode(QUERY), [encode(key), encode(wrong)]
     room = length - len(needle) - len(query) - len(answers[0])
-    start = place % (len(setting.held_out) - room + 1)
-    hay = setting.held_out.flat[start : start + room].astype(np.int64)
+    start = place % (len(held_out) - room + 1)
+    hay = held_out.flat[start : start + room]
     split = round(depth * room)
     prefix = np.concatenate([hay[:split], needle, hay[split:], query]).astype(np.int64)
     return Sample(prefix, np.stack(answers).astype(np.int64))
