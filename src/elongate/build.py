@@ -12,6 +12,7 @@ from elongate.config import build, build_class, scalars
 from elongate.data.tokenizer.pretrained import Pretrained as PretrainedTokenizer
 from elongate.data.tokenizer.tokenizer import TokenizerConfig
 from elongate.errors import ConfigError
+from elongate.evaluation.evaluation import Evaluation
 from elongate.models.model import Model
 from elongate.models.pretrained import Pretrained
 from elongate.training.job import Job, Limits, check_lengths
@@ -42,7 +43,7 @@ def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
         tokenizer=pretrained_tokenizer(build(config.tokenizer, "tokenizer"), model),
         memory=build(config.memory, "memory"),
         limits=build_class(Limits, config.training, "training"),
-        evaluations=tuple(build(node, f"evaluation.{word}") for word, node in (config.evaluation or {}).items()),
+        evaluations=build_evaluations(config.evaluation),
         tracking=build(config.tracking, "tracking"),
         config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a mapping, since the configuration is one
     )
@@ -57,4 +58,13 @@ def pretrained_tokenizer(tokenizer: TokenizerConfig, model: Model) -> TokenizerC
         return tokenizer
     if not isinstance(model, Pretrained):
         raise ConfigError("tokenizer.source", None, f"model={model.word} brings no tokenizer", "name a hub id or folder, or use tokenizer=byte")
-    return replace(tokenizer, source=model.source)
+    own = replace(tokenizer, source=model.source)
+    own.key = "model.source"
+    return own
+
+
+def build_evaluations(nodes: DictConfig) -> tuple[Evaluation, ...]:
+    for word in nodes:
+        if "_target_" not in nodes[word]:
+            raise ConfigError(f"evaluation.{word}", "{…}", "is set, but not among the chosen evaluations", f"add it: evaluation=[{word}]")
+    return tuple(build(node, f"evaluation.{word}") for word, node in nodes.items())

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from elongate.errors import ElongateError
+from elongate.errors import ConfigError, ElongateError, Stopped
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -49,13 +53,14 @@ def _train(config: DictConfig) -> None:
     from elongate.training.run_directory import RunDirectory
 
     directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
-    try:
-        job = build_job(config, HydraConfig.get().runtime.choices)
-        _one_process()
-        with directory.locked(wait=False):
+    job = build_job(config, HydraConfig.get().runtime.choices)
+    _one_process()
+    with directory.locked(wait=False):
+        try:
             results = run(job, directory)
-    finally:
-        directory.remove_if_unused()
+        finally:
+            # Under the lock: the folder may look unused while another process trains its base.
+            directory.remove_if_unused()
     say(terminal_table(results))
     say(f"report: {directory.path / 'report.html'}    model: {directory.model}")
 
@@ -90,47 +95,73 @@ def _main(config_name: str, task: Task) -> None:
     codes: list[int] = []
 
     def guarded(config: DictConfig) -> None:
+        folder = HydraConfig.get().runtime.output_dir
         try:
+            if not HydraConfig.get().run.dir:
+                raise ConfigError("hydra.run.dir", "", "names no folder", "leave {key} out, or give it a folder")
             task(config)
-        except (ElongateError, OSError) as fault:
-            codes.append(_tell(fault, show))
+        except (ElongateError, OSError, OmegaConfBaseException) as fault:
+            codes.append(_tell(fault, config_name, show))
             # A broken job does not end a sweep, a signal does.
             if HydraConfig.get().mode is not RunMode.MULTIRUN or codes[-1] == 3:
                 sys.exit(codes[-1])
+        finally:
+            _remove_empty(Path(folder))
 
     register_resolvers()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Until training takes them over, both signals end the program in the same way.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        _check_options()
         hydra.main(config_path=str(conf_directory()), config_name=config_name, version_base="1.3")(guarded)()
     except KeyboardInterrupt:
-        print("interrupted before there was a checkpoint", file=sys.stderr)
-        sys.exit(130)
+        stopped = Stopped("stopped by a signal; what was written before is whole, and the same command goes on from it")
+        sys.exit(_tell(stopped, config_name, show))
     except Exception as fault:  # noqa: BLE001  # the outermost frame: what is not ours to word is raised again
-        from elongate.hydra_errors import worded
-
-        if (told := worded(fault, config_name, conf_directory())) is None:
-            raise
-        told.__cause__ = fault
-        sys.exit(_tell(told, show))
+        sys.exit(_tell(fault, config_name, show))
     if codes:
         sys.exit(codes[0])
 
 
-def _tell(fault: ElongateError | OSError, show: bool) -> int:
-    """Prints the fault and returns the exit code."""
+def _tell(fault: Exception, config_name: str, show: bool) -> int:
+    """Prints the fault in one line and returns the exit code; raises it again where it is not ours to word."""
+    from elongate.hydra_errors import worded
+
+    told = fault if isinstance(fault, ElongateError) else worded(fault, config_name, conf_directory())
+    if told is None:
+        raise fault
     if show:
         traceback.print_exception(fault)
-    if isinstance(fault, ElongateError):
-        print(f"error: {fault}", file=sys.stderr, flush=True)
-        return fault.exit_code
-    what = f"{fault.strerror or fault}: {fault.filename}" if fault.filename else str(fault)
-    print(f"error: {what}; what was written before is whole, and the same command goes on from it", file=sys.stderr, flush=True)
-    return 1
+    print("error:", " ".join(str(told).split()), file=sys.stderr, flush=True)
+    return told.exit_code
+
+
+def _check_options() -> None:
+    """Raises `ConfigError` for an option that hydra does not know; hydra itself would print its usage, ten lines of it."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(
+            "command line",
+            " ".join(sys.argv[1:]),
+            message,
+            "write key=value without dashes, and options such as -m before them; see --help",
+        )
+
+    parser.error = refuse
+    parser.parse_args()
+
+
+def _remove_empty(folder: Path) -> None:
+    """Removes the folder that hydra made for a job which then wrote nothing, and those above it, up to the current one."""
+    for path in (folder, *(parent for parent in folder.parents if Path.cwd() in parent.parents)):
+        if path != Path.cwd():
+            with suppress(OSError):  # what holds something, or cannot be changed, stays
+                path.rmdir()
 
 
 def _one_process() -> None:
-    from elongate.errors import ConfigError
-
     if (world := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise ConfigError("WORLD_SIZE", world, "this version trains in one process", "start it without torchrun")
 

@@ -27,7 +27,8 @@ class ConfigError(ElongateError):
     """A configuration that cannot work: the key, its value, the rule that it breaks and the remedy.
 
     Classes that are built from a node of the configuration know only their own field names; whoever builds them
-    puts the path in front with `inside`. `{key}` in the remedy stands for the full key.
+    puts the path in front with `inside`, which leaves a key with a dot in it as it is: that one is whole. `{key}` in the
+    remedy stands for the full key.
     """
 
     exit_code = 2
@@ -37,6 +38,8 @@ class ConfigError(ElongateError):
         self.key, self.value, self.rule, self.remedy = key, value, rule, remedy
 
     def inside(self, group: str) -> ConfigError:
+        if "." in self.key:
+            return self
         return ConfigError(f"{group}.{self.key}" if self.key else group, self.value, self.rule, self.remedy)
 
     def __str__(self) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from elongate.build import pretrained_tokenizer
-from elongate.config import PRECISIONS, build, build_class
+from elongate.build import build_evaluations, pretrained_tokenizer
+from elongate.config import PRECISIONS, build, build_class, check_device
 from elongate.data.tokens import load_corpus
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Setting, add_row
@@ -36,6 +36,8 @@ class Scalars:
         for name in ("original_length", "target_length"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "must be at least 1", "use {key}=null for the checkpoint's own")
+        require(self.seed is None or self.seed >= 0, "seed", self.seed, "must be at least 0", "use {key}=null for the run's own")
+        check_device(self.device)
         rule = f"must be one of {', '.join(PRECISIONS)}"
         require(self.precision in (None, *PRECISIONS), "precision", self.precision, rule, "use {key}=fp32")
 
@@ -46,27 +48,30 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     What the configuration leaves null is taken from the run; for a checkpoint that is no run, from the defaults in `conf`.
     """
     top = build_class(Scalars, OmegaConf.masked_copy(config, list(Scalars.__dataclass_fields__)), "")
-    folder = Path(top.checkpoint)
+    folder = Path(top.checkpoint).expanduser()
     trained = _run_config(folder)
     nodes = {group: _node(config, trained, conf, group) for group in GROUPS}
     model = _model(top.checkpoint, folder, is_run=bool(trained))
-    evaluations = [build(node, f"evaluation.{word}") for word, node in (nodes["evaluation"] or {}).items()]
+    evaluations = build_evaluations(nodes["evaluation"])
     data = build(nodes["data"], "data")
     with inside("tokenizer"):
         tokenizer = pretrained_tokenizer(build(nodes["tokenizer"], "tokenizer"), model).fit(data)
     with inside("data"):
         corpus = load_corpus(data, tokenizer)
-    network = model.build(tokenizer.vocab_size, 0, "sdpa")
-    network.network.to(find_device(top.device))
-    network.check_head()
+    try:
+        network = model.build(tokenizer.vocab_size, 0, "sdpa")
+        network.network.to(find_device(top.device))
+        network.check_head()
+    except ConfigError as fault:
+        raise _of_checkpoint(fault, top.checkpoint) from fault.__cause__
     network.precision = top.precision or trained.get("precision", "fp32")
     original, target = top.original_length, top.target_length
+    results: dict[str, Any] = {}
     if trained:
-        strategy = _results(folder)["strategy"]
+        results["strategy"] = strategy = _results(folder)["strategy"]
         original, target = original or strategy["original_length"], target or strategy["target_length"]
     seed = trained.get("seed", 0) if top.seed is None else top.seed
     setting = Setting(corpus.validation, tokenizer, original or network.original_length, target or network.original_length, seed)
-    results: dict[str, Any] = {}
     for evaluation in evaluations:
         say(f"measuring {evaluation.word}")
         results[evaluation.word] = evaluation.header(setting)
@@ -97,13 +102,18 @@ def _model(checkpoint: str, folder: Path, is_run: bool) -> Pretrained:
     try:
         return Pretrained(source=str(folder / "model") if is_run else checkpoint)
     except ConfigError as fault:
-        raise ConfigError("checkpoint", checkpoint, fault.rule, fault.remedy) from None
+        raise _of_checkpoint(fault, checkpoint) from None
+
+
+def _of_checkpoint(fault: ConfigError, checkpoint: str) -> ConfigError:
+    """What the model calls its source is `checkpoint` on this command line."""
+    return ConfigError("checkpoint", checkpoint, fault.rule, fault.remedy) if fault.key in ("source", "model.source") else fault
 
 
 def _node(config: DictConfig, trained: dict[str, Any], conf: Path, group: str) -> DictConfig:
     """What was chosen on the command line, else the run's, else the default of training."""
-    if config[group] is not None:
-        return config[group]
+    if (chosen := config.get(group)) is not None:
+        return chosen
     if trained:
         return OmegaConf.create(trained[group])
     words = {"data": ["stdlib"], "tokenizer": ["pretrained"], "evaluation": ["curve", "needle"]}[group]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 
 @contextmanager
@@ -25,6 +28,12 @@ def written_aside(target: Path) -> Iterator[Path]:
         if target.is_dir():
             remove(target)
         aside.rename(target)
+    except SafetensorError as fault:
+        remove(aside)
+        # It words the system's faults itself: "… (os error 28)".
+        if number := re.search(r"os error (\d+)", str(fault)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from fault
+        raise
     except BaseException:
         remove(aside)
         raise

@@ -1,68 +1,146 @@
-"""Hydra's and omegaconf's faults, in one line each: the key, the value, the rule and the remedy."""
+"""Faults of hydra, omegaconf and the system, in one line each: the key, the value, the rule and the remedy."""
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from elongate.config import nearest
-from elongate.errors import ConfigError, ElongateError
+from elongate.errors import ConfigError, ElongateError, RunError
+
+LISTS = ("evaluation",)  # groups of which one chooses any number
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def worded(fault: Exception, config_name: str, conf: Path) -> ElongateError | None:
-    """None for a fault that is not the configuration's."""
+    """None for a fault that is neither the configuration's nor the system's."""
     if isinstance(fault, OverrideParseException):
-        return ConfigError("command line", fault.override, "is not an override", "write key=value, and quote what the shell would change")
+        return _syntax(fault.override)
     if isinstance(fault, MissingConfigException):
-        group, _, word = str(fault.missing_cfg_file).rpartition("/")
-        return ConfigError(group or "config", word, "there is no such choice", nearest(word, fault.options or []))
+        return _missing_choice(fault, conf)
     if isinstance(fault, ConfigCompositionException):
         return _composition(fault, config_name, conf)
     if isinstance(fault, HydraException | OmegaConfBaseException):
-        return ConfigError("configuration", "", _first_line(fault), "see --help")
+        return _unnamed(fault)
     if isinstance(fault, OSError):
-        return ConfigError("hydra.run.dir", fault.filename, f"cannot be written ({fault.strerror})", "choose a folder of your own")
+        return _system(fault)
+    if isinstance(fault, ValueError) and "Config group override" in str(fault):
+        return _no_word(conf)
     return None
 
 
+def _syntax(override: str) -> ConfigError:
+    key, equals, value = override.partition("=")
+    if equals and value.startswith("~"):
+        return ConfigError(key, value, "holds a ~, which nobody expands here", f"write {{key}}={Path(value).expanduser()}")
+    if equals and value[:1] not in ("[", "{") and "'" not in value and '"' not in value:
+        return ConfigError(key, value, "holds signs that have a meaning to hydra", f"""quote it twice: '{{key}}="{value}"'""")
+    return ConfigError("command line", override, "is not an override", "write key=value, as in steps=60 or evaluation=[curve]")
+
+
+def _missing_choice(fault: MissingConfigException, conf: Path) -> ConfigError:
+    group, _, word = str(fault.missing_cfg_file).rpartition("/")
+    if not group:
+        return ConfigError("--config-name", word, "there is no such configuration", "leave it out")
+    if group in LISTS and word in ("none", "null"):
+        return ConfigError(group, word, "there is no such choice", "use {key}=[]")
+    return ConfigError(group, word, "there is no such choice", nearest(word, fault.options or _words(group, conf)))
+
+
+def _no_word(conf: Path) -> ConfigError:
+    """A group that was given null, a number …, which hydra does not name."""
+    given = {o.key_or_group: o.value() for o in _overrides()}
+    key, value = next((key, value) for key, value in given.items() if (conf / key).is_dir() and not isinstance(value, str | list))
+    remedy = "use {key}=[]" if key in LISTS else f"choose one of {', '.join(_words(key, conf))}, or leave {{key}} out"
+    return ConfigError(key, value, "is no choice", remedy)
+
+
 def _composition(fault: ConfigCompositionException, config_name: str, conf: Path) -> ConfigError:
-    """A key that is not there, with the nearest one that is."""
-    text = str(fault)
+    text = _first_line(fault)
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1].partition("@")[0]
-        return ConfigError(key, _given(key), "there is no such key", nearest(key, _keys(config_name, conf)))
+        return _unknown_key(key, _given(key), config_name, conf)
+    if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*)'", text):
+        return ConfigError(match[1], match[2], "holds several values, which make a sweep", "add -m to the command line")
+    if match := re.search(r"An item is already at '([^']+)'", text):
+        return ConfigError(match[1], _given(match[1]), "is there already", "write {key}=… without the +")
     if isinstance(fault.__cause__, OmegaConfBaseException):
-        return ConfigError(str(fault.__cause__.full_key), "", _first_line(fault.__cause__), "see --help")
-    return ConfigError("configuration", "", _first_line(fault), "see --help")
+        return _unnamed(fault.__cause__)
+    return _unnamed(fault)
+
+
+def _unknown_key(key: str, value: str, config_name: str, conf: Path) -> ConfigError:
+    """With the choice that has the key, else the nearest key that is there."""
+    keys = _keys(config_name, conf)
+    if choices := keys.get(key):
+        rule = f"is a key of {' or '.join(choices)}, which is not chosen"
+        return ConfigError(key, value, rule, f"add {choices[0]}, or leave {{key}} out")
+    return ConfigError(key, value, "there is no such key", nearest(key, keys))
+
+
+def _unnamed(fault: Exception) -> ConfigError:
+    text = _first_line(fault)
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return ConfigError(match[1], "???", "must be given", "add {key}=…")
+    key = isinstance(fault, OmegaConfBaseException) and fault.full_key
+    if key:
+        return ConfigError(key, _given(key), text, "see --help")
+    return ConfigError("command line", " ".join(sys.argv[1:]), text, "see --help")
+
+
+def _system(fault: OSError) -> ElongateError:
+    what = f"{fault.strerror}: {fault.filename}" if fault.filename and fault.strerror else _first_line(fault)
+    if fault.errno in UNWRITABLE:
+        remedy = "choose another folder with hydra.run.dir=, data.cache= or context.curriculum.base.directory="
+        return ConfigError("folder", fault.filename, f"cannot be written ({fault.strerror})", remedy)
+    advice = "free some space: " if fault.errno in FULL else ""
+    return RunError(f"{what}; {advice}what was written before is whole, and the same command goes on from it")
 
 
 def _given(key: str) -> str:
-    import sys
-
-    values = [o.value() for o in OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if "=" in a]) if o.key_or_group == key]
+    values = [override.value() for override in _overrides() if override.key_or_group == key]
     return str(values[-1]) if values else ""
 
 
-def _keys(config_name: str, conf: Path) -> Iterable[str]:
-    """Every key and group of the default configuration, and every field of every choice."""
-    keys = set(OmegaConf.load(conf / f"{config_name}.yaml")) - {"defaults", "hydra"}
-    for file in conf.rglob("*.yaml"):
+def _overrides() -> list[Override]:
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    overrides: list[Override] = OverridesParser.create().parse_overrides(words)
+    return overrides
+
+
+def _words(group: str, conf: Path) -> list[str]:
+    return sorted(file.stem for file in (conf / group).glob("*.yaml"))
+
+
+def _keys(config_name: str, conf: Path) -> dict[str, list[str]]:
+    """Every key and group of the configuration and of every choice, with the choices that have it."""
+    tree = OmegaConf.to_container(OmegaConf.load(conf / f"{config_name}.yaml"))
+    assert isinstance(tree, dict), "a configuration is a mapping"
+    groups = {str(name) for default in tree["defaults"] if isinstance(default, dict) for name in default}
+    keys: dict[str, list[str]] = {key: [] for key in _leaves(tree) if key.partition(".")[0] != "hydra"}
+    for file in sorted(conf.rglob("*.yaml")):
         group = file.parent.relative_to(conf).as_posix()
-        if group == "." or group in ("experiment", "sweep"):
+        if group.partition("/")[0] not in {name.partition("/")[0] for name in groups} or group in ("experiment", "sweep"):
             continue
-        keys.add(group)
-        package = group.replace("/", ".") if group != "evaluation" else f"evaluation.{file.stem}"
-        keys |= {f"{package}.{key}" for key in _leaves(OmegaConf.to_container(OmegaConf.load(file)))}
-    return {str(key) for key in keys}
+        keys.setdefault(group, [])
+        package = f"{group}.{file.stem}" if group in LISTS else group.replace("/", ".")
+        choice = f"{group}=[{file.stem}]" if group in LISTS else f"{group}={file.stem}"
+        for key in _leaves(OmegaConf.to_container(OmegaConf.load(file))):
+            keys.setdefault(f"{package}.{key}", []).append(choice)
+    return keys
 
 
-def _leaves(tree: object, path: str = "") -> Iterable[str]:
+def _leaves(tree: object, path: str = "") -> Iterator[str]:
     if isinstance(tree, dict):
         for key, value in tree.items():
             if key not in ("defaults", "_target_"):
@@ -71,4 +149,4 @@ def _leaves(tree: object, path: str = "") -> Iterable[str]:
 
 
 def _first_line(fault: Exception) -> str:
-    return str(fault).strip().splitlines()[0]
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0].strip()

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from elongate.data.files import digest, files_below
-from elongate.data.network import hub_answers
 from elongate.data.source import Document, Source, text_of
 from elongate.errors import ConfigError, require
+from elongate.network import hub_answers
 
 
 @dataclass(kw_only=True)

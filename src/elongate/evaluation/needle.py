@@ -48,11 +48,12 @@ class Needle(Evaluation):
         require(self.num_samples > 0, "num_samples", self.num_samples, "must be at least 1", "use {key}=8")
         rule = "must be one or more depths between 0 and 1"
         require(bool(self.depths) and all(0 <= d <= 1 for d in self.depths), "depths", self.depths, rule, "use {key}=[0,0.5,1]")
-        rule = "must be lengths of at least 1"
-        require(self.lengths is None or all(n > 0 for n in self.lengths), "lengths", self.lengths, rule, "use {key}=null")
+        rule = "must be one or more lengths of at least 1"
+        require(self.lengths is None or (bool(self.lengths) and all(n > 0 for n in self.lengths)), "lengths", self.lengths, rule, "use {key}=null")
 
     def header(self, setting: Setting) -> dict[str, Any]:
-        return {"lengths": self._lengths(setting), "depths": self.depths, "n": self.num_samples}
+        lengths = {"original_length": setting.original_length, "target_length": setting.target_length}
+        return lengths | {"lengths": self._lengths(setting), "depths": self.depths, "n": self.num_samples}
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         figures: dict[str, Any] = {name: [] for figure in FIGURES for name in (figure, f"{figure}_standard_error")}

@@ -36,7 +36,11 @@ class LanguageModel:
     @property
     def original_length(self) -> int:
         """Tokens that the positions reach to as the network stands."""
-        return int(self.network.config.max_position_embeddings)
+        config = self.network.config
+        if not hasattr(config, "max_position_embeddings"):
+            rule = f"is a {config.model_type}, whose configuration does not say how long it was trained"
+            raise ConfigError("model.source", config.name_or_path, rule, "name a checkpoint with max_position_embeddings")
+        return int(config.max_position_embeddings)
 
     @property
     def has(self) -> frozenset[str]:

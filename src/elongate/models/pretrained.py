@@ -26,44 +26,66 @@ class Pretrained(Model):
     def __post_init__(self) -> None:
         require(self.source != "", "source", self.source, "must be a hub id or a folder", "use {key}=<folder>")
         if self.is_folder:
-            known = (Path(self.source) / "config.json").is_file()
-            require(known, "source", self.source, "is no checkpoint: it holds no config.json", "name a folder written by save_pretrained")
+            remedy = "name a folder written by save_pretrained"
+            require(self.folder.exists(), "source", self.source, "there is no such folder", f"{remedy}, or a hub id")
+            known = (self.folder / "config.json").is_file()
+            require(known, "source", self.source, "is no checkpoint: it holds no config.json", remedy)
 
     @property
     def is_folder(self) -> bool:
         """A path that is written as one (`./x`, `/x`) is never looked up on the hub, so that a slip of the pen is told at once."""
-        return Path(self.source).exists() or self.source.startswith((".", "/", "~")) or self.source.count("/") > 1
+        return self.folder.exists() or self.source.startswith((".", "/", "~")) or self.source.count("/") > 1
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.source).expanduser()
 
     @cached_property
     def original_length(self) -> int | None:  # type: ignore[override]  # derived here, given elsewhere
         if not self.is_folder:
             return None
-        return _trained_length(json.loads((Path(self.source) / "config.json").read_text()))
+        try:
+            return _trained_length(json.loads((self.folder / "config.json").read_text()))
+        except (ValueError, AttributeError) as fault:
+            rule = f"is damaged: its config.json cannot be read ({_first_line(fault)})"
+            raise ConfigError("model.source", self.source, rule, "fetch or save the checkpoint again") from fault
 
     def build(self, vocab_size: int, seed: int, attention: str) -> LanguageModel:
         from huggingface_hub.errors import HFValidationError
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging as transformers_logging
 
         from elongate.models.language_model import LanguageModel
+        from elongate.network import hub_answers
 
+        # Its report of what does not fit, ten lines of it; ours is one.
+        transformers_logging.set_verbosity_error()
         try:
-            network = AutoModelForCausalLM.from_pretrained(
-                self.source,
+            network, loaded = AutoModelForCausalLM.from_pretrained(
+                str(self.folder) if self.is_folder else self.source,
                 revision=self.revision,
                 trust_remote_code=False,
                 use_safetensors=True,
                 dtype="float32",
                 attn_implementation=attention,
-                local_files_only=self.is_folder,
+                local_files_only=self.is_folder or not hub_answers(),
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
         except (OSError, HFValidationError) as fault:
             raise self._refusal(fault) from fault
         except (SafetensorError, RuntimeError) as fault:
-            raise ConfigError("model.source", self.source, f"is damaged: {_first_line(fault)}", "fetch or save the checkpoint again") from fault
+            raise ConfigError(
+                "model.source", self.source, f"is damaged: {_first_line(fault)}", "fetch or save the checkpoint again"
+            ) from fault
         except (ValueError, KeyError) as fault:
             rule = f"is no causal language model that transformers can open: {_first_line(fault)}"
             raise ConfigError("model.source", self.source, rule, "name a causal checkpoint") from fault
+        # Both would be filled with random numbers.
+        if unfit := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
+            rule = f"is damaged: {unfit[0]} is missing or of another shape than its config.json says ({len(unfit)} such weights)"
+            raise ConfigError("model.source", self.source, rule, "fetch or save the checkpoint again")
         if vocab_size > network.config.vocab_size:
             rule = f"has {vocab_size} tokens, the checkpoint's embedding {network.config.vocab_size}"
             raise ConfigError("tokenizer", "", rule, "use tokenizer=pretrained")
@@ -71,7 +93,9 @@ class Pretrained(Model):
 
     def _refusal(self, fault: Exception) -> ConfigError:
         if self.is_folder:
-            return ConfigError("model.source", self.source, f"cannot be opened: {_first_line(fault)}", "name a folder written by save_pretrained")
+            return ConfigError(
+                "model.source", self.source, f"cannot be opened: {_first_line(fault)}", "name a folder written by save_pretrained"
+            )
         rule = "is neither a folder here nor a repository that the hub hands out (is there a network?)"
         return ConfigError("model.source", self.source, rule, "check the spelling, or name a folder")
 

@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,46 +84,46 @@ def fit(
         progress = load_checkpoint(newest[1], model.network, optimizers)
         say(f"going on from {newest[1].name}")
     log = track(directory.keep_metrics(earlier, progress.step))
-    metrics, proof = MetricsFile(directory.metrics), {}
+    proof: dict[str, Any] = {}
     model.network.train()
-    for number, span in enumerate(plan):
-        proof = model.extend(job.strategy, original_length, span.stage.length)
-        if progress.step >= span.last:
-            continue
-        count = job.batch_tokens // span.stage.length
-        sequences = Sequences(tokens, span.stage.length, seed=1000 * job.seed + number, isolate_documents=job.data.isolate_documents)
-        bar = TrainingBar(span.stage.name, span.stage.length, progress.step + 1, span.last)
-        for step in range(progress.step + 1, span.last + 1):
-            began = time.perf_counter()
-            torch.manual_seed(1_000_003 * job.seed + step)  # dropout
-            share = job.schedule.share(step - start.step, job.steps)
-            rate = _set_rates(optimizers, peak_rates, share)
-            first = (step - span.first) * count
-            batch = sequences.batch(first, count)
-            loss = job.memory.backward(model, job.objective.example(batch).to(model.device))
-            norm = _clip(model, job.limits.clip_norm)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                bar.close()
-                raise _not_finite(loss, norm, step, span.stage, first, count, directory)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-            seconds = time.perf_counter() - began
-            progress = _advance(progress, step, span.stage, batch, seconds)
-            if step % job.limits.log_steps == 0 or step == span.last:
-                line = {"step": step, "stage": span.stage.name, "length": span.stage.length, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": progress.tokens}
-                line |= {"tokens_per_second": count * span.stage.length / seconds, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes(model.device)}
-                metrics.append(line)
-                log(line)
-                bar.step(line)
-            if (step - start.step) % job.limits.checkpoint_steps == 0 or step == span.last or interrupt.requested:
-                metrics.sync()
-                checkpoints.save(model.network, optimizers, progress, stage_ends)
-            if interrupt.requested:
-                bar.close()
-                raise Stopped(f"stopped by {interrupt.requested} at step {step}; the same command goes on from there")
-        bar.close()
-    metrics.close()
+    with closing(MetricsFile(directory.metrics)) as metrics:
+        for number, span in enumerate(plan):
+            proof = model.extend(job.strategy, original_length, span.stage.length)
+            if progress.step >= span.last:
+                continue
+            count = job.batch_tokens // span.stage.length
+            sequences = Sequences(tokens, span.stage.length, seed=1000 * job.seed + number, isolate_documents=job.data.isolate_documents)
+            bar = TrainingBar(span.stage.name, span.stage.length, progress.step + 1, span.last)
+            for step in range(progress.step + 1, span.last + 1):
+                began = time.perf_counter()
+                torch.manual_seed(1_000_003 * job.seed + step)  # dropout
+                share = job.schedule.share(step - start.step, job.steps)
+                rate = _set_rates(optimizers, peak_rates, share)
+                first = (step - span.first) * count
+                batch = sequences.batch(first, count)
+                loss = job.memory.backward(model, job.objective.example(batch).to(model.device))
+                norm = _clip(model, job.limits.clip_norm)
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    bar.close()
+                    raise _not_finite(loss, norm, step, span.stage, first, count, directory)
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                seconds = time.perf_counter() - began
+                progress = _advance(progress, step, span.stage, batch, seconds)
+                if step % job.limits.log_steps == 0 or step == span.last:
+                    line = {"step": step, "stage": span.stage.name, "length": span.stage.length, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": progress.tokens}
+                    line |= {"tokens_per_second": count * span.stage.length / seconds, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes(model.device)}
+                    metrics.append(line)
+                    log(line)
+                    bar.step(line)
+                if (step - start.step) % job.limits.checkpoint_steps == 0 or step == span.last or interrupt.requested:
+                    metrics.sync()
+                    checkpoints.save(model.network, optimizers, progress, stage_ends)
+                if interrupt.requested:
+                    bar.close()
+                    raise Stopped(f"stopped by {interrupt.requested} at step {step}; the same command goes on from there")
+            bar.close()
     return Fit(progress, _state_bytes(optimizers), proof)
 
 

@@ -62,7 +62,10 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError("device", name, "there is no CUDA device that torch can use here", "use {key}=cpu or {key}=auto")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ConfigError("device", name, f"there are {count} CUDA devices here, counted from 0", f"use {{key}}=cuda:{count - 1}")
+    return device
 
 
 def find_origin(job: Job, corpus: Corpus, tokenizer: Tokenizer, interrupt: Interrupt) -> Origin:

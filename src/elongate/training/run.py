@@ -17,7 +17,7 @@ from elongate.training.display import say
 from elongate.files import written_aside
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job, check_lengths
-from elongate.training.origin import Origin, find_origin
+from elongate.training.origin import Origin, find_device, find_origin
 from elongate.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -43,12 +43,15 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
     with inside("data"):
         corpus = load_corpus(job.data, tokenizer)
     _check_tokens(job, corpus)
+    find_device(job.device)
     with Interrupt() as interrupt, _Tracked(job, directory).session() as tracked:
         origin = find_origin(job, corpus, tokenizer, interrupt)
         model = origin.build(job)
         original_length = job.model.original_length or model.original_length
         check_lengths(job, original_length)
         model.check(job.strategy, original_length)
+        setting = Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed)
+        headers = {evaluation.word: evaluation.header(setting) for evaluation in job.evaluations}
         # Only now is the folder taken: whatever could not work has been refused without a trace.
         directory.claim(job.config, job.overwrite)
         results = directory.read_results()
@@ -56,7 +59,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         directory.write_results(results)
         if not directory.model.exists():
             export(model, tokenizer, directory.model)
-        setting = Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed)
+        results = headers | results
         _measure(job, model, setting, origin, directory, results, interrupt)
         results["finished"] = True
         directory.write_results(results)
@@ -187,8 +190,6 @@ def _measure(
             model.extend(job.strategy, setting.original_length, setting.target_length)
         for evaluation in left:
             say(f"measuring {evaluation.word}, {row} the extension" if row != "untuned" else f"measuring {evaluation.word}, extended but not trained")
-            if evaluation.word not in results:
-                results[evaluation.word] = evaluation.header(setting)
             add_row(results[evaluation.word], row, evaluation.measure(model, setting, tick))
             done.append(f"{evaluation.word}/{row}")
             directory.write_results(results)

@@ -110,7 +110,7 @@ def fake_needle(context: str, shift: float) -> dict[str, Any]:
             "exact_match": [[round(8 / (1 + math.exp(-value))) / 8 for value in line] for line in margin],
         }
         rows[row] |= {f"{measure}_standard_error": [[0.2] * 5 for _ in lengths] for measure in list(rows[row])}
-    return {"lengths": lengths, "depths": depths, "n": 8, **rows}
+    return {"original_length": 256, "target_length": 1024, "lengths": lengths, "depths": depths, "n": 8, **rows}
 
 
 def fake_metrics() -> list[dict[str, Any]]:

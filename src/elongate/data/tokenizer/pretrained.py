@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from elongate.data.network import hub_answers
 from elongate.data.source import Source
 from elongate.data.tokenizer.folder import REMEDY, load_tokenizer
 from elongate.data.tokenizer.subword import FILES
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError
+from elongate.network import hub_answers
 
 
 @dataclass(kw_only=True)
@@ -19,11 +19,15 @@ class Pretrained:
 
     source: str | None = None
     """Hub id or folder; null stands for the source of the model."""
+    key = "source"  # where the source was given, in what is said of it: a full key where that is not here
 
     def fit(self, source: Source) -> Tokenizer:
         if self.source is None:
             raise ConfigError("source", None, "names no tokenizer", "set {key}=<hub id or folder>")
-        return load_tokenizer(_folder_of(self.source))
+        try:
+            return load_tokenizer(_folder_of(self.source))
+        except ConfigError as fault:
+            raise ConfigError(self.key, self.source, fault.rule, fault.remedy) from fault
 
 
 def _folder_of(source: str) -> Path:

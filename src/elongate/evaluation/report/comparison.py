@@ -101,7 +101,7 @@ def summary_columns(comparison: Comparison) -> list[Column]:
     if comparison.ranking:
         wanted = [f"before_{key_of(comparison.ranking)}", f"after_{key_of(comparison.ranking)}", *wanted]
     by_key = {column.key: column for column in comparison.columns}
-    return [by_key[key] for key in wanted]
+    return [by_key[key] for key in wanted if key in by_key]
 
 
 def shorten(label: str, width: int) -> str:

@@ -39,8 +39,7 @@ def draw_curve(results: dict[str, Any], path: Path) -> None:
 
 def draw_needle(results: dict[str, Any], path: Path) -> None:
     """Heat maps of the needle's margin, depth by length, with the exact match written in the cells."""
-    strategy = results["strategy"]
-    save(needle_figure(results["needle"], strategy["original_length"], strategy["target_length"]), path)
+    save(needle_figure(results["needle"]), path)
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -82,7 +81,7 @@ def strategies_figure(
     return figure
 
 
-def needle_figure(needle: dict[str, Any], original_length: int, target_length: int) -> Figure:
+def needle_figure(needle: dict[str, Any]) -> Figure:
     """The rows side by side on one diverging scale that is centred at 0."""
     from matplotlib.figure import Figure
 
@@ -96,8 +95,8 @@ def needle_figure(needle: dict[str, Any], original_length: int, target_length: i
         image = axes.imshow(margins[row], cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
         write_matches(axes, margins[row] / limit, np.array(needle[row]["exact_match"], dtype=float).T)
         axes.set_title(row, color=INK, fontsize=11)
-        axes.set_xticks(range(len(needle["lengths"])), [tokens(length) for length in needle["lengths"]])
-        for length, dashes in ((original_length, (0, (3, 2))), (target_length, "solid")):
+        axes.set_xticks(range(len(needle["lengths"])), [tokens(length) for length in needle["lengths"]], rotation=45)
+        for length, dashes in ((needle["original_length"], (0, (3, 2))), (needle["target_length"], "solid")):
             axes.axvline(sum(other <= length for other in needle["lengths"]) - 0.5, color="black", linestyle=dashes)
         axes.set_yticks(range(len(needle["depths"])), [f"{depth:.0%}" for depth in needle["depths"]])
         axes.set_xlabel("length in tokens", color=INK)
@@ -113,7 +112,7 @@ def needle_figure(needle: dict[str, Any], original_length: int, target_length: i
 def write_matches(axes: Axes, intensity: np.ndarray, matches: np.ndarray) -> None:
     for (depth, length), match in np.ndenumerate(matches):
         colour = "white" if abs(intensity[depth, length]) > 0.6 else "black"
-        axes.text(length, depth, f"{match:.2f}", ha="center", va="center", fontsize=9, color=colour)
+        axes.text(length, depth, f"{match:.0%}", ha="center", va="center", fontsize=8, color=colour)
 
 
 def training_figure(metrics: Sequence[Mapping[str, Any]]) -> Figure:

@@ -17,7 +17,7 @@ def verdict(results: dict[str, Any]) -> list[str]:
     """Sentences on the loss and on the needle; empty where neither was measured."""
     sentences = loss_verdict(results["curve"]) if "curve" in results else []
     if "needle" in results:
-        sentences += needle_verdict(results["needle"], results["strategy"]["target_length"])
+        sentences += needle_verdict(results["needle"])
     return sentences
 
 
@@ -67,11 +67,11 @@ def near_verdict(before: dict[Bin, Estimate], after: dict[Bin, Estimate], near: 
     return [f"It cost loss within the trained length: worse at {' and '.join(worse)}."] if worse else []
 
 
-def needle_verdict(needle: dict[str, Any], target_length: int) -> list[str]:
+def needle_verdict(needle: dict[str, Any]) -> list[str]:
     """On the longest length within the target: whether the right answer is preferred to the wrong one."""
     row = "after" if "after" in needle else "untuned"
     before, after = needle_of(needle, "before", "margin"), needle_of(needle, row, "margin")
-    within = [length for length in after if length <= target_length]
+    within = [length for length in after if length <= needle["target_length"]]
     if not within:
         return []
     margin, earlier = after[max(within)], before.get(max(within))

@@ -1,0 +1,161 @@
+"""Training speed beside `transformers.Trainer`: the same model, weights, sequences, optimizer and precision, side by side.
+
+    make bench                                                     lengths 256 and 1024, fp32
+    python benchmarks/training_speed.py --precision bf16 --lengths 512
+
+Each measurement is a process of its own; the two sides take turns (A B A B …), and the median of each is compared. Both sides run their
+whole loop, from the end of step WARMUP to the end of the last one. Losses that differ by more than 1e-3 nats refuse the comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WARMUP = 3
+BATCH_TOKENS = 8192
+SIDES = ("elongate", "trainer")
+
+
+def job_of(length: int, steps: int, precision: str, folder: Path):  # type: ignore[no-untyped-def]
+    from hydra import compose, initialize_config_dir
+    from omegaconf import open_dict
+
+    from elongate.build import build_job
+    from elongate.cli import conf_directory, register_resolvers
+
+    register_resolvers()
+    overrides = ["tracking=none", "context=none", "context/curriculum=fixed", "evaluation=[]", "schedule=constant", "schedule.warmup_ratio=0"]
+    overrides += [f"model.original_length={length}", f"context.target_length={length}", f"steps={steps}", f"batch_tokens={BATCH_TOKENS}"]
+    overrides += [f"precision={precision}", "training.checkpoint_steps=1000000", f"data.cache={folder}/cache"]
+    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+        config = compose("train", overrides=overrides, return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config.hydra
+    return build_job(config, choices)
+
+
+def run_elongate(length: int, steps: int, precision: str, folder: Path) -> tuple[list[float], list[float]]:
+    """(end of each step in seconds, loss of each step)."""
+    from elongate.context.curriculum.curriculum import Stage
+    from elongate.data.tokens import load_corpus
+    from elongate.training.interrupt import Interrupt
+    from elongate.training.loop import fit
+    from elongate.training.origin import find_origin
+    from elongate.training.run_directory import RunDirectory
+
+    job = job_of(length, steps, precision, folder)
+    tokenizer = job.tokenizer.fit(job.data)
+    corpus = load_corpus(job.data, tokenizer)
+    interrupt = Interrupt()
+    model = find_origin(job, corpus, tokenizer, interrupt).build(job)
+    ends: list[float] = []
+    losses: list[float] = []
+
+    def log(line: dict[str, float]) -> None:
+        ends.append(time.perf_counter())
+        losses.append(line["loss"])
+
+    fit(job, model, length, corpus.train, [Stage("bench", length, steps)], RunDirectory(folder), [], lambda history: log, interrupt)
+    return ends, losses
+
+
+def run_trainer(length: int, steps: int, precision: str, folder: Path) -> tuple[list[float], list[float]]:
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    from elongate.data.sequences import Sequences
+    from elongate.data.tokens import load_corpus
+
+    job = job_of(length, steps, precision, folder)
+    tokenizer = job.tokenizer.fit(job.data)
+    count = BATCH_TOKENS // length
+    sequences = Sequences(load_corpus(job.data, tokenizer).train, length, seed=0, isolate_documents=False)
+    network = job.model.build(tokenizer.vocab_size, job.seed, "sdpa").network
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args: object, **kwargs: object) -> None:
+            ends.append(time.perf_counter())
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return steps * count
+
+        def __getitem__(self, index: int) -> dict[str, object]:
+            tokens = torch.from_numpy(sequences.batch(index, 1).tokens[0])
+            # The same targets: transformers shifts labels itself, so the last target is the token after the inputs.
+            return {"input_ids": tokens[:-1], "shift_labels": tokens[1:], "labels": tokens[:-1]}
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, *args: object, **kwargs: object) -> torch.utils.data.Sampler:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        per_device_train_batch_size=count,
+        max_steps=steps,
+        learning_rate=job.optimizer.lr,
+        lr_scheduler_type="constant",
+        weight_decay=job.optimizer.weight_decay,
+        adam_beta1=job.optimizer.beta1,
+        adam_beta2=job.optimizer.beta2,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        bf16=precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    trainer = InOrder(model=network, args=arguments, train_dataset=Rows(), callbacks=[Clock()])
+    trainer.train()
+    return ends, [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+def measured(side: str, length: int, steps: int, precision: str) -> tuple[float, list[float]]:
+    """(tokens per second, losses) of one side in a process of its own."""
+    command = [sys.executable, __file__, "--side", side, "--lengths", str(length), "--steps", str(steps), "--precision", precision]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    ends, losses = json.loads(done.stdout.splitlines()[-1])
+    return BATCH_TOKENS * (len(ends) - WARMUP) / (ends[-1] - ends[WARMUP - 1]), losses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", choices=SIDES, help="measure this side only and print its raw figures")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    given = parser.parse_args()
+    if given.side:
+        with tempfile.TemporaryDirectory() as folder:
+            run = run_elongate if given.side == "elongate" else run_trainer
+            print(json.dumps(run(given.lengths[0], given.steps, given.precision, Path(folder))))
+        return
+    print("length  elongate tok/s  Trainer tok/s  ratio (each round)       largest difference in loss")
+    for length in given.lengths:
+        rounds = [[measured(side, length, given.steps, given.precision) for side in SIDES] for _ in range(given.rounds)]
+        apart = max(abs(a - b) for ours, theirs in rounds for a, b in zip(ours[1], theirs[1], strict=True))
+        if given.precision == "fp32" and apart > 1e-3:
+            sys.exit(f"length {length}: the losses differ by {apart:.1e}: not the same training")
+        ours, theirs = (statistics.median(r[side][0] for r in rounds) for side in (0, 1))
+        ratios = ", ".join(f"{r[0][0] / r[1][0]:.2f}" for r in rounds)
+        print(f"{length:6}  {ours:14,.0f}  {theirs:13,.0f}  {ours / theirs:.2f} ({ratios})  {apart:.1e}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
