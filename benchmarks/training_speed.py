@@ -31,7 +31,14 @@ def job_of(length: int, steps: int, precision: str, folder: Path):  # type: igno
     from elongate.cli import conf_directory, register_resolvers
 
     register_resolvers()
-    overrides = ["tracking=none", "context=none", "context/curriculum=fixed", "evaluation=[]", "schedule=constant", "schedule.warmup_ratio=0"]
+    overrides = [
+        "tracking=none",
+        "context=none",
+        "context/curriculum=fixed",
+        "evaluation=[]",
+        "schedule=constant",
+        "schedule.warmup_ratio=0",
+    ]
     overrides += [f"model.original_length={length}", f"context.target_length={length}", f"steps={steps}", f"batch_tokens={BATCH_TOKENS}"]
     overrides += [f"precision={precision}", "training.checkpoint_steps=1000000", f"data.cache={folder}/cache"]
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 # Before anything reads them: a test neither asks a hub nor an account.
-os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "WANDB_MODE": "offline",
+    "CUDA_VISIBLE_DEVICES": "",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+}
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -19,7 +25,7 @@ from omegaconf import DictConfig, open_dict
 # Every shape in a signature is checked at every call.
 install_import_hook(["elongate.models", "elongate.objectives", "elongate.context", "elongate.evaluation.curve"], "beartype.beartype")
 
-from elongate.cli import register_resolvers, conf_directory  # noqa: E402
+from elongate.cli import conf_directory, register_resolvers  # noqa: E402
 
 TINY = [
     "tracking=none",

@@ -18,7 +18,9 @@ from tests.test_tracking import offline_runs
 ROOT = Path(__file__).parents[1]
 
 
-def command(*arguments: str, cwd: Path, script: str = "train.py", poison: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(
+    *arguments: str, cwd: Path, script: str = "train.py", poison: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs `python train.py …`; with `poison`, importing torch fails."""
     path = str(ROOT / "src")
     if poison is not None:
@@ -68,7 +70,18 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
 @pytest.mark.slow
 def test_the_smoke_run_writes_all_that_a_run_has_and_ends_in_time(smoke: tuple[Path, Any, float]) -> None:
     run, done, seconds = smoke
-    files = {"config.yaml", "metrics.jsonl", "checkpoints", "model", "results.json", "report.html", "curve.csv", "curve.png", "needle.csv", "needle.png"}
+    files = {
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "model",
+        "results.json",
+        "report.html",
+        "curve.csv",
+        "curve.png",
+        "needle.csv",
+        "needle.png",
+    }
     assert files <= {path.name for path in run.iterdir()}
     assert "Loss in nats by position" in done.stdout
     assert "position yarn is on" in done.stdout

@@ -69,5 +69,3 @@ def test_pretrained_models_bring_their_curriculum_and_tokenizer(tmp_path: Path) 
     assert (job.strategy.curriculum.word, type(job.tokenizer).__name__, job.tokenizer.source) == ("fixed", "Pretrained", str(tmp_path))
     assert build_job(*composed(*model, "context=progressive")).strategy.curriculum.word == "progressive"
     assert build_job(*composed(*model, "tokenizer=byte")).tokenizer.__class__.__name__ == "Byte"
-
-

@@ -51,7 +51,11 @@ def test_imports_go_one_way(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("library", "homes"),
-    [("wandb", {"tracking.py"}), ("hydra", {"cli.py", "hydra_errors.py"}), ("omegaconf", {"cli.py", "build.py", "config.py", "evaluate.py", "hydra_errors.py"})],
+    [
+        ("wandb", {"tracking.py"}),
+        ("hydra", {"cli.py", "hydra_errors.py"}),
+        ("omegaconf", {"cli.py", "build.py", "config.py", "evaluate.py", "hydra_errors.py"}),
+    ],
 )
 def test_a_library_is_known_in_its_home_only(library: str, homes: set[str]) -> None:
     users = {file.relative_to(SOURCE).as_posix() for file in FILES if any(m.split(".")[0] == library for m in imported(file))}
@@ -66,7 +70,12 @@ def test_a_whole_job_is_built_and_its_data_read_without_torch(tmp_path: Path) ->
     root = SOURCE.parents[1]
     code = PROGRAM.replace("CACHE", str(tmp_path / "cache"))
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env={"PYTHONPATH": f"{poison}:{root / 'src'}", "PATH": ""}, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env={"PYTHONPATH": f"{poison}:{root / 'src'}", "PATH": ""},
+        check=False,
     )
     assert done.stdout == "built\n", done.stderr
 

@@ -57,14 +57,16 @@ def pretrained_tokenizer(tokenizer: TokenizerConfig, model: Model) -> TokenizerC
     if not isinstance(tokenizer, PretrainedTokenizer) or tokenizer.source is not None:
         return tokenizer
     if not isinstance(model, Pretrained):
-        raise ConfigError("tokenizer.source", None, f"model={model.word} brings no tokenizer", "name a hub id or folder, or use tokenizer=byte")
+        raise ConfigError(
+            "tokenizer.source", None, f"model={model.word} brings no tokenizer", "name a hub id or folder, or use tokenizer=byte"
+        )
     own = replace(tokenizer, source=model.source)
     own.key = "model.source"
     return own
 
 
 def build_evaluations(nodes: DictConfig) -> tuple[Evaluation, ...]:
-    for word in nodes:
+    for word in map(str, nodes):
         if "_target_" not in nodes[word]:
             raise ConfigError(f"evaluation.{word}", "{…}", "is set, but not among the chosen evaluations", f"add it: evaluation=[{word}]")
     return tuple(build(node, f"evaluation.{word}") for word, node in nodes.items())

@@ -1,4 +1,4 @@
-"""From nodes of the configuration to objects, with every mistake told in one line. This and its neighbours know hydra and omegaconf; nothing else does."""
+"""From nodes of the configuration to objects, with every mistake told in one line."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _value(node: DictConfig, key: str, full: str) -> Any:
     try:
         return node[key]
     except OmegaConfBaseException as fault:
-        raise ConfigError(full, OmegaConf.to_container(node)[key], _first_line(fault), "give {key} a value") from None
+        raise ConfigError(full, node._get_node(key), _first_line(fault), "give {key} a value") from None
 
 
 def _typed(cls: type, kinds: Mapping[str, tuple[Any, Field[Any]]], values: Mapping[str, Any], path: str) -> dict[str, Any]:

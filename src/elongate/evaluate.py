@@ -15,9 +15,9 @@ from elongate.data.tokens import load_corpus
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Setting, add_row
 from elongate.evaluation.report.page import write_report
+from elongate.files import write_json
 from elongate.models.pretrained import Pretrained
 from elongate.training.display import say
-from elongate.files import write_json
 from elongate.training.origin import find_device
 
 GROUPS = ("data", "tokenizer", "evaluation")
@@ -117,5 +117,5 @@ def _node(config: DictConfig, trained: dict[str, Any], conf: Path, group: str) -
     if trained:
         return OmegaConf.create(trained[group])
     words = {"data": ["stdlib"], "tokenizer": ["pretrained"], "evaluation": ["curve", "needle"]}[group]
-    nodes = {word: OmegaConf.load(conf / group / f"{word}.yaml") for word in words}
-    return OmegaConf.create(nodes if group == "evaluation" else nodes[words[0]])
+    nodes = OmegaConf.create({word: OmegaConf.load(conf / group / f"{word}.yaml") for word in words})
+    return nodes if group == "evaluation" else nodes[words[0]]

@@ -25,5 +25,5 @@ def test_progressive_doubles_and_gives_the_rest_to_the_last_stage() -> None:
 
 
 def test_progressive_refuses_fewer_steps_than_stages() -> None:
-    with pytest.raises(ConfigError, match="steps=2: must give each of the 3 stages .* at least one step; use steps=3 or more"):
+    with pytest.raises(ConfigError, match=r"steps=2: must give each of the 3 stages .* at least one step; use steps=3 or more"):
         Progressive().stages(256, 2048, 2)

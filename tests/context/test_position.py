@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from omegaconf import OmegaConf
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -18,7 +19,6 @@ from elongate.context.position.ntk import NtkAware
 from elongate.context.position.position import Position, Rotary
 from elongate.context.position.yarn import Yarn
 from elongate.errors import ConfigError
-from omegaconf import OmegaConf
 
 WORDS = sorted(path.stem for path in (conf_directory() / "context/position").glob("*.yaml"))
 ROTARIES = [Rotary(32, 1e4, 256), Rotary(64, 1e4, 2048), Rotary(128, 5e5, 8192)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,7 @@ def test_the_mean_over_all_bins_is_the_loss_of_transformers(model: Any) -> None:
     tokens = torch.from_numpy(cuts)
     expected = model.network(input_ids=tokens, labels=tokens).loss.item()
     edges = _table_edges(16, 64)
-    counts = [b - max(a, 1) for a, b in zip(edges, edges[1:])]
+    counts = [b - max(a, 1) for a, b in itertools.pairwise(edges)]
     assert sum(counts) == 63
     assert np.average(figures["loss"], weights=counts) == pytest.approx(expected, rel=1e-6)
 
@@ -73,7 +74,7 @@ def test_bins_cover_every_target_once(original: int, length: int) -> None:
     for edges in (_table_edges(original, length), _fine_edges(length)):
         assert edges[0] == 0
         assert edges[-1] == length
-        assert all(a < b for a, b in zip(edges, edges[1:]))
+        assert all(a < b for a, b in itertools.pairwise(edges))
         assert edges[1] >= 2  # the first token has nothing before it: a bin of it alone would be empty
 
 

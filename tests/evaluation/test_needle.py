@@ -78,7 +78,9 @@ def test_scores_equal_those_of_whole_forwards(setting: Setting, model: Any) -> N
 def test_exact_match_is_what_greedy_generation_writes(setting: Setting, model: Any) -> None:
     sample = one(setting, 120, 0.5, 0)
     n = sample.answers.shape[1]
-    generated = model.network.generate(torch.from_numpy(sample.prefix)[None], max_new_tokens=n, do_sample=False, pad_token_id=256)[0, -n:].numpy()
+    generated = model.network.generate(torch.from_numpy(sample.prefix)[None], max_new_tokens=n, do_sample=False, pad_token_id=256)[
+        0, -n:
+    ].numpy()
     shifted = generated.copy()
     shifted[-1] = (shifted[-1] + 1) % 256
     for answer, expected in ((generated, 1.0), (shifted, 0.0)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,16 @@ from typing import Any
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoTokenizer, CohereConfig, CohereForCausalLM, Gemma3TextConfig, Gemma3ForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from elongate.cli import conf_directory
 from elongate.context.position.pi import PositionInterpolation
@@ -70,9 +80,9 @@ def test_documents_with_positions_of_their_own_do_not_see_each_other(build_tiny:
     model = build_tiny().model.build(257, seed=0, attention="sdpa")
     model.network.double()
     bounds = [0, 1, 40, 77, 129]
-    positions = torch.cat([torch.arange(b - a) for a, b in zip(bounds, bounds[1:])])[None].expand(2, -1)
+    positions = torch.cat([torch.arange(b - a) for a, b in itertools.pairwise(bounds)])[None].expand(2, -1)
     with torch.no_grad():
-        alone = torch.cat([model.hidden(TOKENS[:, a:b]) for a, b in zip(bounds, bounds[1:])], dim=1)
+        alone = torch.cat([model.hidden(TOKENS[:, a:b]) for a, b in itertools.pairwise(bounds)], dim=1)
         assert_close(model.hidden(TOKENS, positions), alone, rtol=0, atol=1e-12)
 
 
@@ -119,7 +129,9 @@ def gpt2(tmp_path: Path) -> LanguageModel:
 
 
 def test_a_rotary_strategy_on_learned_positions_is_refused(gpt2: LanguageModel, build_tiny: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match="context/position=yarn: needs rotary positions, which model=pretrained does not have; use a rotary model"):
+    with pytest.raises(
+        ConfigError, match="context/position=yarn: needs rotary positions, which model=pretrained does not have; use a rotary model"
+    ):
         gpt2.check(build_tiny("context=yarn", "context.target_length=256").strategy, 64)
     with pytest.raises(ConfigError, match=r"context/position=none: needs positions that are computed .*; use context\.target_length=64"):
         gpt2.check(build_tiny("context=none", "context.target_length=256").strategy, 64)
@@ -141,7 +153,14 @@ def test_a_checkpoint_that_was_extended_before_is_not_extended_again(word: str, 
 
 
 def test_layers_with_different_rotary_parameters_are_refused(build_tiny: Callable[..., Any], tmp_path: Path) -> None:
-    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+    }
     gemma = opened(saved(Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=257, **shape)), tmp_path / "gemma"))
     with pytest.raises(ConfigError, match="cannot act on a gemma3_text whose layers have different rotary parameters"):
         gemma.check(build_tiny("context=pi").strategy, 32)
@@ -152,5 +171,3 @@ def test_a_network_that_changes_its_logits_after_the_head_is_refused(tmp_path: P
     cohere = opened(saved(CohereForCausalLM(CohereConfig(vocab_size=257, logit_scale=0.1, **shape)), tmp_path / "cohere"))
     with pytest.raises(ConfigError, match="is a cohere, which changes its logits after the head"):
         cohere.check_head()
-
-

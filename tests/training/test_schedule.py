@@ -36,7 +36,9 @@ def test_the_shapes() -> None:
     assert [wsd.share(step, 100) for step in (1, 50, 75, 100)] == pytest.approx([1, 1, 0.5, 0])
 
 
-@pytest.mark.parametrize(("kind", "key", "value"), [(Cosine, "warmup_ratio", 1), (Linear, "final_ratio", -0.1), (WarmupStableDecay, "decay_ratio", 0)])
+@pytest.mark.parametrize(
+    ("kind", "key", "value"), [(Cosine, "warmup_ratio", 1), (Linear, "final_ratio", -0.1), (WarmupStableDecay, "decay_ratio", 0)]
+)
 def test_ranges(kind: type[Schedule], key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{key}={value}: must be in"):
         kind(**{key: value})

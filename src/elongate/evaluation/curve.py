@@ -6,6 +6,7 @@ documents: a mean over tokens, in nats, summed in float64, with the standard err
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -70,13 +71,15 @@ class Curve(Evaluation):
             samples = held_out(setting.held_out, length, self.num_sequences)
         if len(samples) == 0:
             rule = f"finds no held-out document of {length} tokens"
-            raise ConfigError("evaluation.curve.length", length, rule, "use longer documents or a larger data.validation_ratio, or evaluation=[]")
+            raise ConfigError(
+                "evaluation.curve.length", length, rule, "use longer documents or a larger data.validation_ratio, or evaluation=[]"
+            )
         return samples
 
 
 def _binned(losses: Float[np.ndarray, "n targets"], edges: list[int]) -> dict[str, Any]:
     """Mean and standard error of each bin of positions; losses[:, i] is that of the token with i + 1 tokens before it."""
-    means = np.stack([losses[:, max(a, 1) - 1 : b - 1].mean(axis=1) for a, b in zip(edges, edges[1:], strict=False)], axis=1)
+    means = np.stack([losses[:, max(a, 1) - 1 : b - 1].mean(axis=1) for a, b in itertools.pairwise(edges)], axis=1)
     return {"loss": [float(m) for m in means.mean(axis=0)], "standard_error": standard_error(means)}
 
 

@@ -49,7 +49,13 @@ class Needle(Evaluation):
         rule = "must be one or more depths between 0 and 1"
         require(bool(self.depths) and all(0 <= d <= 1 for d in self.depths), "depths", self.depths, rule, "use {key}=[0,0.5,1]")
         rule = "must be one or more lengths of at least 1"
-        require(self.lengths is None or (bool(self.lengths) and all(n > 0 for n in self.lengths)), "lengths", self.lengths, rule, "use {key}=null")
+        require(
+            self.lengths is None or (bool(self.lengths) and all(n > 0 for n in self.lengths)),
+            "lengths",
+            self.lengths,
+            rule,
+            "use {key}=null",
+        )
 
     def header(self, setting: Setting) -> dict[str, Any]:
         lengths = {"original_length": setting.original_length, "target_length": setting.target_length}
@@ -83,7 +89,7 @@ class Needle(Evaluation):
         key = _keys(setting.tokenizer, 0)[0]
         shortest = 1 + sum(len(setting.tokenizer.encode(text)) for text in (NEEDLE.format(key=key), QUERY, key))
         fitting = [n for n in asked if shortest <= n <= len(setting.held_out)]
-        if self.lengths is not None and fitting != asked or not fitting:
+        if (self.lengths is not None and fitting != asked) or not fitting:
             rule = f"must be between {shortest} (needle, query and answer) and {len(setting.held_out)} (the held-out text) tokens"
             raise ConfigError("evaluation.needle.lengths", asked, rule, "change {key}, or leave needle out: evaluation=[curve]")
         return fitting
@@ -116,7 +122,7 @@ def _sample(setting: Setting, length: int, depth: float, place: int, key: str, w
 
 
 def _score(model: LanguageModel, samples: list[Sample]) -> np.ndarray:
-    """[sample, (log-probability of the answer, margin over the wrong one, exact match)]; samples of equal lengths of prefix and answer in one batch."""
+    """[sample, (log-probability of the answer, margin over the wrong one, exact match)]; samples of equal lengths in one batch."""
     shapes = [(len(s.prefix), s.answers.shape[1]) for s in samples]
     scores = np.empty((len(samples), len(FIGURES)))
     for shape in sorted(set(shapes)):

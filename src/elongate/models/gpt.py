@@ -32,7 +32,13 @@ class Gpt(Model):
             require(value > 0, name, value, "must be at least 1", f"use {{key}}={Gpt.__dataclass_fields__[name].default}")
         require(self.rope_theta > 1, "rope_theta", self.rope_theta, "must be above 1", "use {key}=10000")
         rule = f"must be an even multiple of num_heads={self.num_heads}: rotary positions turn pairs"
-        require(self.dim % (2 * self.num_heads) == 0, "dim", self.dim, rule, f"use {{key}}={2 * self.num_heads * max(1, self.dim // (2 * self.num_heads))}")
+        require(
+            self.dim % (2 * self.num_heads) == 0,
+            "dim",
+            self.dim,
+            rule,
+            f"use {{key}}={2 * self.num_heads * max(1, self.dim // (2 * self.num_heads))}",
+        )
         rule = f"must divide num_heads={self.num_heads}"
         require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", self.num_kv_heads, rule, f"use {{key}}={self.num_heads}")
 

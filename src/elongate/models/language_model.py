@@ -58,7 +58,9 @@ class LanguageModel:
         """bf16 computes matrix products in bfloat16; weights, angles and sums stay in float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def hidden(self, inputs: Int[Tensor, "batch length"], positions: Int[Tensor, "batch length"] | None = None) -> Float[Tensor, "batch length dim"]:
+    def hidden(
+        self, inputs: Int[Tensor, "batch length"], positions: Int[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "batch length dim"]:
         """Last hidden states. Positions that restart within a row part it into documents that do not see each other."""
         with self.autocast():
             return self.network.base_model(input_ids=inputs, position_ids=positions, use_cache=False).last_hidden_state
@@ -69,7 +71,7 @@ class LanguageModel:
         return layer.weight, layer.bias
 
     def check_head(self) -> None:
-        """Raises `ConfigError` if the network does more to its logits than its head (a soft cap, a scale): our losses would not be its own."""
+        """Raises `ConfigError` if the network does more to its logits than its head: our losses would not be its own."""
         tokens = torch.arange(1, 9, device=self.device)[None] % self.network.config.vocab_size
         with torch.no_grad():
             ours = nn.functional.linear(self.hidden(tokens), *self.head)
@@ -176,5 +178,3 @@ class LanguageModel:
     def save(self, folder: Path) -> None:
         """A transformers folder that `from_pretrained` opens without this project."""
         self.network.save_pretrained(folder, safe_serialization=True)
-
-

@@ -31,7 +31,9 @@ class Limits:
     keep_checkpoints: int = 2  # newest ones kept, besides the last of each stage, at least 1
 
     def __post_init__(self) -> None:
-        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "must be above 0", "use {key}=1, or null for none")
+        require(
+            self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "must be above 0", "use {key}=1, or null for none"
+        )
         for name in ("log_steps", "checkpoint_steps", "keep_checkpoints"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be at least 1", f"use {{key}}={getattr(Limits, name)}")
 

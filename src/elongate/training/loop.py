@@ -112,8 +112,20 @@ def fit(
                 seconds = time.perf_counter() - began
                 progress = _advance(progress, step, span.stage, batch, seconds)
                 if step % job.limits.log_steps == 0 or step == span.last:
-                    line = {"step": step, "stage": span.stage.name, "length": span.stage.length, "loss": loss, "lr": rate, "grad_norm": norm, "tokens": progress.tokens}
-                    line |= {"tokens_per_second": count * span.stage.length / seconds, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes(model.device)}
+                    line = {
+                        "step": step,
+                        "stage": span.stage.name,
+                        "length": span.stage.length,
+                        "loss": loss,
+                        "lr": rate,
+                        "grad_norm": norm,
+                        "tokens": progress.tokens,
+                    }
+                    line |= {
+                        "tokens_per_second": count * span.stage.length / seconds,
+                        "seconds": seconds,
+                        "peak_memory_bytes": peak_memory_bytes(model.device),
+                    }
                     metrics.append(line)
                     log(line)
                     bar.step(line)

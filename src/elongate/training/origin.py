@@ -16,10 +16,10 @@ from elongate.context.position.none import Unchanged
 from elongate.context.strategy import Strategy
 from elongate.data.tokens import Corpus
 from elongate.errors import ConfigError
+from elongate.files import written_aside
 from elongate.models.model import Model
 from elongate.models.pretrained import Pretrained
 from elongate.training.display import say, warn
-from elongate.files import written_aside
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job
 from elongate.training.run_directory import RunDirectory

@@ -13,8 +13,8 @@ from elongate.data.tokens import Corpus, load_corpus
 from elongate.errors import ConfigError, Stopped, inside
 from elongate.evaluation.evaluation import Setting, add_row
 from elongate.evaluation.report.page import write_report
-from elongate.training.display import say
 from elongate.files import written_aside
+from elongate.training.display import say
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job, check_lengths
 from elongate.training.origin import Origin, find_device, find_origin
@@ -140,7 +140,9 @@ def _trained(
         losses = [line["loss"] for line in lines if line["stage"] == stage.name]
         last = losses[-max(1, len(losses) // 10) :]
         tokens = job.batch_tokens // stage.length * stage.length * stage.steps
-        stage_rows.append({"name": stage.name, "length": stage.length, "steps": stage.steps, "tokens": tokens, "loss": sum(last) / len(last)})
+        stage_rows.append(
+            {"name": stage.name, "length": stage.length, "steps": stage.steps, "tokens": tokens, "loss": sum(last) / len(last)}
+        )
     return {"strategy": strategy, "budget": _budget(model, fitted, lines, origin), "stages": stage_rows, "data": data}
 
 
@@ -150,8 +152,8 @@ def _proof_line(job: Job, proof: dict[str, Any]) -> str:
         return f"position {word}: left as the checkpoint has it ({kind})"
     frequencies = proof["frequencies"]
     return (
-        f"position {word} is on: {len(frequencies)} frequencies {frequencies[0]:.3g} … {frequencies[-1]:.3g} rad/token, attention factor "
-        f"{proof['attention_factor']:.4g}, off the closed form by at most {proof['frequency_error']:.0e} (cosines {proof['angle_error']:.0e})"
+        f"position {word} is on: {len(frequencies)} frequencies {frequencies[0]:.3g} … {frequencies[-1]:.3g} rad/token, attention "
+        f"{proof['attention_factor']:.4g}; off the closed form by {proof['frequency_error']:.0e} (cosines {proof['angle_error']:.0e}) at most"
     )
 
 
@@ -189,7 +191,11 @@ def _measure(
         if row == "untuned":
             model.extend(job.strategy, setting.original_length, setting.target_length)
         for evaluation in left:
-            say(f"measuring {evaluation.word}, {row} the extension" if row != "untuned" else f"measuring {evaluation.word}, extended but not trained")
+            say(
+                f"measuring {evaluation.word}, {row} the extension"
+                if row != "untuned"
+                else f"measuring {evaluation.word}, extended but not trained"
+            )
             add_row(results[evaluation.word], row, evaluation.measure(model, setting, tick))
             done.append(f"{evaluation.word}/{row}")
             directory.write_results(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -89,8 +90,8 @@ def fake_row(losses: list[float], error: float) -> dict[str, list[float]]:
 def fake_fine_row(losses: list[float], seed: int) -> dict[str, list[float]]:
     """The table's losses, interpolated over log2 of the position, with the noise of few tokens a bin."""
     noise = np.random.default_rng(seed).normal(0, 0.04, len(FINE_EDGES) - 1)
-    table_middles = [math.log2((a + b) / 2) for a, b in zip(EDGES[:-1], EDGES[1:], strict=True)]
-    middles = [math.log2((a + b) / 2) for a, b in zip(FINE_EDGES[:-1], FINE_EDGES[1:], strict=True)]
+    table_middles = [math.log2((a + b) / 2) for a, b in itertools.pairwise(EDGES)]
+    middles = [math.log2((a + b) / 2) for a, b in itertools.pairwise(FINE_EDGES)]
     means = np.interp(middles, table_middles, losses) + noise
     return {"loss": means.tolist(), "standard_error": [0.05] * len(middles)}
 
@@ -100,10 +101,7 @@ def fake_needle(context: str, shift: float) -> dict[str, Any]:
     reach = {"before": 256, "after": {"none": 1024, "pi": 600, "ntk": 1500, "yarn": 1200}[context]}
     rows: dict[str, Any] = {}
     for row, limit in reach.items():
-        margin = [
-            [3 * math.tanh(2 * math.log2(limit * 1.4 / length)) + depth - shift for depth in depths]
-            for length in lengths
-        ]
+        margin = [[3 * math.tanh(2 * math.log2(limit * 1.4 / length)) + depth - shift for depth in depths] for length in lengths]
         rows[row] = {
             "log_probability": [[value - 8 for value in line] for line in margin],
             "margin": margin,

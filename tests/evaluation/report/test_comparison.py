@@ -40,12 +40,11 @@ def test_means_and_standard_errors_agree_with_numpy(tmp_path):
             values = loss + np.array(list(by_seed.values()))
             assert float(row[column]) == pytest.approx(values.mean())
             assert float(row[f"{column}_standard_error"]) == pytest.approx(values.std(ddof=1) / np.sqrt(3))
-        margins = [
-            np.mean(fake_results(context, s, shift)["needle"]["after"]["margin"][2]) for s, shift in by_seed.items()
-        ]
+        margins = [np.mean(fake_results(context, s, shift)["needle"]["after"]["margin"][2]) for s, shift in by_seed.items()]
         assert float(row["needle_margin_at_target"]) == pytest.approx(np.mean(margins))
         assert float(row["peak_memory_bytes"]) == pytest.approx(813_000_000)
-        assert row["seeds"] == "0 1 2" and row["num_seeds"] == "3"
+        assert row["seeds"] == "0 1 2"
+        assert row["num_seeds"] == "3"
 
 
 def test_rows_are_sorted_by_the_last_bin_within_the_target_and_the_best_is_marked(tmp_path):
@@ -95,7 +94,8 @@ def test_with_one_seed_there_is_no_standard_error_and_no_verdict(tmp_path):
     for row in read_rows(tmp_path):
         assert row["mark"] in ("best", "")
         assert {value for key, value in row.items() if key.endswith("_standard_error")} == {""}
-    assert "±" not in html and "±" not in comparison_summary(tmp_path)
+    assert "±" not in html
+    assert "±" not in comparison_summary(tmp_path)
     assert "One seed each" in html
 
 
@@ -156,8 +156,11 @@ def test_runs_without_needle_or_curve_are_compared_by_what_they_have(tmp_path):
             write_run(tmp_path / f"{context}-{seed}", results, fake_config(context, seed))
     write_comparison(tmp_path)
     first, last = read_rows(tmp_path)
-    assert first["strategy"] == "context=yarn" and first["needle_margin_at_target"] == ""
-    assert last["strategy"] == "context=ntk" and last["after_512_1024"] == "" and last["mark"] == ""
+    assert first["strategy"] == "context=yarn"
+    assert first["needle_margin_at_target"] == ""
+    assert last["strategy"] == "context=ntk"
+    assert last["after_512_1024"] == ""
+    assert last["mark"] == ""
     assert float(last["tokens"]) == 491520
     assert_self_contained((tmp_path / "comparison.html").read_text())
 
@@ -168,7 +171,8 @@ def test_a_needle_that_was_not_asked_at_the_target_length_is_not_filled_in(tmp_p
     write_run(tmp_path / "yarn", results, fake_config("yarn", 0))
     write_comparison(tmp_path)
     (row,) = read_rows(tmp_path)
-    assert row["needle_margin_at_target"] == "" and row["needle_margin_at_longest"] != ""
+    assert row["needle_margin_at_target"] == ""
+    assert row["needle_margin_at_longest"] != ""
 
 
 def test_the_summary_fits_the_terminal(tmp_path):

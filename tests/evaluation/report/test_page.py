@@ -120,7 +120,8 @@ def test_a_section_that_was_not_computed_is_left_out(tmp_path, missing):
     run = write_run(tmp_path / "run", results, fake_config("yarn", 0))
     written = write_report(run)
     assert_self_contained((run / "report.html").read_text())
-    assert (missing not in written["images"]) and not (run / f"{missing}.csv").exists()
+    assert missing not in written["images"]
+    assert not (run / f"{missing}.csv").exists()
 
 
 def test_a_run_with_few_sections_has_a_page(tmp_path):

@@ -26,7 +26,9 @@ class Base:
     directory: str = "runs/bases"  # where bases are kept
 
     def __post_init__(self) -> None:
-        require(self.steps > 0, "steps", self.steps, "must be at least 1", "for a fresh model without a base choose context/curriculum=fixed")
+        require(
+            self.steps > 0, "steps", self.steps, "must be at least 1", "for a fresh model without a base choose context/curriculum=fixed"
+        )
 
 
 class Curriculum(ABC):

@@ -24,7 +24,7 @@ class AdjustedBase(Position):
     def __post_init__(self) -> None:
         require(self.theta > 1, "theta", self.theta, "must be above 1", "use {key}=500000")
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, "half"]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
         if self.theta <= rotary.theta:
             rule = f"must be above the model's own theta of {rotary.theta:g}, or it extends nothing"
             raise ConfigError("context.position.theta", f"{self.theta:g}", rule, f"try {{key}}={rotary.theta * factor**2:g}")

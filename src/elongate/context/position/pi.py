@@ -18,7 +18,7 @@ from elongate.context.position.position import Position, Rotary
 class PositionInterpolation(Position):
     word: ClassVar[str] = "pi"
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, "half"]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
         return rotary.frequencies() / factor
 
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Rotary:
     theta: float
     original_length: int
 
-    def frequencies(self) -> Float[np.ndarray, "half"]:
+    def frequencies(self) -> Float[np.ndarray, half]:
         """Radians per token of each pair of dimensions, fastest first."""
         return self.theta ** -(np.arange(0, self.dim, 2, dtype=np.float64) / self.dim)
 
@@ -37,7 +37,7 @@ class Position(ABC):
         return frozenset({"rotary"})
 
     @abstractmethod
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, "half"]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
         """Radians per token of each pair of dimensions."""
 
     @abstractmethod

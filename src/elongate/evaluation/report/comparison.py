@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elongate.files import written_aside
 from elongate.evaluation.report.estimate import Estimate, mean_over, paired_difference
 from elongate.evaluation.report.figures import png, strategies_figure
 from elongate.evaluation.report.groups import Group, Run, Sweep, read_sweep
@@ -21,6 +20,7 @@ from elongate.evaluation.report.notes import notes_on, unfinished_notes
 from elongate.evaluation.report.page import data_uri, render, write_csv
 from elongate.evaluation.report.sections import Bin, span
 from elongate.evaluation.report.table import WIDTH
+from elongate.files import written_aside
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from elongate.files import written_aside
 from elongate.evaluation.report.estimate import Estimate
 from elongate.evaluation.report.sections import Bin, losses_of, rows_of
+from elongate.files import written_aside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,9 +176,7 @@ def finish_position_axes(axes: Axes, edges: Sequence[int], original_length: int,
     axes.set_xscale("log", base=2)
     axes.set_xlim(first / 2, last)
     powers = [2**exponent for exponent in range(1, 40) if first / 2 <= 2**exponent <= last]
-    axes.set_xticks(
-        powers[:: -(-len(powers) // 9)], labels=[tokens(power) for power in powers[:: -(-len(powers) // 9)]]
-    )
+    axes.set_xticks(powers[:: -(-len(powers) // 9)], labels=[tokens(power) for power in powers[:: -(-len(powers) // 9)]])
     axes.minorticks_off()
     axes.set_xlabel("position in tokens", color=INK)
     axes.set_ylabel("loss in nats", color=INK)

@@ -29,14 +29,10 @@ def same_tokens_notes(groups: list[Group]) -> list[str]:
     if not shared:
         notes.append("No two strategies share a seed, so none of them saw the same tokens.")
     elif unequal:
-        sides = [
-            f"seed {seed}: {' / '.join(', '.join(names) for names in seen.values())}" for seed, seen in unequal.items()
-        ]
+        sides = [f"seed {seed}: {' / '.join(', '.join(names) for names in seen.values())}" for seed, seen in unequal.items()]
         notes.append(f"The strategies did not see the same tokens: differences may be the data's ({'; '.join(sides)}).")
     else:
-        notes.append(
-            f"For equal seed all strategies saw the same tokens in the same order (hash; {seeds_text(list(shared))})."
-        )
+        notes.append(f"For equal seed all strategies saw the same tokens in the same order (hash; {seeds_text(list(shared))}).")
     budgets = {group.first.results["budget"]["tokens"] for group in groups}
     if len(budgets) > 1:
         notes.append(f"The budgets differ: from {min(budgets):,} to {max(budgets):,} tokens.")
@@ -54,9 +50,7 @@ def seed_notes(groups: list[Group]) -> list[str]:
     if max(counts) == 1:
         notes.append("One seed each: no standard errors, so the order may be chance.")
     elif max(counts) < FEW_SEEDS:
-        notes.append(
-            f"With at most {max(counts)} seeds, {STANDARD_ERRORS:g} standard errors are a rough mark, not a proof."
-        )
+        notes.append(f"With at most {max(counts)} seeds, {STANDARD_ERRORS:g} standard errors are a rough mark, not a proof.")
     every = sorted({seed for group in groups for seed in group.runs})
     for group in groups:
         missing = [seed for seed in every if seed not in group.runs]

@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from elongate.files import written_aside
 from elongate.evaluation.report.figures import draw_curve, draw_needle, png, training_figure
 from elongate.evaluation.report.sections import (
     NEEDLE_MEASURES,
@@ -24,6 +23,7 @@ from elongate.evaluation.report.sections import (
 )
 from elongate.evaluation.report.table import budget_facts
 from elongate.evaluation.report.verdict import verdict
+from elongate.files import written_aside
 
 
 def write_report(directory: Path) -> dict[str, dict[str, Path]]:
@@ -34,9 +34,7 @@ def write_report(directory: Path) -> dict[str, dict[str, Path]]:
     if "curve" in results:
         images["curve"], tables["curve"] = directory / "curve.png", directory / "curve.csv"
         draw_curve(results, images["curve"])
-        write_csv(
-            tables["curve"], ["row", "start", "end", "loss", "standard_error"], curve_lines(results["curve"]["fine"])
-        )
+        write_csv(tables["curve"], ["row", "start", "end", "loss", "standard_error"], curve_lines(results["curve"]["fine"]))
     if "needle" in results:
         images["needle"], tables["needle"] = directory / "needle.png", directory / "needle.csv"
         draw_needle(results, images["needle"])
@@ -56,9 +54,7 @@ def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]])
 
 def curve_lines(part: dict[str, Any]) -> Iterable[Sequence[Any]]:
     for row in rows_of(part):
-        for (start, end), loss, error in zip(
-            bins_of(part), part[row]["loss"], part[row]["standard_error"], strict=True
-        ):
+        for (start, end), loss, error in zip(bins_of(part), part[row]["loss"], part[row]["standard_error"], strict=True):
             yield row, start, end, loss, error
 
 
@@ -152,8 +148,7 @@ def curve_table(curve: dict[str, Any]) -> dict[str, Any]:
 def needle_table(needle: dict[str, Any]) -> list[dict[str, Any]]:
     """One line for each length and row, averaged over the depths."""
     return [
-        {"length": length, "row": row}
-        | {measure: needle_of(needle, row, measure)[length] for measure in NEEDLE_MEASURES}
+        {"length": length, "row": row} | {measure: needle_of(needle, row, measure)[length] for measure in NEEDLE_MEASURES}
         for length in needle["lengths"]
         for row in rows_of(needle)
     ]

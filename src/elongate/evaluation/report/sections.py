@@ -37,10 +37,7 @@ def needle_of(needle: dict[str, Any], row: str, measure: str) -> dict[int, Estim
     if row not in needle:
         return {}
     values, errors = needle[row][measure], needle[row][f"{measure}_standard_error"]
-    return {
-        length: mean_of_cells(cells, cell_errors)
-        for length, cells, cell_errors in zip(needle["lengths"], values, errors, strict=True)
-    }
+    return {length: mean_of_cells(cells, cell_errors) for length, cells, cell_errors in zip(needle["lengths"], values, errors, strict=True)}
 
 
 def mean_of_cells(cells: list[float], errors: list[float | None]) -> Estimate:

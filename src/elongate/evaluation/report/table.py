@@ -118,7 +118,5 @@ def budget_facts(budget: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if budget["base"]:
         base = budget["base"]
-        facts.append(
-            ("base, shared", f"{base['tokens']:,} tokens in {base['steps']:,} steps, {duration(base['seconds'])}")
-        )
+        facts.append(("base, shared", f"{base['tokens']:,} tokens in {base['steps']:,} steps, {duration(base['seconds'])}"))
     return facts

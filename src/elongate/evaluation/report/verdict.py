@@ -29,11 +29,7 @@ def loss_verdict(curve: dict[str, Any]) -> list[str]:
     near = [bin_ for bin_ in before if bin_ in after and bin_[1] <= original_length]
     far = [bin_ for bin_ in before if bin_ in after and bin_[0] >= original_length and bin_[1] <= target_length]
     if not near or not far:
-        return (
-            []
-            if target_length > original_length
-            else ["The target length is the original length: nothing was extended."]
-        )
+        return [] if target_length > original_length else ["The target length is the original length: nothing was extended."]
     end = "after" if tuned else "after it, without training"
     measured = (
         f"Beyond the trained length ({span(far[-1])}) the loss was {before[far[-1]]:.2f} nats before the extension and "
@@ -59,11 +55,7 @@ def far_verdict(before: dict[Bin, Estimate], after: dict[Bin, Estimate], near: B
 
 
 def near_verdict(before: dict[Bin, Estimate], after: dict[Bin, Estimate], near: list[Bin]) -> list[str]:
-    worse = [
-        f"{span(bin_)} (by {(after[bin_] - before[bin_]).mean:.2f})"
-        for bin_ in near
-        if (after[bin_] - before[bin_]).positive
-    ]
+    worse = [f"{span(bin_)} (by {(after[bin_] - before[bin_]).mean:.2f})" for bin_ in near if (after[bin_] - before[bin_]).positive]
     return [f"It cost loss within the trained length: worse at {' and '.join(worse)}."] if worse else []
 
 
@@ -75,8 +67,6 @@ def needle_verdict(needle: dict[str, Any]) -> list[str]:
     if not within:
         return []
     margin, earlier = after[max(within)], before.get(max(within))
-    outcome = (
-        "the right answer is preferred" if margin.positive else "the right answer is not distinguishably preferred"
-    )
+    outcome = "the right answer is preferred" if margin.positive else "the right answer is not distinguishably preferred"
     history = f" (before: {earlier:.2f})" if earlier else ""
     return [f"Needle at {max(within)} tokens: {outcome}, margin {margin:.2f} nats{history}."]

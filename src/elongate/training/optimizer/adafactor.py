@@ -1,4 +1,7 @@
-"""Adafactor (Shazeer & Stern 2018, arXiv:1804.04235), torch's: the second moment of a matrix is kept as a row and a column, so the state nearly vanishes."""
+"""Adafactor (Shazeer & Stern 2018, arXiv:1804.04235), torch's.
+
+The second moment of a matrix is kept as a row and a column, so the state nearly vanishes.
+"""
 
 from __future__ import annotations
 
