@@ -66,7 +66,8 @@ def pretrained_tokenizer(tokenizer: TokenizerConfig, model: Model) -> TokenizerC
 
 
 def build_evaluations(nodes: DictConfig) -> tuple[Evaluation, ...]:
-    for word in map(str, nodes):
+    words = [str(word) for word in nodes]
+    for word in words:
         if "_target_" not in nodes[word]:
             raise ConfigError(f"evaluation.{word}", "{…}", "is set, but not among the chosen evaluations", f"add it: evaluation=[{word}]")
-    return tuple(build(node, f"evaluation.{word}") for word, node in nodes.items())
+    return tuple(build(nodes[word], f"evaluation.{word}") for word in words)

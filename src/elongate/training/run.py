@@ -152,8 +152,9 @@ def _proof_line(job: Job, proof: dict[str, Any]) -> str:
         return f"position {word}: left as the checkpoint has it ({kind})"
     frequencies = proof["frequencies"]
     return (
-        f"position {word} is on: {len(frequencies)} frequencies {frequencies[0]:.3g} … {frequencies[-1]:.3g} rad/token, attention "
-        f"{proof['attention_factor']:.4g}; off the closed form by {proof['frequency_error']:.0e} (cosines {proof['angle_error']:.0e}) at most"
+        f"position {word} is on: {len(frequencies)} frequencies {frequencies[0]:.3g} … {frequencies[-1]:.3g} rad/token, "
+        f"attention factor {proof['attention_factor']:.4g}; off the closed form by at most {proof['frequency_error']:.0e} "
+        f"(cosines {proof['angle_error']:.0e})"
     )
 
 
