@@ -34,6 +34,7 @@ TINY = [
     "model.original_length=32",
     "model.num_layers=2",
     "model.dim=32",
+    "model.num_heads=4",
     "model.mlp_dim=48",
     "context.target_length=128",
     "evaluation.curve.num_sequences=4",

@@ -415,7 +415,7 @@ def test_damaged_checkpoints_do_not_take_the_place_of_new_ones(
     build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = build_tiny("context/curriculum=fixed", "data=text", f"data.path={text_folder}", "steps=9", "training.checkpoint_steps=2")
-    for looks in (20, 0):
+    for looks in (5, 0):
         monkeypatch.setattr("elongate.training.run.Interrupt", lambda looks=looks: SignalAt(looks))
         with pytest.raises(Stopped) as stopped:
             started(job, tmp_path, monkeypatch)

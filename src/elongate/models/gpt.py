@@ -17,7 +17,7 @@ class Gpt(Model):
     original_length: int = 256  # tokens that the base is trained on, at least 1
     num_layers: int = 4
     dim: int = 128  # of the residual stream, a multiple of num_heads
-    num_heads: int = 4
+    num_heads: int = 8
     num_kv_heads: int = 2  # a divisor of num_heads
     mlp_dim: int = 352
     rope_theta: float = 10_000.0  # above 1

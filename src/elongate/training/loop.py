@@ -84,6 +84,8 @@ def fit(
         progress = load_checkpoint(newest[1], model.network, optimizers)
         say(f"going on from {newest[1].name}")
     log = track(directory.keep_metrics(earlier, progress.step))
+    # Another order than the base's, should a stage have its length.
+    first_seed = 1000 * job.seed + bool(earlier)
     proof: dict[str, Any] = {}
     model.network.train()
     with closing(MetricsFile(directory.metrics)) as metrics:
@@ -92,7 +94,7 @@ def fit(
             if progress.step >= span.last:
                 continue
             count = job.batch_tokens // span.stage.length
-            sequences = Sequences(tokens, span.stage.length, seed=1000 * job.seed + number, isolate_documents=job.data.isolate_documents)
+            sequences = Sequences(tokens, span.stage.length, seed=first_seed + number, isolate_documents=job.data.isolate_documents)
             bar = TrainingBar(span.stage.name, span.stage.length, progress.step + 1, span.last)
             for step in range(progress.step + 1, span.last + 1):
                 began = time.perf_counter()
@@ -119,13 +121,8 @@ def fit(
                         "loss": loss,
                         "lr": rate,
                         "grad_norm": norm,
-                        "tokens": progress.tokens,
                     }
-                    line |= {
-                        "tokens_per_second": count * span.stage.length / seconds,
-                        "seconds": seconds,
-                        "peak_memory_bytes": peak_memory_bytes(model.device),
-                    }
+                    line |= {"tokens": progress.tokens} | _costs(count * span.stage.length, seconds, model)
                     metrics.append(line)
                     log(line)
                     bar.step(line)
@@ -154,6 +151,10 @@ def _clip(model: LanguageModel, limit: float | None) -> float:
     if limit is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return float(norm)
+
+
+def _costs(tokens: int, seconds: float, model: LanguageModel) -> dict[str, float]:
+    return {"tokens_per_second": tokens / seconds, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes(model.device)}
 
 
 def _advance(progress: Progress, step: int, stage: Stage, batch: Batch, seconds: float) -> Progress:

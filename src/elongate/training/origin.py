@@ -86,7 +86,13 @@ def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, in
     length = job.model.original_length
     assert length is not None, "a fresh model states its length"
     identity = {key: job.config[key] for key in _SHARED}
-    identity |= {"clip_norm": job.limits.clip_norm, "steps": base.steps, "tokens": corpus.fingerprint, "version": __version__}
+    identity |= {
+        "clip_norm": job.limits.clip_norm,
+        "steps": base.steps,
+        "lr_ratio": base.lr_ratio,
+        "tokens": corpus.fingerprint,
+        "version": __version__,
+    }
     identity |= {"isolate_documents": job.data.isolate_documents}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     directory = RunDirectory(Path(base.directory) / f"{job.model.word}-{length}-{digest[:8]}")
@@ -99,7 +105,8 @@ def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, in
             return directory
         say(f"base: {directory.path}, {base.steps} steps at length {length}, shared by all runs that differ only in the extension")
         strategy = Strategy(position=Unchanged(), attention=Full(), curriculum=Fixed(), target_length=length)
-        _train_base(replace(job, strategy=strategy, steps=base.steps), length, corpus, tokenizer, directory, interrupt)
+        optimizer = replace(job.optimizer, lr=base.lr_ratio * job.optimizer.lr)
+        _train_base(replace(job, strategy=strategy, steps=base.steps, optimizer=optimizer), length, corpus, tokenizer, directory, interrupt)
     return directory
 
 

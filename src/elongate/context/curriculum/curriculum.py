@@ -23,12 +23,14 @@ class Base:
     """The training of a fresh model at its original length, shared by all runs that are equal up to the extension."""
 
     steps: int = 600  # optimizer steps, at least 1
+    lr_ratio: float = 4.0  # peak learning rate as a multiple of optimizer.lr, which is the extension's, above 0
     directory: str = "runs/bases"  # where bases are kept
 
     def __post_init__(self) -> None:
         require(
             self.steps > 0, "steps", self.steps, "must be at least 1", "for a fresh model without a base choose context/curriculum=fixed"
         )
+        require(self.lr_ratio > 0, "lr_ratio", self.lr_ratio, "must be above 0", "use {key}=4")
 
 
 class Curriculum(ABC):

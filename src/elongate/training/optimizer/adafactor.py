@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Adafactor(Optimizer):
-    lr: float = 2e-2  # relative: multiplied by the root mean square of each parameter
+    lr: float = 1e-2  # relative: multiplied by the root mean square of each parameter
     weight_decay: float = 0.0
     beta2_decay: float = -0.8  # the second moment forgets as 1 - step^beta2_decay, below 0
     clip_threshold: float = 1.0  # root mean square above which an update is scaled down, at least 1

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
-    lr: float = 2e-3
+    lr: float = 5e-4
     beta1: float = 0.9
     beta2: float = 0.95
 

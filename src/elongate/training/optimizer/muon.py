@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Muon(Optimizer):
-    lr: float = 2e-3
+    lr: float = 5e-4
     momentum: float = 0.95
     beta1: float = 0.9  # of AdamW
     beta2: float = 0.95  # of AdamW
