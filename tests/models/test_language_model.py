@@ -27,7 +27,7 @@ from elongate.context.position.pi import PositionInterpolation
 from elongate.errors import ConfigError
 from elongate.models.language_model import LanguageModel
 from elongate.models.pretrained import Pretrained
-from elongate.training.run import export
+from elongate.training.origin import export
 
 WORDS = sorted(path.stem for path in (conf_directory() / "context/position").glob("*.yaml"))
 TOKENS = torch.randint(257, (2, 129), generator=torch.Generator().manual_seed(0))

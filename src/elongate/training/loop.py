@@ -26,7 +26,7 @@ from elongate.training.checkpoints import Checkpoints, Progress, load_checkpoint
 from elongate.training.display import TrainingBar, say, warn
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job
-from elongate.training.peak_memory import peak_memory_bytes
+from elongate.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from elongate.training.run_directory import MetricsFile, RunDirectory
 
 
@@ -88,6 +88,7 @@ def fit(
     first_seed = 1000 * job.seed + bool(earlier)
     proof: dict[str, Any] = {}
     model.network.train()
+    reset_peak_memory(model.device)
     with closing(MetricsFile(directory.metrics)) as metrics:
         for number, span in enumerate(plan):
             proof = model.extend(job.strategy, original_length, span.stage.length)

@@ -119,6 +119,11 @@ def _train_base(job: Job, length: int, corpus: Corpus, tokenizer: Tokenizer, dir
     progress = fitted.progress
     budget = {"tokens": progress.tokens, "steps": progress.step, "seconds": progress.seconds, "path": str(directory.path)}
     directory.write_results({"budget": budget})
-    with written_aside(directory.model) as aside:
+    export(model, tokenizer, directory.model)
+
+
+def export(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """A folder that plain transformers opens: weights, configuration and tokenizer."""
+    with written_aside(folder) as aside:
         model.save(aside)
         tokenizer.save(aside)

@@ -13,17 +13,13 @@ from elongate.data.tokens import Corpus, load_corpus
 from elongate.errors import ConfigError, Stopped, inside
 from elongate.evaluation.evaluation import Setting, add_row
 from elongate.evaluation.report.page import write_report
-from elongate.files import written_aside
 from elongate.training.display import say
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job, check_lengths
-from elongate.training.origin import Origin, find_device, find_origin
+from elongate.training.origin import Origin, export, find_device, find_origin
 from elongate.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
     from elongate.tracking import Tracker
     from elongate.training.loop import Fit
@@ -61,18 +57,11 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
             export(model, tokenizer, directory.model)
         results = headers | results
         _measure(job, model, setting, origin, directory, results, interrupt)
-        results["finished"] = True
-        directory.write_results(results)
         pages = write_report(directory.path)
         tracked.tracker.report(results, pages["images"], pages["tables"])
+        results["finished"] = True
+        directory.write_results(results)
     return results
-
-
-def export(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """A folder that plain transformers opens, weights, configuration and tokenizer."""
-    with written_aside(folder) as aside:
-        model.save(aside)
-        tokenizer.save(aside)
 
 
 class _Tracked:
