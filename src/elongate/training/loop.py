@@ -115,15 +115,7 @@ def fit(
                 seconds = time.perf_counter() - began
                 progress = _advance(progress, step, span.stage, batch, seconds)
                 if step % job.limits.log_steps == 0 or step == span.last:
-                    line = {
-                        "step": step,
-                        "stage": span.stage.name,
-                        "length": span.stage.length,
-                        "loss": loss,
-                        "lr": rate,
-                        "grad_norm": norm,
-                    }
-                    line |= {"tokens": progress.tokens} | _costs(count * span.stage.length, seconds, model)
+                    line = _line(progress, span.stage, loss, rate, norm, seconds, count, model)
                     metrics.append(line)
                     log(line)
                     bar.step(line)
@@ -154,8 +146,22 @@ def _clip(model: LanguageModel, limit: float | None) -> float:
     return float(norm)
 
 
-def _costs(tokens: int, seconds: float, model: LanguageModel) -> dict[str, float]:
-    return {"tokens_per_second": tokens / seconds, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes(model.device)}
+def _line(
+    progress: Progress, stage: Stage, loss: float, rate: float, norm: float, seconds: float, count: int, model: LanguageModel
+) -> dict[str, Any]:
+    """A line of metrics.jsonl."""
+    return {
+        "step": progress.step,
+        "stage": stage.name,
+        "length": stage.length,
+        "loss": loss,
+        "lr": rate,
+        "grad_norm": norm,
+        "tokens": progress.tokens,
+        "tokens_per_second": count * stage.length / seconds,
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory_bytes(model.device),
+    }
 
 
 def _advance(progress: Progress, step: int, stage: Stage, batch: Batch, seconds: float) -> Progress:
