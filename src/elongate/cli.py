@@ -55,7 +55,7 @@ def _train(config: DictConfig) -> None:
     directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
     job = build_job(config, HydraConfig.get().runtime.choices)
     _one_process()
-    with directory.locked(wait=False):
+    with directory.locked():
         try:
             results = run(job, directory)
         finally:

@@ -53,8 +53,10 @@ class Checkpoints:
             (aside / "progress.json").write_text(json.dumps(asdict(progress)))
             manifest = {file.name: _hash(file) for file in sorted(aside.iterdir())}
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        for step in self._steps()[: -self.keep]:
-            if step not in stage_ends:
+        # Later ones were found damaged, or the run would not have gone on from before them: they take no one's place.
+        newest = [step for step in self._steps() if step <= progress.step][-self.keep :]
+        for step in self._steps():
+            if step not in newest and step not in stage_ends:
                 remove(self.path(step))
 
     def newest_sound(self, warn: Callable[[str], None]) -> tuple[int, Path] | None:

@@ -119,12 +119,13 @@ def fit(
                     metrics.append(line)
                     log(line)
                     bar.step(line)
-                if (step - start.step) % job.limits.checkpoint_steps == 0 or step == span.last or interrupt.requested:
+                stopped_by = interrupt.requested  # asked once: a signal that comes during the checkpoint waits for the next one
+                if (step - start.step) % job.limits.checkpoint_steps == 0 or step == span.last or stopped_by:
                     metrics.sync()
                     checkpoints.save(model.network, optimizers, progress, stage_ends)
-                if interrupt.requested:
+                if stopped_by:
                     bar.close()
-                    raise Stopped(f"stopped by {interrupt.requested} at step {step}; the same command goes on from there")
+                    raise Stopped(f"stopped by {stopped_by} at step {step}; the same command goes on from there")
             bar.close()
     return Fit(progress, _state_bytes(optimizers), proof)
 

@@ -15,7 +15,7 @@ from elongate.context.curriculum.fixed import Fixed
 from elongate.context.position.none import Unchanged
 from elongate.context.strategy import Strategy
 from elongate.data.tokens import Corpus
-from elongate.errors import ConfigError
+from elongate.errors import ConfigError, Stopped
 from elongate.files import written_aside
 from elongate.models.model import Model
 from elongate.models.pretrained import Pretrained
@@ -97,7 +97,16 @@ def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, in
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     directory = RunDirectory(Path(base.directory) / f"{job.model.word}-{length}-{digest[:8]}")
     directory.path.mkdir(parents=True, exist_ok=True)
-    with directory.locked(wait=True):
+    waited: list[Path] = []
+
+    def waiting() -> None:
+        if interrupt.requested:
+            raise Stopped(f"stopped by {interrupt.requested} while another process trains the base; the same command goes on from there")
+        if not waited:
+            say(f"base: {directory.path} is being trained by another process, waiting for it")
+            waited.append(directory.path)
+
+    with directory.locked(waiting):
         directory.check(identity)
         directory.claim(identity, overwrite=False)
         if directory.model.exists():

@@ -59,8 +59,11 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         _measure(job, model, setting, origin, directory, results, interrupt)
         pages = write_report(directory.path)
         tracked.tracker.report(results, pages["images"], pages["tables"])
-        results["finished"] = True
-        directory.write_results(results)
+    # After all else: a run that is finished is not looked at again.
+    results["finished"] = True
+    directory.write_results(results)
+    if interrupt.requested:
+        raise Stopped(f"stopped by {interrupt.requested} when the run was finished; the same command reports it")
     return results
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,14 +45,20 @@ class RunDirectory:
         return self.path / "results.json"
 
     @contextmanager
-    def locked(self, wait: bool) -> Iterator[None]:
-        """One process at a time works here; the lock goes with the process, however that ends."""
+    def locked(self, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """One process at a time works here; the lock goes with the process, however that ends.
+
+        While another one has it, `waiting` is called twice a second; without it, `ConfigError` is raised.
+        """
         lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            rule = "is being worked on by another process"
-            raise ConfigError("hydra.run.dir", self.path, rule, "wait for it, or choose another name=") from None
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=0.5 if waiting else 0)
+            except Timeout:
+                if waiting is None:
+                    rule = "is being worked on by another process"
+                    raise ConfigError("hydra.run.dir", self.path, rule, "wait for it, or choose another name=") from None
+                waiting()
         try:
             yield
         finally:
@@ -74,8 +80,10 @@ class RunDirectory:
         # Only a folder that a run made is emptied; the lock in it is held.
         if overwrite and self.config.exists():
             for path in self.path.iterdir():
-                if path.name != ".lock":
+                if path not in (self.path / ".lock", self.config):
                     remove(path)
+            # Last: until it is gone, the folder is known to be that of the run before.
+            remove(self.config)
         if not self.config.exists():
             with written_aside(self.config) as aside:
                 aside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
