@@ -27,19 +27,13 @@ install_import_hook(["elongate.models", "elongate.objectives", "elongate.context
 
 from elongate.cli import conf_directory, register_resolvers  # noqa: E402
 
+TINY_MODEL = ["model.original_length=32", "model.num_layers=2", "model.dim=32", "model.num_heads=4", "model.mlp_dim=48"]
+TINY_EVALUATION = ["evaluation.curve.num_sequences=4", "evaluation.needle.num_samples=2", "evaluation.needle.depths=[0,1]"]
 TINY = [
     "tracking=none",
     "steps=3",
     "batch_tokens=256",
-    "model.original_length=32",
-    "model.num_layers=2",
-    "model.dim=32",
-    "model.num_heads=4",
-    "model.mlp_dim=48",
     "context.target_length=128",
-    "evaluation.curve.num_sequences=4",
-    "evaluation.needle.num_samples=2",
-    "evaluation.needle.depths=[0,1]",
 ]
 
 
@@ -61,7 +55,9 @@ def build_tiny(tmp_path: Path) -> Callable[..., Any]:
     from elongate.build import build_job
 
     def build(*overrides: str) -> Any:
-        return build_job(*composed(*TINY, f"data.cache={tmp_path}/cache", *overrides))
+        model = [] if "model=pretrained" in overrides else TINY_MODEL
+        evaluation = [] if "evaluation=[]" in overrides else TINY_EVALUATION
+        return build_job(*composed(*TINY, *model, *evaluation, f"data.cache={tmp_path}/cache", *overrides))
 
     return build
 

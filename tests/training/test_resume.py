@@ -340,7 +340,7 @@ def started(job: Any, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirector
     directory = RunDirectory(cwd / "runs/run")
     directory.path.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(cwd)
-    with directory.locked(wait=False):
+    with directory.locked():
         run(job, directory)
     return directory
 
@@ -441,7 +441,7 @@ def test_a_signal_while_another_process_trains_the_base_ends_the_wait(
     shutil.rmtree(path / "model")
     shutil.rmtree(tmp_path / "runs/run")
     monkeypatch.setattr("elongate.training.run.Interrupt", lambda: SignalAt(0))
-    with RunDirectory(path).locked(wait=False):
+    with RunDirectory(path).locked():
         unending = threading.Timer(20, os.kill, (os.getpid(), signal.SIGINT))
         unending.start()
         try:

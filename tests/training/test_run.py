@@ -1,0 +1,76 @@
+"""Whole runs, tiny, in this process: every preset, and the ways that a run can be composed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from elongate.cli import conf_directory
+from elongate.training.run import run
+from elongate.training.run_directory import RunDirectory
+
+PRESETS = sorted(path.stem for path in (conf_directory() / "context").glob("*.yaml"))
+
+
+@pytest.fixture
+def ran(build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs a tiny job on a few documents and returns its directory and results."""
+    monkeypatch.chdir(tmp_path)
+
+    def ran(name: str, *overrides: str) -> tuple[RunDirectory, dict[str, Any]]:
+        directory = RunDirectory(tmp_path / name)
+        directory.path.mkdir()
+        return directory, run(build_tiny("data=text", f"data.path={text_folder}", *overrides), directory)
+
+    return ran
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains_measures_and_exports(preset: str, ran: Callable[..., Any]) -> None:
+    directory, results = ran("run", f"context={preset}", "context.curriculum.base.steps=2", "steps=4")
+    assert json.loads(directory.results.read_text()) == results
+    assert results["strategy"]["context"] == preset
+    assert results["strategy"]["proof"]["frequency_error"] < 1e-5
+    assert results["budget"]["steps"] == 4
+    assert sum(stage["steps"] for stage in results["stages"]) == 4
+    assert results["budget"]["tokens"] == 4 * 256 == sum(stage["tokens"] for stage in results["stages"])
+    rows = {"before", "after"} | ({"untuned"} if results["strategy"]["position"] != "none" else set())
+    assert set(results["curve"]["table"]) == {"edges"} | rows
+    assert rows <= set(results["needle"])
+    lines = directory.read_metrics()
+    assert [line["step"] for line in lines] == list(range(1, 7))
+    lengths = [32, 32, 64, 64, 128, 128] if preset == "progressive" else [32, 32, 128, 128, 128, 128]
+    assert [line["length"] for line in lines] == lengths
+    opened = AutoModelForCausalLM.from_pretrained(directory.model)
+    assert opened.config.max_position_embeddings == 128
+
+
+def test_a_pretrained_model_is_extended_with_its_own_tokenizer_and_length(ran: Callable[..., Any]) -> None:
+    first, _ = ran("first", "context.curriculum.base.steps=2", "context=none", "context.target_length=32", "batch_tokens=64")
+    second, results = ran("second", "model=pretrained", f"model.source={first.model}", "context=ntk")
+    assert results["strategy"]["original_length"] == 32
+    assert results["strategy"]["curriculum"] == "fixed"
+    assert results["budget"]["base"] is None
+    assert [line["step"] for line in second.read_metrics()] == [1, 2, 3]
+
+
+def test_isolated_documents_bf16_accumulation_and_every_memory_give_a_sound_run(ran: Callable[..., Any]) -> None:
+    more = ["context.curriculum.base.steps=2", "evaluation=[]", "data.isolate_documents=true"]
+    _, whole = ran("whole", *more)
+    _, parts = ran("parts", *more, "memory.micro_batch_tokens=1")
+    assert parts["stages"][0]["loss"] == pytest.approx(whole["stages"][0]["loss"], abs=1e-5)
+    assert parts["data"] == whole["data"]
+    _, half = ran("half", *more, "precision=bf16")
+    assert half["stages"][0]["loss"] == pytest.approx(whole["stages"][0]["loss"], abs=2e-2)
+
+
+def test_weights_are_kept_in_fp32_under_bf16(ran: Callable[..., Any]) -> None:
+    directory, _ = ran("run", "precision=bf16", "evaluation=[]", "context.curriculum.base.steps=2")
+    opened = AutoModelForCausalLM.from_pretrained(directory.model)
+    assert {p.dtype for p in opened.parameters()} == {torch.float32}
