@@ -17,7 +17,7 @@ train: setup ## a small GPT on real text, extended four-fold; ends with a table 
 	$(BIN)/python train.py
 
 test: setup ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup ## lint and types
 	$(BIN)/ruff check .

@@ -74,3 +74,18 @@ def test_weights_are_kept_in_fp32_under_bf16(ran: Callable[..., Any]) -> None:
     directory, _ = ran("run", "precision=bf16", "evaluation=[]", "context.curriculum.base.steps=2")
     opened = AutoModelForCausalLM.from_pretrained(directory.model)
     assert {p.dtype for p in opened.parameters()} == {torch.float32}
+
+
+def test_a_base_whose_weights_were_altered_is_made_again_from_its_checkpoint(
+    ran: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    more = ["context.curriculum.base.steps=2", "evaluation=[]"]
+    _, sound = ran("first", *more)
+    weights = Path(sound["budget"]["base"]["path"]) / "model/model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    directory, again = ran("second", *more)
+    assert "its weights do not have the hash" in capfd.readouterr().err
+    assert weights.read_bytes() == whole
+    assert again["stages"] == sound["stages"]
+    assert (directory.model / "model.safetensors").read_bytes() == (directory.path.parent / "first/model/model.safetensors").read_bytes()

@@ -109,7 +109,7 @@ def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, in
     with directory.locked(waiting):
         directory.check(identity)
         directory.claim(identity, overwrite=False)
-        if directory.model.exists():
+        if _is_whole(directory):
             say(f"base: {directory.path}, trained before")
             return directory
         say(f"base: {directory.path}, {base.steps} steps at length {length}, shared by all runs that differ only in the extension")
@@ -127,8 +127,26 @@ def _train_base(job: Job, length: int, corpus: Corpus, tokenizer: Tokenizer, dir
     fitted = fit(job, model, length, corpus.train, stages, directory, [], lambda history: lambda line: None, interrupt)
     progress = fitted.progress
     budget = {"tokens": progress.tokens, "steps": progress.step, "seconds": progress.seconds, "path": str(directory.path)}
-    directory.write_results({"budget": budget})
     export(model, tokenizer, directory.model)
+    directory.write_results({"budget": budget, "weights_sha256": _weights_hash(directory)})
+
+
+def _is_whole(directory: RunDirectory) -> bool:
+    """Whether the base is trained and its weights are as they were written: all runs that share it depend on them."""
+    written = directory.read_results().get("weights_sha256")
+    if written is None or not directory.model.exists():
+        return False
+    if written != _weights_hash(directory):
+        warn(f"base {directory.path}: its weights do not have the hash that was written down; they are made again from its checkpoint")
+        return False
+    return True
+
+
+def _weights_hash(directory: RunDirectory) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(directory.model.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def export(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:

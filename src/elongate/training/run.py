@@ -86,6 +86,9 @@ class _Tracked:
         try:
             yield self
             code = 0
+        except Stopped:
+            code = Stopped.exit_code
+            raise
         finally:
             if self._started:
                 self.tracker.finish(code)
