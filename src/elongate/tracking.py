@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import fmean
@@ -114,9 +114,11 @@ class Background(Tracker):
     def _work(self) -> None:
         faults: tuple[type[Exception], ...] = (ImportError, OSError)
         try:
+            # Not before there is something to show: the first step of a run should not share the machine with an import.
+            first = self._calls.get()
             faults = self._view.load()
             self._view.start()
-            for call in iter(self._calls.get, None):
+            for call in chain([first] if first else [], iter(self._calls.get, None)):
                 call()
         except faults as fault:
             if not main_thread().is_alive():
