@@ -13,7 +13,7 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-train: setup ## a small GPT on real text, extended four-fold; ends with a table and a report (about 8 minutes on two cores)
+train: setup ## a small GPT on real text, extended four-fold; ends with a table and a report (about 9 minutes on two cores)
 	$(BIN)/python train.py
 
 test: setup ## all tests
@@ -28,6 +28,7 @@ smoke: setup ## every part once, in seconds
 	$(BIN)/python train.py experiment=smoke overwrite=true
 
 bench: setup ## training speed beside transformers.Trainer
+	$(BIN)/python -m pip install --quiet accelerate==1.15.0
 	$(BIN)/python benchmarks/training_speed.py
 
 clean: ## the environment and everything that runs wrote
