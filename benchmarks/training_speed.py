@@ -23,7 +23,7 @@ BATCH_TOKENS = 8192
 SIDES = ("elongate", "trainer")
 
 
-def job_of(length: int, steps: int, precision: str, folder: Path):  # type: ignore[no-untyped-def]
+def job_of(length: int, steps: int, precision: str, folder: Path, micro_batch_tokens: int = 4096):  # type: ignore[no-untyped-def]
     from hydra import compose, initialize_config_dir
     from omegaconf import open_dict
 
@@ -41,6 +41,7 @@ def job_of(length: int, steps: int, precision: str, folder: Path):  # type: igno
     ]
     overrides += [f"model.original_length={length}", f"context.target_length={length}", f"steps={steps}", f"batch_tokens={BATCH_TOKENS}"]
     overrides += [f"precision={precision}", "training.checkpoint_steps=1000000", f"data.cache={folder}/cache"]
+    overrides += [f"memory.micro_batch_tokens={micro_batch_tokens}"]
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         config = compose("train", overrides=overrides, return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
@@ -49,7 +50,7 @@ def job_of(length: int, steps: int, precision: str, folder: Path):  # type: igno
     return build_job(config, choices)
 
 
-def run_elongate(length: int, steps: int, precision: str, folder: Path) -> tuple[list[float], list[float]]:
+def run_elongate(length: int, steps: int, precision: str, folder: Path, micro_batch_tokens: int) -> tuple[list[float], list[float]]:
     """(end of each step in seconds, loss of each step)."""
     from elongate.context.curriculum.curriculum import Stage
     from elongate.data.tokens import load_corpus
@@ -58,7 +59,7 @@ def run_elongate(length: int, steps: int, precision: str, folder: Path) -> tuple
     from elongate.training.origin import find_origin
     from elongate.training.run_directory import RunDirectory
 
-    job = job_of(length, steps, precision, folder)
+    job = job_of(length, steps, precision, folder, micro_batch_tokens)
     tokenizer = job.tokenizer.fit(job.data)
     corpus = load_corpus(job.data, tokenizer)
     interrupt = Interrupt()
@@ -130,9 +131,10 @@ def run_trainer(length: int, steps: int, precision: str, folder: Path) -> tuple[
     return ends, [line["loss"] for line in trainer.state.log_history if "loss" in line]
 
 
-def measured(side: str, length: int, steps: int, precision: str) -> tuple[float, list[float]]:
+def measured(side: str, length: int, steps: int, precision: str, micro_batch_tokens: int) -> tuple[float, list[float]]:
     """(tokens per second, losses) of one side in a process of its own."""
     command = [sys.executable, __file__, "--side", side, "--lengths", str(length), "--steps", str(steps), "--precision", precision]
+    command += ["--micro-batch-tokens", str(micro_batch_tokens)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
@@ -146,16 +148,19 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="of Elongate; the Trainer reads the batch whole")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     given = parser.parse_args()
     if given.side:
         with tempfile.TemporaryDirectory() as folder:
-            run = run_elongate if given.side == "elongate" else run_trainer
-            print(json.dumps(run(given.lengths[0], given.steps, given.precision, Path(folder))))
+            what = (given.lengths[0], given.steps, given.precision, Path(folder))
+            print(json.dumps(run_elongate(*what, given.micro_batch_tokens) if given.side == "elongate" else run_trainer(*what)))
         return
     print("length  elongate tok/s  Trainer tok/s  ratio (each round)       largest difference in loss")
     for length in given.lengths:
-        rounds = [[measured(side, length, given.steps, given.precision) for side in SIDES] for _ in range(given.rounds)]
+        rounds = [
+            [measured(side, length, given.steps, given.precision, given.micro_batch_tokens) for side in SIDES] for _ in range(given.rounds)
+        ]
         apart = max(abs(a - b) for ours, theirs in rounds for a, b in zip(ours[1], theirs[1], strict=True))
         if given.precision == "fp32" and apart > 1e-3:
             sys.exit(f"length {length}: the losses differ by {apart:.1e}: not the same training")
