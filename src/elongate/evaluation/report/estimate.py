@@ -22,7 +22,7 @@ class Estimate:
     standard_error: float | None = None
 
     def __format__(self, spec: str) -> str:
-        return f"{self.mean:{spec}} {self.error_text(spec)}".rstrip()
+        return f"{self.mean:z{spec}} {self.error_text(spec)}".rstrip()
 
     def error_text(self, spec: str) -> str:
         """`± 0.020`, or nothing. An error too small for the digits of the mean keeps one of its own: it is not 0."""
