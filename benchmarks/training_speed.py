@@ -23,7 +23,7 @@ BATCH_TOKENS = 8192
 SIDES = ("elongate", "trainer")
 
 
-def job_of(length: int, steps: int, precision: str, folder: Path, micro_batch_tokens: int = 4096):  # type: ignore[no-untyped-def]
+def job_of(length: int, steps: int, precision: str, folder: Path, micro_batch_tokens: int = 4096):  # type: ignore[no-untyped-def]  # its type would be imported before the clock starts
     from hydra import compose, initialize_config_dir
     from omegaconf import open_dict
 

@@ -322,7 +322,7 @@ class EventFile(View):
 
     def load(self) -> tuple[type[Exception], ...]:
         import tensorboard.compat.proto.event_pb2
-        import tensorboard.summary.writer.record_writer  # noqa: F401
+        import tensorboard.summary.writer.record_writer  # noqa: F401  # here, where a missing package is told
 
         return (OSError, struct.error, TypeError, ValueError)
 
