@@ -27,9 +27,10 @@ check: setup ## lint and types
 smoke: setup ## every part once, in seconds
 	$(BIN)/python train.py experiment=smoke overwrite=true
 
-bench: setup ## training speed beside transformers.Trainer
-	$(BIN)/python -m pip install --quiet accelerate==1.15.0
+bench: setup ## training speed beside transformers.Trainer; time and memory of long sequences beside it and TRL
+	$(BIN)/python -m pip install --quiet accelerate==1.15.0 trl==1.16.0
 	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/long_sequences.py
 
 clean: ## the environment and everything that runs wrote
 	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache

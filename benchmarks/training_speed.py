@@ -86,7 +86,8 @@ def run_trainer(length: int, steps: int, precision: str, folder: Path) -> tuple[
     tokenizer = job.tokenizer.fit(job.data)
     count = BATCH_TOKENS // length
     sequences = Sequences(load_corpus(job.data, tokenizer).train, length, seed=0, isolate_documents=False)
-    network = job.model.build(tokenizer.vocab_size, job.seed, "sdpa").network
+    network = job.model.build(tokenizer.vocab_size, job.seed).network
+    network.set_attn_implementation("sdpa")
     ends: list[float] = []
 
     class Clock(TrainerCallback):

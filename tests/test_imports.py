@@ -16,7 +16,7 @@ LEVELS = [
     ("cli",),
     ("build", "evaluate", "config", "hydra_errors"),
     ("training", "evaluation"),
-    ("memory", "objectives", "data", "tracking"),
+    ("memory", "objectives", "tuning", "data", "tracking"),
     ("models",),
     ("context",),
     ("errors", "files"),
@@ -64,7 +64,7 @@ def test_a_library_is_known_in_its_home_only(library: str, homes: set[str]) -> N
 
 def test_a_whole_job_is_built_and_its_data_read_without_torch(tmp_path: Path) -> None:
     poison = tmp_path / "poison"
-    for name in ("torch", "transformers", "datasets", "wandb", "matplotlib"):
+    for name in ("torch", "transformers", "peft", "datasets", "wandb", "matplotlib"):
         (poison / name).mkdir(parents=True)
         (poison / name / "__init__.py").write_text(f"raise ImportError('{name} was imported')")
     root = SOURCE.parents[1]

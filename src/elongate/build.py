@@ -15,9 +15,22 @@ from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Evaluation
 from elongate.models.model import Model
 from elongate.models.pretrained import Pretrained
-from elongate.training.job import Job, Limits, check_lengths
+from elongate.training.job import Job, Limits, check_lengths, check_together
 
-GROUPS = ("model", "context", "objective", "optimizer", "schedule", "data", "tokenizer", "memory", "evaluation", "tracking", "training")
+GROUPS = (
+    "model",
+    "context",
+    "objective",
+    "optimizer",
+    "schedule",
+    "data",
+    "tokenizer",
+    "tuning",
+    "memory",
+    "evaluation",
+    "tracking",
+    "training",
+)
 
 
 def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
@@ -41,12 +54,14 @@ def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
         schedule=build(config.schedule, "schedule"),
         data=build(config.data, "data"),
         tokenizer=pretrained_tokenizer(build(config.tokenizer, "tokenizer"), model),
+        tuning=build(config.tuning, "tuning"),
         memory=build(config.memory, "memory"),
         limits=build_class(Limits, config.training, "training"),
         evaluations=build_evaluations(config.evaluation),
         tracking=build(config.tracking, "tracking"),
         config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a mapping, since the configuration is one
     )
+    check_together(job)
     if model.original_length is not None:
         check_lengths(job, model.original_length)
     return job

@@ -171,8 +171,9 @@ def _type_word(hint: Any) -> str:
 def _type_remedy(hint: Any, field: Field[Any], value: Any) -> str:
     if int in (hint, *get_args(hint)) and isinstance(value, float) and value.is_integer():
         return f"use {{key}}={int(value)}"
-    if getattr(hint, "__origin__", None) is list and value is not None:
-        return f"write it like {{key}}=[{_EXAMPLES[get_args(hint)[0]]}]"
+    lists = [kind for kind in (hint, *get_args(hint)) if getattr(kind, "__origin__", None) is list]
+    if lists and value is not None:
+        return f"write it like {{key}}=[{_EXAMPLES[get_args(lists[0])[0]]}]"
     if field.default is not MISSING and field.default is not None:
         return f"use {{key}}={str(field.default).lower() if isinstance(field.default, bool) else field.default}"
     examples = [_EXAMPLES[kind] for kind in (hint, *get_args(hint)) if kind in _EXAMPLES]

@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from elongate.build import build_evaluations, pretrained_tokenizer
 from elongate.config import PRECISIONS, build, build_class, check_device
+from elongate.context.attention.attention import Attention
+from elongate.context.attention.full import Full
 from elongate.data.tokens import load_corpus
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Setting, add_row
@@ -59,7 +61,7 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     with inside("data"):
         corpus = load_corpus(data, tokenizer)
     try:
-        network = model.build(tokenizer.vocab_size, 0, "sdpa")
+        network = model.build(tokenizer.vocab_size, 0)
         network.network.to(find_device(top.device))
         network.check_head()
     except ConfigError as fault:
@@ -71,7 +73,12 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         results["strategy"] = strategy = _results(folder)["strategy"]
         original, target = original or strategy["original_length"], target or strategy["target_length"]
     seed = trained.get("seed", 0) if top.seed is None else top.seed
-    setting = Setting(corpus.validation, tokenizer, original or network.original_length, target or network.original_length, seed)
+    original, target = original or network.original_length, target or network.original_length
+    with inside("attention"):
+        attention = _attention(config, trained)
+        attention.check(target, original)
+        results["attention"] = network.attend(attention, original, target)
+    setting = Setting(corpus.validation, tokenizer, original, target, seed)
     for evaluation in evaluations:
         say(f"measuring {evaluation.word}")
         results[evaluation.word] = evaluation.header(setting)
@@ -79,6 +86,13 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         write_json(directory / "results.json", results)
     write_report(directory)
     return results
+
+
+def _attention(config: DictConfig, trained: dict[str, Any]) -> Attention:
+    """Who sees whom: what was chosen on the command line, else what the run was measured with, else everyone."""
+    if config.get("attention") is not None:
+        return build(config.attention, "attention")
+    return build(OmegaConf.create(trained["context"]), "context").measured_attention if trained else Full()
 
 
 def _run_config(folder: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def setting() -> Setting:
 
 @pytest.fixture
 def model(build_tiny: Callable[..., Any]) -> Any:
-    built = build_tiny().model.build(257, seed=0, attention="sdpa")
+    built = build_tiny().model.build(257, seed=0)
     built.network.double().eval()
     return built
 

@@ -16,7 +16,7 @@ from elongate.objectives.objective import Example
 @pytest.mark.parametrize("micro_batch_tokens", [1, 20, 40, 1000])
 @pytest.mark.parametrize("documents", [False, True])
 def test_loss_and_gradients_do_not_depend_on_the_parts(build_tiny: Callable[..., Any], micro_batch_tokens: int, documents: bool) -> None:
-    model = build_tiny().model.build(257, seed=0, attention="sdpa")
+    model = build_tiny().model.build(257, seed=0)
     model.network.double()
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(257, (5, 21), generator=draw)

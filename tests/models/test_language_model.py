@@ -38,7 +38,7 @@ def test_plain_transformers_computes_our_logits_at_the_original_and_the_target_l
     word: str, build_tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
     job = build_tiny(f"context={word}")
-    model = job.model.build(257, seed=0, attention="sdpa")
+    model = job.model.build(257, seed=0)
     model.extend(job.strategy, 32, 128)
     export(model, job.tokenizer.fit(job.data), tmp_path / "model")
 
@@ -55,7 +55,7 @@ def test_plain_transformers_computes_our_logits_at_the_original_and_the_target_l
 @pytest.mark.parametrize("word", [w for w in WORDS if w != "none"])
 def test_every_strategy_but_none_changes_what_the_model_computes(word: str, build_tiny: Callable[..., Any]) -> None:
     job = build_tiny(f"context={word}")
-    model = job.model.build(257, seed=0, attention="sdpa")
+    model = job.model.build(257, seed=0)
     # Fresh weights hardly attend to anything; these do.
     for name, p in model.network.named_parameters():
         if "q_proj" in name or "k_proj" in name:
@@ -69,7 +69,7 @@ def test_every_strategy_but_none_changes_what_the_model_computes(word: str, buil
 @pytest.mark.parametrize("word", WORDS)
 def test_a_common_shift_of_all_positions_changes_nothing(word: str, build_tiny: Callable[..., Any]) -> None:
     job = build_tiny(f"context={word}")
-    model = job.model.build(257, seed=0, attention="sdpa")
+    model = job.model.build(257, seed=0)
     model.extend(job.strategy, 32, 128)
     positions = torch.arange(100)[None].expand(2, -1)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_a_common_shift_of_all_positions_changes_nothing(word: str, build_tiny: 
 
 
 def test_documents_with_positions_of_their_own_do_not_see_each_other(build_tiny: Callable[..., Any]) -> None:
-    model = build_tiny().model.build(257, seed=0, attention="sdpa")
+    model = build_tiny().model.build(257, seed=0)
     model.network.double()
     bounds = [0, 1, 40, 77, 129]
     positions = torch.cat([torch.arange(b - a) for a, b in itertools.pairwise(bounds)])[None].expand(2, -1)
@@ -87,7 +87,7 @@ def test_documents_with_positions_of_their_own_do_not_see_each_other(build_tiny:
 
 
 def test_the_future_is_not_seen(build_tiny: Callable[..., Any]) -> None:
-    model = build_tiny().model.build(257, seed=0, attention="sdpa")
+    model = build_tiny().model.build(257, seed=0)
     embedded = model.network.get_input_embeddings()(TOKENS[:1, :20]).detach().requires_grad_()
     state = model.network.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0, 9].sum()
     (gradient,) = torch.autograd.grad(state, embedded)
@@ -102,14 +102,14 @@ def test_a_strategy_that_is_not_on_is_found_out(build_tiny: Callable[..., Any]) 
             return {"rope_type": "default", "rope_theta": rotary.theta}
 
     job = build_tiny()
-    model = job.model.build(257, seed=0, attention="sdpa")
+    model = job.model.build(257, seed=0)
     with pytest.raises(AssertionError, match="pi is not on: frequencies off by"):
         model.extend(replace(job.strategy, position=Broken()), 32, 128)
 
 
 def test_the_same_strategy_set_for_another_length_starts_from_the_trained_positions(build_tiny: Callable[..., Any]) -> None:
     job = build_tiny("context=ntk")
-    once, twice = (job.model.build(257, seed=0, attention="sdpa") for _ in range(2))
+    once, twice = (job.model.build(257, seed=0) for _ in range(2))
     twice.extend(job.strategy, 32, 64)
     assert once.extend(job.strategy, 32, 128) == twice.extend(job.strategy, 32, 128)
 
@@ -120,7 +120,7 @@ def saved(network: Any, folder: Path) -> Pretrained:
 
 
 def opened(model: Pretrained) -> LanguageModel:
-    return model.build(257, seed=0, attention="sdpa")
+    return model.build(257, seed=0)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_rotary_strategy_on_learned_positions_is_refused(gpt2: LanguageModel, 
 @pytest.mark.parametrize("word", WORDS)
 def test_a_checkpoint_that_was_extended_before_is_not_extended_again(word: str, build_tiny: Callable[..., Any], tmp_path: Path) -> None:
     job = build_tiny("context=yarn")
-    model = job.model.build(257, seed=0, attention="sdpa")
+    model = job.model.build(257, seed=0)
     model.extend(job.strategy, 32, 128)
     again = build_tiny(f"context={word}", "context.target_length=256").strategy
     extended = opened(saved(model.network, tmp_path / "extended"))

@@ -17,7 +17,7 @@ WORDS = sorted(path.stem for path in (conf_directory() / "optimizer").glob("*.ya
 @pytest.mark.parametrize("word", WORDS)
 def test_every_parameter_is_held_once_and_only_matrices_decay(word: str, build_tiny: Callable[..., Any]) -> None:
     job = build_tiny(f"optimizer={word}", "optimizer.weight_decay=0.1")
-    network = job.model.build(257, seed=0, attention="sdpa").network
+    network = job.model.build(257, seed=0).network
     groups = [group for optimizer in job.optimizer.build(network) for group in optimizer.param_groups]
     held = Counter(id(p) for group in groups for p in group["params"])
     assert held == Counter(id(p) for p in network.parameters())
@@ -28,7 +28,7 @@ def test_every_parameter_is_held_once_and_only_matrices_decay(word: str, build_t
 @pytest.mark.parametrize("word", WORDS)
 def test_the_loss_of_one_batch_falls(word: str, build_tiny: Callable[..., Any]) -> None:
     job = build_tiny(f"optimizer={word}")
-    network = job.model.build(257, seed=0, attention="sdpa").network
+    network = job.model.build(257, seed=0).network
     optimizers = job.optimizer.build(network)
     tokens = torch.randint(257, (4, 33), generator=torch.Generator().manual_seed(0))
     losses = []
@@ -44,7 +44,7 @@ def test_the_loss_of_one_batch_falls(word: str, build_tiny: Callable[..., Any]) 
 
 def test_muon_takes_the_matrices_of_the_layers_and_leaves_the_tables(build_tiny: Callable[..., Any]) -> None:
     job = build_tiny("optimizer=muon", "model.tie_weights=false")
-    network = job.model.build(257, seed=0, attention="sdpa").network
+    network = job.model.build(257, seed=0).network
     muon, adamw = job.optimizer.build(network)
     names = {id(p): name for name, p in network.named_parameters()}
     assert {names[id(p)] for p in muon.param_groups[0]["params"]} == {n for n in names.values() if "_proj" in n}
@@ -55,7 +55,7 @@ def test_adafactor_needs_a_twentieth_of_the_state_of_adamw_at_the_default_size(b
     sizes = {}
     for word in ("adamw", "adafactor"):
         job = build_tiny(f"optimizer={word}", "model.num_layers=4", "model.dim=128", "model.mlp_dim=352")
-        network = job.model.build(257, seed=0, attention="sdpa").network
+        network = job.model.build(257, seed=0).network
         optimizers = job.optimizer.build(network)
         for p in network.parameters():
             p.grad = torch.ones_like(p)

@@ -350,10 +350,16 @@ DEAD = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnra
 
 @DEAD
 @pytest.mark.slow
+@pytest.mark.parametrize("tuning", ["full", "lora_plus"])
 def test_death_between_any_two_acts_on_files_changes_nothing(
-    build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[int | None], None]
+    tuning: str,
+    build_tiny: Callable[..., Any],
+    text_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    live: Callable[[int | None], None],
 ) -> None:
-    job = build_tiny(*SHORT, f"data.path={text_folder}")
+    job = build_tiny(*SHORT, f"data.path={text_folder}", f"tuning={tuning}")
     expected = outcome(started(job, tmp_path / "undisturbed", monkeypatch).path)
     random, deaths = Random(0), 0
     while True:

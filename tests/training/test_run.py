@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM
 
 from elongate.cli import conf_directory
+from elongate.evaluate import evaluate_checkpoint
 from elongate.training.run import run
 from elongate.training.run_directory import RunDirectory
 
@@ -40,7 +42,9 @@ def test_every_preset_trains_measures_and_exports(preset: str, ran: Callable[...
     assert results["budget"]["steps"] == 4
     assert sum(stage["steps"] for stage in results["stages"]) == 4
     assert results["budget"]["tokens"] == 4 * 256 == sum(stage["tokens"] for stage in results["stages"])
-    rows = {"before", "after"} | ({"untuned"} if results["strategy"]["position"] != "none" else set())
+    strategy = results["strategy"]
+    acts_untrained = strategy["position"] != "none" or strategy["evaluation_attention"] != "full"
+    rows = {"before", "after"} | ({"untuned"} if acts_untrained else set())
     assert set(results["curve"]["table"]) == {"edges"} | rows
     assert rows <= set(results["needle"])
     lines = directory.read_metrics()
@@ -66,6 +70,11 @@ def test_isolated_documents_bf16_accumulation_and_every_memory_give_a_sound_run(
     _, parts = ran("parts", *more, "memory.micro_batch_tokens=1")
     assert parts["stages"][0]["loss"] == pytest.approx(whole["stages"][0]["loss"], abs=1e-5)
     assert parts["data"] == whole["data"]
+    for plan in (["memory=checkpoint"], ["memory=stream", "memory.chunk_length=48"]):
+        _, planned = ran(plan[0].partition("=")[2], *more, *plan)
+        assert planned["memory"]["plan"] == plan[0].partition("=")[2]
+        assert planned["memory"]["exact"]
+        assert planned["stages"][0]["loss"] == pytest.approx(whole["stages"][0]["loss"], abs=1e-5)
     _, half = ran("half", *more, "precision=bf16")
     assert half["stages"][0]["loss"] == pytest.approx(whole["stages"][0]["loss"], abs=2e-2)
 
@@ -89,3 +98,29 @@ def test_a_base_whose_weights_were_altered_is_made_again_from_its_checkpoint(
     assert weights.read_bytes() == whole
     assert again["stages"] == sound["stages"]
     assert (directory.model / "model.safetensors").read_bytes() == (directory.path.parent / "first/model/model.safetensors").read_bytes()
+
+
+def test_a_run_is_evaluated_with_the_attention_it_was_measured_with(ran: Callable[..., Any], tmp_path: Path) -> None:
+    small = ["context.curriculum.base.steps=2", "context.attention.window_length=8"]
+    first, results = ran("first", "context=window", *small)
+
+    def evaluated(name: str, *overrides: str) -> dict[str, Any]:
+        (tmp_path / name).mkdir()
+        with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+            config = compose("evaluate", overrides=[f"checkpoint={first.path}", *overrides])
+        return evaluate_checkpoint(config, conf_directory(), tmp_path / name)
+
+    again = evaluated("again")
+    assert again["attention"]["word"] == "window"
+    assert again["curve"]["table"]["after"] == results["curve"]["table"]["after"]
+    full = evaluated("full", "context/attention@attention=full")
+    assert full["curve"]["table"]["after"] != results["curve"]["table"]["after"]
+
+
+def test_longlora_trains_on_groups_and_is_measured_with_full_attention(ran: Callable[..., Any]) -> None:
+    _, results = ran("run", "experiment=longlora", "context.curriculum.base.steps=2", "evaluation=[]")
+    strategy = results["strategy"]
+    assert (strategy["position"], strategy["attention"], strategy["evaluation_attention"]) == ("pi", "shifted", "full")
+    assert strategy["tuning"] == "lora_plus"
+    assert strategy["proof"]["attention"]["pairs_ratio"] < 0.3
+    assert results["budget"]["trained_parameters"] < results["budget"]["parameters"]

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
 
 class Memory(ABC):
     word: ClassVar[str]
+    is_exact: bool = True  # the gradient is that of the whole batch
+
+    def prepare(self, model: LanguageModel, length: int) -> Memory:
+        """What computes the batches: called once, before the first. `length`: of the longest sequences, in tokens.
+
+        Raises `ConfigError` where the model cannot be trained this way.
+        """
+        return self
+
+    def check(self, length: int) -> None:  # noqa: B027  # most fit every length
+        """Raises `ConfigError` where sequences of `length` tokens cannot be computed this way."""
 
     @abstractmethod
     def backward(self, model: LanguageModel, example: Example) -> float:

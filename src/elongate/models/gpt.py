@@ -42,10 +42,11 @@ class Gpt(Model):
         rule = f"must divide num_heads={self.num_heads}"
         require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", self.num_kv_heads, rule, f"use {{key}}={self.num_heads}")
 
-    def build(self, vocab_size: int, seed: int, attention: str) -> LanguageModel:
+    def build(self, vocab_size: int, seed: int) -> LanguageModel:
         import torch
         from transformers.models.llama.modeling_llama import LlamaConfig, LlamaForCausalLM
 
+        from elongate.context.attention.interface import IMPLEMENTATION
         from elongate.models.language_model import LanguageModel
 
         config = LlamaConfig(
@@ -61,6 +62,6 @@ class Gpt(Model):
             bos_token_id=None,
             eos_token_id=None,
         )
-        config._attn_implementation = attention
+        config._attn_implementation = IMPLEMENTATION
         torch.manual_seed(seed)
         return LanguageModel(LlamaForCausalLM(config), word=self.word)

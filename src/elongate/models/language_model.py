@@ -10,15 +10,25 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from elongate.context.attention.attention import Attention
+from elongate.context.attention.full import Full
+from elongate.context.attention.layout import Kept, Layout
+from elongate.context.attention.proof import prove
 from elongate.context.position.position import Position, Rotary
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
 
 # One bar at a time: that of the training.
 transformers_logging.disable_progress_bar()
+
+
+class _Turned(Full):
+    """Full attention whose rotation is left to the kernel."""
+
+    rotates = True
 
 
 class LanguageModel:
@@ -28,6 +38,7 @@ class LanguageModel:
         self.network = network
         self.word = word
         self.precision = "fp32"
+        self.attention: Attention = Full()
         # As trained: a strategy always starts from these, also when it is set again for another length.
         self._trained_rope: dict[str, Any] = dict(getattr(network.config, "rope_parameters", None) or {})
 
@@ -44,9 +55,10 @@ class LanguageModel:
 
     @property
     def has(self) -> frozenset[str]:
-        """What a strategy can build on."""
+        """What a strategy or a memory plan can build on."""
         rotary = {"rotary", "computed_positions"} if self._rotary_modules() else set()
-        return frozenset({"causal", "cache"} | rotary)
+        causal = all(getattr(module, "is_causal", True) for module in self.network.modules())
+        return frozenset({"causal"} | rotary if causal else {"bidirectional"} | rotary)
 
     @property
     def device(self) -> torch.device:
@@ -58,12 +70,32 @@ class LanguageModel:
         """bf16 computes matrix products in bfloat16; weights, angles and sums stay in float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def layout(self, inputs: Int[Tensor, "batch length"], positions: Int[Tensor, "batch length"] | None) -> Layout:
+        """Who sees whom in these sequences. Positions that restart within a row part it into documents that do not see each other."""
+        frequencies = self._rotary_modules()[0][2].inv_freq if self.attention.rotates else None
+        return Layout.of(self.attention, tuple(inputs.shape), positions, frequencies)
+
     def hidden(
-        self, inputs: Int[Tensor, "batch length"], positions: Int[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "batch length dim"]:
-        """Last hidden states. Positions that restart within a row part it into documents that do not see each other."""
+        self,
+        inputs: Int[Tensor, "batch chunk"],
+        positions: Int[Tensor, "batch length"] | None = None,
+        layout: Layout | None = None,
+    ) -> Float[Tensor, "batch chunk dim"]:
+        """Last hidden states of whole sequences, or of the chunk of them that the layout names. Positions are those of the sequences."""
+        if layout is None:
+            layout = self.layout(inputs, positions)
+        start, stop = layout.chunk
+        if self.attention.rotates:
+            # At position 0 the model's own rotation is none: the regions turn queries and keys themselves.
+            positions = torch.zeros_like(inputs)
+        elif positions is not None:
+            positions = positions[:, start:stop]
+        elif start:
+            positions = torch.arange(start, stop, device=inputs.device).expand_as(inputs)
+        # Left to transformers and torch, and their compiler, where they compute the same.
+        known = {} if layout.is_plain and layout.kept is None else {"layout": layout}
         with self.autocast():
-            return self.network.base_model(input_ids=inputs, position_ids=positions, use_cache=False).last_hidden_state
+            return self.network.base_model(input_ids=inputs, position_ids=positions, use_cache=False, **known).last_hidden_state
 
     @property
     def head(self) -> tuple[Float[Tensor, "vocab dim"], Float[Tensor, " vocab"] | None]:
@@ -92,6 +124,8 @@ class LanguageModel:
     def check(self, strategy: Strategy, original_length: int) -> None:
         """Raises `ConfigError` where the network cannot take the strategy."""
         strategy.check(self.has, original_length, self.word)
+        for attention in (strategy.attention, strategy.measured_attention):
+            self._check_attention(attention)
         word = strategy.position.word
         if "rotary" not in self.has or word == "none":
             return
@@ -103,10 +137,23 @@ class LanguageModel:
     def extend(self, strategy: Strategy, original_length: int, length: int) -> dict[str, Any]:
         """Sets the strategy's positions for sequences of `length` tokens and proves that they are on.
 
-        Returns the proof: rope_parameters, frequencies and attention factor, and how far the built ones are from the closed form.
-        May be called again for another length.
+        Returns the proof: rope_parameters, frequencies and attention factor, and how far the built ones are from the closed form;
+        and how far the attention is from its definition. May be called again for another length.
         """
         self.check(strategy, original_length)
+        proof = self._set_positions(strategy, original_length, length)
+        return proof | {"attention": self.attend(strategy.attention, original_length, length)}
+
+    def attend(self, attention: Attention, original_length: int, length: int) -> dict[str, Any]:
+        """Sets who sees whom, for sequences of `length` tokens, and proves it. Weights and positions stay as they are."""
+        self.attention = attention.for_length(length, original_length)
+        config = self.network.config
+        heads = config.num_attention_heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        layout = self.layout(torch.zeros(1, length, dtype=torch.long), None)
+        return prove(layout, heads, kv_heads, _head_dim(config), "causal" in self.has, self.device)
+
+    def _set_positions(self, strategy: Strategy, original_length: int, length: int) -> dict[str, Any]:
         config = self.network.config
         if not self._rotary_modules():
             return {}
@@ -120,6 +167,42 @@ class LanguageModel:
         for parent, name, module in self._rotary_modules():
             setattr(parent, name, type(module)(config).to(self.device))
         return self._proof(strategy.position, rotary, factor)
+
+    def _check_attention(self, attention: Attention) -> None:
+        architecture = self.network.config.model_type
+        if not self._is_wired():
+            rule = f"cannot act on a {architecture}, whose attention does not go through the interface of transformers"
+            raise ConfigError("context/attention", attention.word, rule, "name a checkpoint of another architecture")
+        if attention.narrowed(1) is None and any(getattr(m, "sliding_window", None) for m in self.network.modules()):
+            rule = f"cannot act on a {architecture}, whose layers have windows of their own"
+            raise ConfigError("context/attention", attention.word, rule, "use context/attention=full or window")
+        if attention.rotates and not self._turns_as_we_do():
+            rule = f"cannot act on a {architecture}, which does not rotate the two halves of a head alike in all layers"
+            raise ConfigError("context/attention", attention.word, rule, "use context/attention=window")
+
+    def _is_wired(self) -> bool:
+        """Whether the layers read the layout that they are given."""
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        layout = self.layout(tokens, None)
+        layout = layout.at(layout.chunk, Kept())
+        with torch.no_grad():
+            self.hidden(tokens, None, layout)
+        return layout.was_read
+
+    def _turns_as_we_do(self) -> bool:
+        """Whether full attention comes out the same when the rotation is left to the kernel."""
+        if self._unlike_plain_rope():
+            return False
+        tokens, attention, training = torch.arange(1, 17, device=self.device)[None], self.attention, self.network.training
+        self.network.eval()
+        with torch.no_grad():
+            self.attention = Full()
+            theirs = self.hidden(tokens % self.network.config.vocab_size)
+            self.attention = _Turned()
+            ours = self.hidden(tokens % self.network.config.vocab_size)
+        self.attention = attention
+        self.network.train(training)
+        return torch.allclose(ours.float(), theirs.float(), rtol=1e-2, atol=1e-2)
 
     def _proof(self, position: Position, rotary: Rotary, factor: float) -> dict[str, Any]:
         """Frequencies, and angles at the ends of the original and the target length, against the closed form in float64."""
@@ -154,8 +237,7 @@ class LanguageModel:
 
     def _rotary(self, original_length: int) -> Rotary:
         config = self.network.config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        dim = int(head_dim * self._trained_rope.get("partial_rotary_factor", 1.0))
+        dim = int(_head_dim(config) * self._trained_rope.get("partial_rotary_factor", 1.0))
         return Rotary(dim, float(self._trained_rope["rope_theta"]), original_length)
 
     def _rotary_modules(self) -> list[tuple[nn.Module, str, nn.Module]]:
@@ -178,3 +260,7 @@ class LanguageModel:
     def save(self, folder: Path) -> None:
         """A transformers folder that `from_pretrained` opens without this project."""
         self.network.save_pretrained(folder, safe_serialization=True)
+
+
+def _head_dim(config: PreTrainedConfig) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

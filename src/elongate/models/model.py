@@ -17,10 +17,11 @@ class Model(ABC):
     word: ClassVar[str]
     fresh: ClassVar[bool]  # starts from random weights, so that a base can be trained
     original_length: int | None  # tokens; None: only known once the model is opened
+    attention_dropout: float = 0.0  # of attention weights, in training; above 0 the whole matrix of them must exist
 
     @abstractmethod
-    def build(self, vocab_size: int, seed: int, attention: str) -> LanguageModel:
+    def build(self, vocab_size: int, seed: int) -> LanguageModel:
         """The network with its weights, on the CPU, in float32.
 
-        `vocab_size` is the tokenizer's; `attention` a key of transformers' `AttentionInterface`. Raises `ConfigError`.
+        `vocab_size` is the tokenizer's. Raises `ConfigError`.
         """

@@ -14,20 +14,27 @@ from elongate.models.model import Model
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
 
+_ADAPTER = ("holds an adapter, which is no model", "merge it into its model with peft's merge_and_unload, and name the folder of that")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(Model):
     source: str  # hub id or folder
     revision: str | None = None  # of the hub's repository: branch, tag or commit
+    attention_dropout: float = 0.0  # whatever the checkpoint says, below 1; above 0 memory grows with the square of the length
 
     word: ClassVar[str] = "pretrained"
     fresh: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        rule = "must be at least 0 and below 1"
+        require(0 <= self.attention_dropout < 1, "attention_dropout", self.attention_dropout, rule, "use {key}=0")
         require(self.source != "", "source", self.source, "must be a hub id or a folder", "use {key}=<folder>")
         if self.is_folder:
             remedy = "name a folder written by save_pretrained"
             require(self.folder.exists(), "source", self.source, "there is no such folder", f"{remedy}, or a hub id")
+            alone = not (self.folder / "adapter_config.json").is_file()
+            require(alone, "source", self.source, *_ADAPTER)
             known = (self.folder / "config.json").is_file()
             require(known, "source", self.source, "is no checkpoint: it holds no config.json", remedy)
 
@@ -50,26 +57,35 @@ class Pretrained(Model):
             rule = f"is damaged: its config.json cannot be read ({_first_line(fault)})"
             raise ConfigError("model.source", self.source, rule, "fetch or save the checkpoint again") from fault
 
-    def build(self, vocab_size: int, seed: int, attention: str) -> LanguageModel:
+    def build(self, vocab_size: int, seed: int) -> LanguageModel:
         from huggingface_hub.errors import HFValidationError
         from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.utils import logging as transformers_logging
 
+        from elongate.context.attention.interface import IMPLEMENTATION
         from elongate.models.language_model import LanguageModel
         from elongate.network import hub_answers
 
         # Its report of what does not fit, ten lines of it; ours is one.
         transformers_logging.set_verbosity_error()
+        where = {
+            "pretrained_model_name_or_path": str(self.folder) if self.is_folder else self.source,
+            "revision": self.revision,
+            "trust_remote_code": False,
+            "local_files_only": self.is_folder or not hub_answers(),
+        }
         try:
+            config = AutoConfig.from_pretrained(**where)
+            for key in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"):
+                if hasattr(config, key):
+                    setattr(config, key, self.attention_dropout)
             network, loaded = AutoModelForCausalLM.from_pretrained(
-                str(self.folder) if self.is_folder else self.source,
-                revision=self.revision,
-                trust_remote_code=False,
+                **where,
+                config=config,
                 use_safetensors=True,
                 dtype="float32",
-                attn_implementation=attention,
-                local_files_only=self.is_folder or not hub_answers(),
+                attn_implementation=IMPLEMENTATION,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
@@ -82,6 +98,9 @@ class Pretrained(Model):
         except (ValueError, KeyError) as fault:
             rule = f"is no causal language model that transformers can open: {_first_line(fault)}"
             raise ConfigError("model.source", self.source, rule, "name a causal checkpoint") from fault
+        # With the peft library at hand, transformers puts an adapter that it finds onto the model, and would save nothing but that.
+        if getattr(network, "peft_config", None):
+            raise ConfigError("model.source", self.source, *_ADAPTER)
         # Both would be filled with random numbers.
         if unfit := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
             rule = f"is damaged: {unfit[0]} is missing or of another shape than its config.json says ({len(unfit)} such weights)"

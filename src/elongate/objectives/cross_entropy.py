@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 PIECE = 1024  # tokens whose logits exist at once
+CHUNK = 256  # likewise, where the gradient is computed with the loss
 IGNORED = -100  # the target that linear_cross_entropy passes over
 
 Head = tuple[Float[Tensor, "vocab dim"], Float[Tensor, " vocab"] | None]
@@ -26,7 +27,8 @@ def summed_cross_entropy(
     hidden, targets = hidden.flatten(0, 1), targets.masked_fill(~scored, IGNORED).flatten()
     if precision == "fp32" and hasattr(F, "linear_cross_entropy"):
         # Its chunked form pays where the vocabulary is the larger side; below that it is slower than the product itself.
-        options = torch.nn.LinearCrossEntropyOptions() if weight.shape[0] > PIECE else None
+        # Left to itself it cuts chunks of a few tokens, which take four times as long.
+        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK) if weight.shape[0] > PIECE else None
         return F.linear_cross_entropy(hidden, weight, targets, linear_bias=bias, reduction="sum", ignore_index=IGNORED, options=options)
     total = hidden.new_zeros((), dtype=torch.float32)
     for states, wanted in zip(hidden.split(PIECE), targets.split(PIECE), strict=True):

@@ -1,6 +1,7 @@
 """Checkpoints that can be trusted: written aside, synced, renamed, each with a manifest of hashes.
 
-A checkpoint holds all tensors in one safetensors file (`model.<name>`, `optimizer.<which>.<parameter>.<key>`) and the progress as JSON.
+A checkpoint holds all that is trained in one safetensors file (`model.<name>`, `optimizer.<which>.<parameter>.<key>`) and the progress as
+JSON; of a frozen parameter only a checksum (`frozen.<name>`), since the network that a run starts from brings it.
 There is no random state in it: whatever is drawn is a function of the seed and the step.
 """
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from elongate.errors import RunError
 from elongate.files import remove, written_aside
 
 
@@ -42,7 +44,8 @@ class Checkpoints:
         return self.folder / f"step-{step:06d}"
 
     def save(self, network: nn.Module, optimizers: list[Optimizer], progress: Progress, stage_ends: set[int]) -> None:
-        tensors = {f"model.{name}": p.detach() for name, p in network.named_parameters()}
+        tensors = {f"model.{name}": p.detach() for name, p in network.named_parameters() if p.requires_grad}
+        tensors |= {f"frozen.{name}": torch.hash_tensor(p) for name, p in network.named_parameters() if not p.requires_grad}
         for i, optimizer in enumerate(optimizers):
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{index}.{key}": value for key, value in state.items()}
@@ -88,14 +91,23 @@ class Checkpoints:
 
 
 def load_checkpoint(path: Path, network: nn.Module, optimizers: list[Optimizer]) -> Progress:
-    """Fills network and optimizers, bit for bit. The checkpoint was found sound before."""
+    """Fills network and optimizers, bit for bit. The checkpoint was found sound before.
+
+    Raises `RunError` where the frozen weights are not those that it was trained beside.
+    """
     try:
         tensors = load_file(path / "tensors.safetensors")
     except SafetensorError as fault:
         raise AssertionError(f"{path} passed its hashes and is unreadable") from fault
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
+            if parameter.requires_grad:
+                parameter.copy_(tensors[f"model.{name}"])
+            elif tensors[f"frozen.{name}"].item() != torch.hash_tensor(parameter).item():
+                raise RunError(
+                    f"{path} was trained on other weights than the model has now ({name} differs); "
+                    "bring those back, or start over with overwrite=true"
+                )
     for i, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from elongate.context.strategy import Strategy
 from elongate.data.source import Source
-from elongate.errors import require
+from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Evaluation
 from elongate.memory.memory import Memory
 from elongate.models.model import Model
 from elongate.objectives.objective import Objective
 from elongate.training.optimizer.optimizer import Optimizer
 from elongate.training.schedule.schedule import Schedule
+from elongate.tuning.tuning import Tuning
 
 if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import TokenizerConfig
@@ -56,6 +57,7 @@ class Job:
     schedule: Schedule
     data: Source
     tokenizer: TokenizerConfig
+    tuning: Tuning  # of the extension; a base is trained in full
     memory: Memory
     limits: Limits
     evaluations: tuple[Evaluation, ...]
@@ -63,11 +65,28 @@ class Job:
     config: Mapping[str, Any]  # all of the above as it was written, resolved
 
 
+def check_together(job: Job) -> None:
+    """Raises `ConfigError` for choices that cannot work with each other."""
+    if job.compile and job.memory.word == "checkpoint":
+        rule = "cannot work with memory=checkpoint: torch runs checkpointed layers as they are"
+        raise ConfigError("compile", "true", rule, "use {key}=false, or memory=stream")
+    rate = job.model.attention_dropout
+    words = [f"context/attention={job.strategy.attention.word}", f"memory={job.memory.word}"]
+    at_odds = [word for word in words if word not in ("context/attention=full", "memory=plain")]
+    at_odds += ["data.isolate_documents=true"] * job.data.isolate_documents
+    if rate > 0 and at_odds:
+        rule = f"needs the whole matrix of attention weights, which {at_odds[0]} never has"
+        raise ConfigError("model.attention_dropout", rate, rule, "use {key}=0; other dropouts are not concerned")
+
+
 def check_lengths(job: Job, original_length: int) -> None:
     """Raises `ConfigError` where the lengths do not fit each other, or a batch does not hold one sequence."""
     target = job.strategy.target_length
     rule = f"is below the model's original length of {original_length}: there is nothing to extend"
     require(target >= original_length, "context.target_length", target, rule, f"use {{key}}={4 * original_length}")
+    job.strategy.check_length(original_length)
+    with inside("memory"):
+        job.memory.check(target)
     longest = max(stage.length for stage in job.strategy.curriculum.stages(original_length, target, job.steps))
     rule = f"is less than one sequence of {longest} tokens"
     require(job.batch_tokens >= longest, "batch_tokens", job.batch_tokens, rule, f"use {{key}}={longest} or more")

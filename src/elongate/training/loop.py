@@ -21,6 +21,7 @@ from elongate.context.curriculum.curriculum import Stage
 from elongate.data.sequences import Batch, Sequences
 from elongate.data.tokens import Tokens
 from elongate.errors import RunError, Stopped
+from elongate.memory.memory import Memory
 from elongate.models.language_model import LanguageModel
 from elongate.training.checkpoints import Checkpoints, Progress, load_checkpoint
 from elongate.training.display import TrainingBar, say, warn
@@ -46,6 +47,7 @@ class Fit:
     progress: Progress
     optimizer_state_bytes: int
     proof: dict[str, Any]
+    memory: Memory  # that computed the batches
 
 
 def spans(stages: list[Stage], before: int) -> list[Span]:
@@ -87,6 +89,7 @@ def fit(
     # Another order than the base's, should a stage have its length.
     first_seed = 1000 * job.seed + bool(earlier)
     proof: dict[str, Any] = {}
+    memory = job.memory.prepare(model, max(stage.length for stage in stages))
     model.network.train()
     reset_peak_memory(model.device)
     with closing(MetricsFile(directory.metrics)) as metrics:
@@ -104,7 +107,7 @@ def fit(
                 rate = _set_rates(optimizers, peak_rates, share)
                 first = (step - span.first) * count
                 batch = sequences.batch(first, count)
-                loss = job.memory.backward(model, job.objective.example(batch).to(model.device))
+                loss = memory.backward(model, job.objective.example(batch).to(model.device))
                 norm = _clip(model, job.limits.clip_norm)
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     bar.close()
@@ -127,7 +130,7 @@ def fit(
                     bar.close()
                     raise Stopped(f"stopped by {stopped_by} at step {step}; the same command goes on from there")
             bar.close()
-    return Fit(progress, _state_bytes(optimizers), proof)
+    return Fit(progress, _state_bytes(optimizers), proof, memory)
 
 
 def _set_rates(optimizers: list[Optimizer], peaks: list[list[float]], share: float) -> float:

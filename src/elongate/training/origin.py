@@ -17,6 +17,7 @@ from elongate.context.strategy import Strategy
 from elongate.data.tokens import Corpus
 from elongate.errors import ConfigError, Stopped
 from elongate.files import written_aside
+from elongate.memory.plain import Plain
 from elongate.models.model import Model
 from elongate.models.pretrained import Pretrained
 from elongate.training.display import say, warn
@@ -45,7 +46,7 @@ class Origin:
     def build(self, job: Job) -> LanguageModel:
         """The network on its device, as it was before the extension."""
         device = find_device(job.device)
-        model = self.model.build(self.vocab_size, job.seed, job.strategy.attention.implementation)
+        model = self.model.build(self.vocab_size, job.seed)
         model.network.to(device)
         model.check_head()
         model.word, model.precision = job.model.word, job.precision
@@ -115,7 +116,10 @@ def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, in
         say(f"base: {directory.path}, {base.steps} steps at length {length}, shared by all runs that differ only in the extension")
         strategy = Strategy(position=Unchanged(), attention=Full(), curriculum=Fixed(), target_length=length)
         optimizer = replace(job.optimizer, lr=base.lr_ratio * job.optimizer.lr)
-        _train_base(replace(job, strategy=strategy, steps=base.steps, optimizer=optimizer), length, corpus, tokenizer, directory, interrupt)
+        # All runs share it, however they fit their own sequences into memory.
+        memory = job.memory if job.memory.is_exact else Plain()
+        own = replace(job, strategy=strategy, steps=base.steps, optimizer=optimizer, memory=memory)
+        _train_base(own, length, corpus, tokenizer, directory, interrupt)
     return directory
 
 

@@ -40,12 +40,14 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         corpus = load_corpus(job.data, tokenizer)
     _check_tokens(job, corpus)
     find_device(job.device)
+    _check_tuning(job, tokenizer.vocab_size)
     with Interrupt() as interrupt, _Tracked(job, directory).session() as tracked:
         origin = find_origin(job, corpus, tokenizer, interrupt)
         model = origin.build(job)
         original_length = job.model.original_length or model.original_length
         check_lengths(job, original_length)
         model.check(job.strategy, original_length)
+        _tune(job, model)
         setting = Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed)
         headers = {evaluation.word: evaluation.header(setting) for evaluation in job.evaluations}
         # Only now is the folder taken: whatever could not work has been refused without a trace.
@@ -53,8 +55,11 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         results = directory.read_results()
         results |= _trained(job, model, original_length, corpus, directory, origin, tracked.start, interrupt)
         directory.write_results(results)
+        job.tuning.merge(model)
         if not directory.model.exists():
             export(model, tokenizer, directory.model)
+            if (word := job.strategy.measured_attention.word) != "full":
+                say(f"plain transformers reads {directory.model} with full attention, evaluate.py checkpoint={directory.path} with {word}")
         results = headers | results
         _measure(job, model, setting, origin, directory, results, interrupt)
         pages = write_report(directory.path)
@@ -110,15 +115,18 @@ def _trained(
     target_length = job.strategy.target_length
     stages = job.strategy.curriculum.stages(original_length, target_length, job.steps)
     fitted = fit(job, model, original_length, corpus.train, stages, directory, origin.metrics, track, interrupt)
-    if fitted.proof:
-        say(_proof_line(job, fitted.proof))
+    for line in _proof_lines(job, fitted.proof):
+        say(line)
     lines = directory.read_metrics()[len(origin.metrics) :]
     strategy = {
         "model": job.model.word,
         "context": job.context,
         "position": job.strategy.position.word,
         "attention": job.strategy.attention.word,
+        "evaluation_attention": job.strategy.measured_attention.word,
         "curriculum": job.strategy.curriculum.word,
+        "tuning": job.tuning.word,
+        "adapters": job.tuning.adapters(model),
         "original_length": original_length,
         "target_length": target_length,
         "factor": target_length / original_length,
@@ -138,15 +146,24 @@ def _trained(
         stage_rows.append(
             {"name": stage.name, "length": stage.length, "steps": stage.steps, "tokens": tokens, "loss": sum(last) / len(last)}
         )
-    return {"strategy": strategy, "budget": _budget(model, fitted, lines, origin), "stages": stage_rows, "data": data}
+    memory = {"plan": fitted.memory.word, "exact": fitted.memory.is_exact, **vars(fitted.memory)}
+    return {"strategy": strategy, "memory": memory, "budget": _budget(model, fitted, lines, origin), "stages": stage_rows, "data": data}
 
 
-def _proof_line(job: Job, proof: dict[str, Any]) -> str:
-    word, kind = job.strategy.position.word, proof["rope_parameters"]["rope_type"]
+def _proof_lines(job: Job, proof: dict[str, Any]) -> Iterator[str]:
+    attention = proof["attention"]
+    if attention["word"] != "full":
+        yield (
+            f"attention {attention['word']} is on: {attention['pairs_ratio']:.1%} of the pairs of full attention at length "
+            f"{attention['length']}; off its definition by at most {attention['output_error']:.0e}"
+        )
+    word = job.strategy.position.word
     if "frequencies" not in proof:
-        return f"position {word}: left as the checkpoint has it ({kind})"
+        if "rope_parameters" in proof:
+            yield f"position {word}: left as the checkpoint has it ({proof['rope_parameters']['rope_type']})"
+        return
     frequencies = proof["frequencies"]
-    return (
+    yield (
         f"position {word} is on: {len(frequencies)} frequencies {frequencies[0]:.3g} … {frequencies[-1]:.3g} rad/token, "
         f"attention factor {proof['attention_factor']:.4g}; off the closed form by at most {proof['frequency_error']:.0e} "
         f"(cosines {proof['angle_error']:.0e})"
@@ -180,12 +197,14 @@ def _measure(
 
     for row in ("after", "before", "untuned"):
         left = [e for e in job.evaluations if f"{e.word}/{row}" not in done]
-        if not left or (row != "after" and not origin.is_trained) or (row == "untuned" and job.strategy.position.word == "none"):
+        if not left or (row != "after" and not origin.is_trained) or (row == "untuned" and not job.strategy.acts_untrained):
             continue
         if row != "after":
             model = origin.build(job)
         if row == "untuned":
             model.extend(job.strategy, setting.original_length, setting.target_length)
+        if row != "before":
+            model.attend(job.strategy.measured_attention, setting.original_length, setting.target_length)
         for evaluation in left:
             say(
                 f"measuring {evaluation.word}, {row} the extension"
@@ -195,6 +214,24 @@ def _measure(
             add_row(results[evaluation.word], row, evaluation.measure(model, setting, tick))
             done.append(f"{evaluation.word}/{row}")
             directory.write_results(results)
+
+
+def _check_tuning(job: Job, vocab_size: int) -> None:
+    """Raises `ConfigError` for what the tuning cannot do to a fresh model, before its base is trained and not after."""
+    import torch
+
+    if job.model.fresh:
+        with torch.device("meta"), inside("tuning"):
+            job.tuning.apply(job.model.build(vocab_size, job.seed), job.seed)
+
+
+def _tune(job: Job, model: LanguageModel) -> None:
+    with inside("tuning"):
+        job.tuning.apply(model, job.seed)
+    if adapters := job.tuning.adapters(model):
+        trained = f"{sum(p.numel() for p in model.parameters()):,} of {model.num_parameters():,} parameters are trained"
+        where = f"{adapters['layers']} layers ({', '.join(adapters['targets'])})"
+        say(f"tuning {job.tuning.word}: rank {adapters['rank']} on {where}, {trained}")
 
 
 def _check_tokens(job: Job, corpus: Corpus) -> None:

@@ -74,6 +74,7 @@ def report_html(directory: Path, results: dict[str, Any], images: dict[str, Path
         results=results,
         sentences=verdict(results),
         proof=proof_facts(results),
+        adapters=plain(results.get("strategy", {}).get("adapters", {})),
         frequencies=frequency_lines(results),
         curve=curve_table(results["curve"]) if "curve" in results else None,
         needle=needle_table(results["needle"]) if "needle" in results else None,

@@ -43,4 +43,5 @@ class Muon(Optimizer):
         muon = torch.optim.Muon(
             matrices, lr=self.lr, weight_decay=self.weight_decay, momentum=self.momentum, adjust_lr_fn="match_rms_adamw"
         )
-        return [muon, torch.optim.AdamW(rest, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)]
+        # With the matrices of adapters alone there is no rest.
+        return [muon, *([torch.optim.AdamW(rest, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)] if rest else [])]

@@ -1,0 +1,299 @@
+"""One kernel for all attentions: the blocks of a region through torch's fused operators, merged exactly by their log-sum-exp.
+
+The operators return the log-sum-exp of their scores and take it back, with the output, in the backward pass. Given those of the whole,
+each block gives its own share of the gradients (Dao 2023, arXiv:2307.08691, equations for the backward pass): no part is computed twice
+and no mask of length × length exists. Keys and values are never repeated for the query heads that share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elongate.context.attention.blocks import Block, Range
+
+Queries = Float[Tensor, "batch heads queries dim"]
+Keys = Float[Tensor, "batch kv_heads keys dim"]
+LogSumExp = Float[Tensor, "batch heads queries"]
+
+_FEW = 1024  # queries; below it, heads that share keys are read as more queries: larger tiles, less traffic
+_PIECE = 512  # queries whose scores exist at once where no fused operator runs
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Turns pairs of dimensions (i, i + half) by an angle, and scales; further dimensions are left alone."""
+
+    cosine: Float[Tensor, "#batch 1 length half"]
+    sine: Float[Tensor, "#batch 1 length half"]
+
+    @classmethod
+    def of(cls, positions: Tensor, frequencies: Float[Tensor, " half"], scale: Tensor | None = None) -> Rotation:
+        """Positions of the tokens, batch × length. Angles are computed in float32 at least: bfloat16 is wrong by up to π at 4k."""
+        angles = positions[:, None, :, None].to(frequencies.dtype) * frequencies
+        factor = 1.0 if scale is None else scale[:, None, :, None].to(frequencies.dtype)
+        return cls(angles.cos() * factor, angles.sin() * factor)
+
+    def turn(self, x: Float[Tensor, "batch heads length dim"], back: bool = False) -> Float[Tensor, "batch heads length dim"]:
+        """`back` is the transpose: what a gradient needs."""
+        half = self.cosine.shape[-1]
+        sine = -self.sine if back else self.sine
+        a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+        turned = (a * self.cosine - b * sine).to(x.dtype), (b * self.cosine + a * sine).to(x.dtype)
+        return torch.cat([*turned, rest], dim=-1)
+
+    def __getitem__(self, index: tuple[slice, slice]) -> Rotation:
+        """Rows and tokens."""
+        rows, tokens = index
+        rows = slice(None) if len(self.cosine) == 1 else rows
+        return Rotation(self.cosine[rows, :, tokens], self.sine[rows, :, tokens])
+
+
+@dataclass(frozen=True)
+class Part:
+    """A region with the blocks of every row of the batch, and its rotations as tensors."""
+
+    rows: Sequence[Sequence[Block]]  # one list of blocks a row, or one for all rows
+    heads: Range | None = None
+    queries: Rotation | None = None
+    keys: Rotation | None = None
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What one call of an operator reads."""
+
+    part: Part
+    rows: slice
+    heads: slice
+    kv_heads: slice
+    blocks: Sequence[Block]
+
+
+def _pieces(parts: Sequence[Part], heads: int, kv_heads: int) -> Iterator[_Piece]:
+    group = heads // kv_heads
+    for part in parts:
+        for start, stop in _whole_groups(part.heads or (0, heads), group):
+            for number, blocks in enumerate(part.rows):
+                rows = slice(None) if len(part.rows) == 1 else slice(number, number + 1)
+                yield _Piece(part, rows, slice(start, stop), slice(start // group, -(-stop // group)), blocks)
+
+
+def _whole_groups(heads: Range, group: int) -> Iterator[Range]:
+    """The heads, cut so that each cut holds whole groups (heads that share keys) or a part of one."""
+    start, stop = heads
+    first, last = min(-(-start // group) * group, stop), max(stop // group * group, start)
+    for cut in ((start, first), (first, last), (max(last, first), stop)):
+        if cut[0] < cut[1]:
+            yield cut
+
+
+def attend(q: Queries, k: Keys, v: Keys, parts: Sequence[Part], scale: float) -> tuple[Queries, LogSumExp]:
+    """Softmax attention over the union of the parts, and the log-sum-exp of each query's scores."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    batch, heads, length, _ = q.shape
+    out = lse = torch.empty(0)
+    for piece in _pieces(parts, heads, k.shape[1]):
+        queries, keys, key_start = _turned(q, k, piece)
+        for block in piece.blocks:
+            part_out, part_lse = _forward(
+                queries[:, :, slice(*block.queries)],
+                keys[:, :, block.keys[0] - key_start : block.keys[1] - key_start],
+                v[piece.rows, piece.kv_heads, slice(*block.keys)],
+                block.shape,
+                scale,
+            )
+            if part_out.shape[:3] == (batch, heads, length) and _is_alone(block, parts):
+                return part_out, part_lse
+            if not out.numel():
+                out = torch.zeros(batch, length, heads, v.shape[-1], dtype=wide, device=q.device).transpose(1, 2)
+                lse = torch.full((batch, length, heads), -torch.inf, dtype=wide, device=q.device).transpose(1, 2)
+            at = (piece.rows, piece.heads, slice(*block.queries))
+            merged = torch.logaddexp(lse[at], part_lse)
+            out[at].mul_((lse[at] - merged).exp()[..., None]).add_(part_out.to(wide).mul_((part_lse - merged).exp()[..., None]))
+            lse[at] = merged
+    return out.to(q.dtype), lse
+
+
+def _is_alone(block: Block, parts: Sequence[Part]) -> bool:
+    return [list(blocks) for part in parts for blocks in part.rows if blocks] == [[block]]
+
+
+def attend_backward(
+    grad: Queries,
+    q: Queries,
+    k: Keys,
+    v: Keys,
+    parts: Sequence[Part],
+    scale: float,
+    out: Queries,
+    lse: LogSumExp,
+    grad_k: Keys,
+    grad_v: Keys,
+) -> Queries:
+    """The gradient of the queries; those of keys and values are added to `grad_k` and `grad_v`."""
+    grad_q = torch.zeros(q.shape, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    for piece in _pieces(parts, q.shape[1], k.shape[1]):
+        queries, keys, key_start = _turned(q, k, piece)
+        for block in piece.blocks:
+            at = (piece.rows, piece.heads, slice(*block.queries))
+            key_at = (piece.rows, piece.kv_heads, slice(*block.keys))
+            dq, dk, dv = _backward(
+                grad[at],
+                queries[:, :, slice(*block.queries)],
+                keys[:, :, block.keys[0] - key_start : block.keys[1] - key_start],
+                v[key_at],
+                out[at],
+                lse[at],
+                block.shape,
+                scale,
+            )
+            if piece.part.queries is not None:
+                dq = piece.part.queries[piece.rows, slice(*block.queries)].turn(dq, back=True)
+            if piece.part.keys is not None:
+                dk = piece.part.keys[piece.rows, slice(*block.keys)].turn(dk, back=True)
+            grad_q[at] += dq
+            grad_k[key_at] += dk
+            grad_v[key_at] += dv
+    return grad_q.to(q.dtype)
+
+
+def _turned(q: Tensor, k: Tensor, piece: _Piece) -> tuple[Tensor, Tensor, int]:
+    """Queries and keys as the piece sees them, and the first key that is there: what no block reads is not turned."""
+    queries, keys = q[piece.rows, piece.heads], k[piece.rows, piece.kv_heads]
+    if piece.part.queries is not None:
+        queries = piece.part.queries[piece.rows, slice(None)].turn(queries)
+    if piece.part.keys is None or not piece.blocks:
+        return queries, keys, 0
+    seen = slice(min(block.keys[0] for block in piece.blocks), max(block.keys[1] for block in piece.blocks))
+    return queries, piece.part.keys[piece.rows, seen].turn(keys[:, :, seen]), seen.start
+
+
+# -- one block -------------------------------------------------------------------------------------------------------
+
+
+def _forward(q: Queries, k: Keys, v: Keys, shape: Literal["all", "lower", "upper"], scale: float) -> tuple[Queries, LogSumExp]:
+    if shape == "upper":  # read backwards, it is a lower one
+        out, lse = _forward(q.flip(2), k.flip(2), v.flip(2), "lower", scale)
+        return out.flip(2), lse.flip(2)
+    if shape == "all" and _is_foldable(q, k):
+        out, lse = _operator(q, v).forward(_folded(q, k), k, v, False, scale)
+        return out.reshape(q.shape), lse.reshape(q.shape[:-1])
+    return _operator(q, v).forward(q, k, v, shape == "lower", scale)
+
+
+def _backward(
+    grad: Queries, q: Queries, k: Keys, v: Keys, out: Queries, lse: LogSumExp, shape: Literal["all", "lower", "upper"], scale: float
+) -> tuple[Queries, Keys, Keys]:
+    if shape == "upper":
+        grad, q, k, v, out, lse = (x.flip(2) for x in (grad, q, k, v, out, lse))
+        dq, dk, dv = _backward(grad, q, k, v, out, lse, "lower", scale)
+        return dq.flip(2), dk.flip(2), dv.flip(2)
+    operator = _operator(q, v)
+    if shape == "all" and _is_foldable(q, k):
+        grads = [_folded(x, k) for x in (grad, q, out)]
+        dq, dk, dv = operator.backward(grads[0], grads[1], k, v, grads[2], _folded(lse[..., None], k)[..., 0], False, scale)
+        return dq.reshape(q.shape), dk, dv
+    return operator.backward(grad, q, k, v, out, lse, shape == "lower", scale)
+
+
+def _is_foldable(q: Queries, k: Keys) -> bool:
+    return q.shape[1] > k.shape[1] and q.shape[2] < _FEW
+
+
+def _folded(x: Tensor, k: Keys) -> Tensor:
+    """Heads that share keys, one after the other as queries of one head."""
+    return x.reshape(x.shape[0], k.shape[1], -1, x.shape[-1])
+
+
+# -- the operators ---------------------------------------------------------------------------------------------------
+
+
+class _FlashCpu:
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+
+    @staticmethod
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
+
+
+class _FlashCuda:
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, scale=scale)[:2]
+
+    @staticmethod
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        unused = torch.zeros((), dtype=torch.uint64, device=q.device)  # the state of a dropout that is not there
+        sizes = (None, None, q.shape[2], k.shape[2])
+        return torch.ops.aten._scaled_dot_product_flash_attention_backward(
+            grad, q, k, v, out, lse.contiguous(), *sizes, 0.0, causal, unused, unused, scale=scale
+        )
+
+
+class _Plain:
+    """The definition, some queries at a time, for what the fused operators refuse."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        outs, sums = [], []
+        for start in range(0, q.shape[2], _PIECE):
+            scores = _scores(q[:, :, start : start + _PIECE], k, start if causal else None, scale)
+            sums.append(scores.logsumexp(-1))
+            weights = (scores - sums[-1][..., None]).exp().to(v.dtype)
+            outs.append(_per_group(weights, k) @ v)
+        out = torch.cat([o.reshape(*q.shape[:2], -1, v.shape[-1]) for o in outs], dim=2)
+        return out, torch.cat(sums, dim=2)
+
+    @staticmethod
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for start in range(0, q.shape[2], _PIECE):
+            at = slice(start, start + _PIECE)
+            weights = (_scores(q[:, :, at], k, start if causal else None, scale) - lse[:, :, at, None]).exp()
+            grads = _per_group(grad[:, :, at], k)
+            dv += _per_group(weights, k).to(v.dtype).mT @ grads
+            share = (grad[:, :, at] * out[:, :, at]).sum(-1, keepdim=True)
+            dscores = (weights * ((grads @ v.mT).view_as(weights) - share) * scale).to(q.dtype)
+            dq[:, :, at] = (_per_group(dscores, k) @ k).reshape_as(q[:, :, at])
+            dk += _per_group(dscores, k).mT @ _per_group(q[:, :, at], k)
+        return dq, dk, dv
+
+
+def _scores(q: Queries, k: Keys, first: int | None, scale: float) -> Float[Tensor, "batch heads queries keys"]:
+    """`first` is the number of the first query where no query may see a key after it; None: all see all."""
+    scores = (_per_group(q, k) @ k.mT).reshape(*q.shape[:3], k.shape[2]) * scale
+    scores = scores.to(torch.promote_types(q.dtype, torch.float32))
+    if first is None:
+        return scores
+    later = torch.arange(k.shape[2], device=q.device) > torch.arange(first, first + q.shape[2], device=q.device)[:, None]
+    return scores.masked_fill(later, -torch.inf)
+
+
+def _per_group(x: Tensor, k: Keys) -> Tensor:
+    return x.reshape(x.shape[0], k.shape[1], -1, x.shape[-1])
+
+
+def _operator(q: Queries, v: Keys) -> type[_FlashCpu | _FlashCuda | _Plain]:
+    """The fused operator of the device, where it takes such heads and numbers."""
+    dim = q.shape[-1]
+    if dim != v.shape[-1]:
+        return _Plain
+    if q.device.type == "cpu":
+        return _FlashCpu
+    if q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16) and dim % 8 == 0 and dim <= 256:
+        return _FlashCuda
+    return _Plain

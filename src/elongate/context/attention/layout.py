@@ -1,0 +1,128 @@
+"""How the tokens of one call of the network lie: their documents, the part of the sequence that is computed now, and what is kept of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from elongate.context.attention.attention import Attention, Region
+from elongate.context.attention.blocks import Block, Range, restricted
+from elongate.context.attention.full import Full
+from elongate.context.attention.kernel import Part, Rotation
+
+Output = tuple[Float[Tensor, "batch heads length dim"], Float[Tensor, "batch heads length"]]
+
+
+@dataclass
+class Past:
+    """Keys and values of a layer for the whole sequence, and the gradients that later chunks have left for them."""
+
+    keys: Float[Tensor, "batch kv_heads length dim"]
+    values: Float[Tensor, "batch kv_heads length dim"]
+    grad_keys: Float[Tensor, "batch kv_heads length dim"] | None = None
+    grad_values: Float[Tensor, "batch kv_heads length dim"] | None = None
+
+
+@dataclass
+class Kept:
+    """What memory keeps between two passes over the same tokens, by attention module."""
+
+    past: dict[nn.Module, Past] | None = None  # None: the whole sequence is computed at once
+    outputs: dict[nn.Module, dict[Range, Output]] | None = None  # None: attention is computed again
+    through_time: bool = True  # False: no gradient into the past
+
+
+@dataclass
+class Layout:
+    """`documents` are the same for all rows where there is one entry, else one entry a row."""
+
+    attention: Attention
+    length: int  # of the sequence
+    documents: tuple[tuple[Range, ...], ...]
+    chunk: Range  # the tokens of this call
+    positions: Int[Tensor, "rows length"] | None = None  # in the document; only where the attention rotates
+    frequencies: Float[Tensor, " half"] | None = None  # radians per token, likewise
+    kept: Kept | None = None
+    _parts: dict[tuple[int, bool, int | None], list[Part]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, attention: Attention, shape: Range, positions: Tensor | None, frequencies: Tensor | None) -> Layout:
+        """Of a whole batch, rows × length. A position that is not above the one before it starts a document."""
+        length = shape[1]
+        documents: tuple[tuple[Range, ...], ...] = (((0, length),),)
+        if positions is not None:
+            documents = tuple(_documents(row) for row in positions.cpu())
+            if len(set(documents)) == 1:
+                documents = documents[:1]
+        if not attention.rotates:
+            return cls(attention, length, documents, (0, length))
+        if positions is None:
+            positions = torch.arange(length)[None]
+        return cls(attention, length, documents, (0, length), positions, frequencies)
+
+    def at(self, chunk: Range, kept: Kept | None) -> Layout:
+        """The same sequence, a part of it computed."""
+        return replace(self, chunk=chunk, kept=kept, _parts={})
+
+    @property
+    def is_plain(self) -> bool:
+        """One document, all of it, every pair: what torch's own call computes."""
+        whole = self.documents == (((0, self.length),),) and self.chunk == (0, self.length)
+        return whole and isinstance(self.attention, Full) and not self.attention.rotates
+
+    @property
+    def was_read(self) -> bool:
+        """Whether a layer has asked for its parts."""
+        return bool(self._parts)
+
+    def parts(self, num_heads: int, causal: bool, sliding_window: int | None) -> list[Part]:
+        """The regions on tensors, for a layer with so many query heads; counted from the first query of the chunk and the first key."""
+        known = (num_heads, causal, sliding_window)
+        if known not in self._parts:
+            # A layer of the model that has a window of its own keeps it: what is less than so many tokens away, on either side.
+            attention = self.attention if sliding_window is None else self.attention.narrowed(sliding_window)
+            assert attention is not None, "checked when the model was built"
+            self._parts[known] = self._built(attention, num_heads, causal)
+        return self._parts[known]
+
+    def _built(self, attention: Attention, num_heads: int, causal: bool) -> list[Part]:
+        start, stop = self.chunk
+        templates = _regions(attention, self.documents[0][0][1] - self.documents[0][0][0], num_heads, causal)
+        parts = []
+        for number, region in enumerate(templates):
+            rows = []
+            for documents in self.documents:
+                found: list[Block] = []
+                for first, last in documents:
+                    if first < stop and last > start:
+                        own = _regions(attention, last - first, num_heads, causal)[number].blocks
+                        found += restricted((block.shifted(first) for block in own), self.chunk)
+                rows.append([replace(b, queries=(b.queries[0] - start, b.queries[1] - start)) for b in found])
+            parts.append(Part(rows, region.heads, *self._rotations(region)))
+        return parts
+
+    def _rotations(self, region: Region) -> tuple[Rotation | None, Rotation | None]:
+        if self.positions is None or self.frequencies is None:
+            return None, None
+        start, stop = self.chunk
+        positions = self.positions.to(self.frequencies.device)
+        queries, keys = positions[:, start:stop], positions[:, :stop]
+        scale = None if region.query_scale is None else region.query_scale(queries)
+        query_positions = queries if region.query_positions is None else region.query_positions(queries)
+        key_positions = keys if region.key_positions is None else region.key_positions(keys)
+        return Rotation.of(query_positions, self.frequencies, scale), Rotation.of(key_positions, self.frequencies)
+
+
+def _documents(positions: Int[Tensor, " length"]) -> tuple[Range, ...]:
+    starts = (torch.nonzero(positions[1:] <= positions[:-1])[:, 0] + 1).tolist()
+    return tuple(pairwise([0, *starts, len(positions)]))
+
+
+@lru_cache(maxsize=4096)
+def _regions(attention: Attention, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
+    return attention.regions(length, num_heads, causal)

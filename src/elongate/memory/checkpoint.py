@@ -1,0 +1,78 @@
+"""Layer inputs are kept and everything between them is computed again in the backward pass (Chen et al. 2016, arXiv:1604.06174).
+
+For every model, also where a token sees what comes after it. Besides: the outputs of attention are kept where they fit, since attention
+is what is dear on long sequences; the MLP is run piece by piece; and no logits of a whole sequence exist (objectives/cross_entropy.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from elongate.errors import require
+from elongate.memory.memory import Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from elongate.models.language_model import LanguageModel
+    from elongate.objectives.objective import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Memory):
+    micro_batch_tokens: int = 4096  # tokens in one forward and backward, rounded to whole sequences, at least one
+    keep_attention: bool = True  # outputs of attention, as many bytes again as the layer inputs; false: computed again
+    mlp_chunk_length: int = 2048  # tokens of a sequence in the MLP at a time, at least 1
+
+    word: ClassVar[str] = "checkpoint"
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch_tokens", "mlp_chunk_length"):
+            value, default = getattr(self, name), getattr(Checkpoint, name)
+            require(value > 0, name, value, "must be at least 1", f"use {{key}}={default}")
+
+    def prepare(self, model: LanguageModel, length: int) -> Checkpoint:
+        model.network.activation_checkpointing_enable({"use_reentrant": False})
+        for mlp in _mlps(model.network):
+            mlp.forward = partial(_in_pieces, mlp.forward, self.mlp_chunk_length)
+        return self
+
+    def backward(self, model: LanguageModel, example: Example) -> float:
+        from elongate.context.attention.layout import Kept
+        from elongate.objectives.cross_entropy import summed_cross_entropy
+
+        # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
+        count = int(example.scored.sum())
+        total = 0.0
+        for part in example.parts(max(1, self.micro_batch_tokens // example.inputs.shape[1])):
+            layout = model.layout(part.inputs, part.positions)
+            kept = Kept(outputs={}) if self.keep_attention else None
+            hidden = model.hidden(part.inputs, part.positions, layout.at(layout.chunk, kept))
+            loss = summed_cross_entropy(hidden, model.head, part.targets, part.scored, model.precision) / count
+            loss.backward()
+            total += loss.item()
+        return total
+
+
+def _mlps(network: nn.Module) -> list[nn.Module]:
+    """The modules that work on each token alone: by the name that decoders of transformers give them."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+    return [layer.mlp for layer in layers if hasattr(layer, "mlp")]
+
+
+def _in_pieces(forward: Callable[[Tensor], Tensor], size: int, states: Tensor) -> Tensor:
+    """The module on some tokens at a time; what a piece computes on its way is computed again in the backward pass."""
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    if states.shape[1] <= size:
+        return forward(states)
+    if not torch.is_grad_enabled():
+        return torch.cat([forward(piece) for piece in states.split(size, dim=1)], dim=1)
+    return torch.cat([checkpoint(forward, piece, use_reentrant=False) for piece in states.split(size, dim=1)], dim=1)

@@ -1,0 +1,56 @@
+"""How much memory there is to train in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+_PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a process can still take on a device: of the machine, and of the container or job that it is confined to."""
+    if device.type == "cuda":
+        import torch
+
+        kept_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept_back
+    return min(_of_the_machine(), *_of_the_groups())
+
+
+def _of_the_machine() -> int:
+    if not (_PROC / "meminfo").exists():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 1024 * _entries(_PROC / "meminfo")["MemAvailable:"]
+
+
+def _of_the_groups() -> Iterator[int]:
+    """What each control group leaves that the process belongs to; the kernel takes back pages of files that lie idle."""
+    yield _of_the_machine()
+    if not (_PROC / "self/cgroup").exists():
+        return
+    for line in (_PROC / "self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        first = controllers == "memory"
+        if not first and controllers:
+            continue
+        top, limit, used = (
+            (_CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes") if first else (_CGROUP, "memory.max", "memory.current")
+        )
+        own = top / path.strip("/")
+        for group in (own, *own.parents):
+            if top in (group, *group.parents) and (group / limit).exists() and (group / used).exists():
+                text = (group / limit).read_text().strip()
+                if text != "max":
+                    idle = _entries(group / "memory.stat").get("inactive_file", 0)
+                    yield max(0, int(text) - int((group / used).read_text()) + idle)
+
+
+def _entries(file: Path) -> dict[str, int]:
+    return {words[0]: int(words[1]) for line in file.read_text().splitlines() if len(words := line.split()) > 1}

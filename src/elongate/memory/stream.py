@@ -1,0 +1,132 @@
+"""Exact training on a sequence of any length, chunk by chunk, through stored keys and values.
+
+A first pass without gradient stores the keys and values of every layer. Then the chunks are run again from last to first, with gradient:
+each attends to what is stored, its backward pass leaves gradients with the keys and values of its past, and its own take up what later
+chunks have left for them. Only one chunk has activations at a time; what grows with the length is keys, values and their gradients.
+No approximation and no code per architecture: it works for every causal model whose tokens meet in its attention only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from elongate.errors import ConfigError, require
+from elongate.memory.memory import Memory
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from elongate.context.attention.layout import Kept, Layout
+    from elongate.models.language_model import LanguageModel
+    from elongate.objectives.objective import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(Memory):
+    chunk_length: int = 512  # tokens with activations at a time, at least 1; shorter sequences are read several at once
+    keep_attention: bool = True  # outputs of the first pass, once more the size of keys and values or less; false: computed again
+    detach: bool = False  # true: no gradient into the past (Dai et al. 2019, arXiv:1901.02860), one pass, not exact
+
+    word: ClassVar[str] = "stream"
+
+    def __post_init__(self) -> None:
+        require(self.chunk_length > 0, "chunk_length", self.chunk_length, "must be at least 1", "use {key}=512")
+
+    @property
+    def is_exact(self) -> bool:  # type: ignore[override]  # derived here, given elsewhere
+        return not self.detach
+
+    def check(self, length: int) -> None:
+        rule = f"is above the length of {length} tokens: there would be nothing to stream"
+        require(self.chunk_length <= length, "chunk_length", self.chunk_length, rule, f"use {{key}}={max(1, length // 4)}, or memory=plain")
+
+    def prepare(self, model: LanguageModel, length: int) -> Stream:
+        if "causal" not in model.has:
+            rule = f"cannot train model={model.word}: what a token sees on its right is not computed yet when its chunk is"
+            raise ConfigError("memory", self.word, rule, "use memory=checkpoint")
+        if not _meets_in_attention(model):
+            rule = f"cannot train a {model.network.config.model_type}: its tokens meet elsewhere than in its attention"
+            raise ConfigError("memory", self.word, rule, "use memory=checkpoint")
+        return self
+
+    def backward(self, model: LanguageModel, example: Example) -> float:
+        # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
+        count = int(example.scored.sum())
+        rows = max(1, self.chunk_length // example.inputs.shape[1])
+        return sum(self._rows(model, part, count) for part in example.parts(rows))
+
+    def _rows(self, model: LanguageModel, part: Example, count: int) -> float:
+        """Forward and backward of rows that are streamed together."""
+        import torch
+
+        from elongate.context.attention.layout import Kept
+
+        length = part.inputs.shape[1]
+        layout = model.layout(part.inputs, part.positions)
+        kept = Kept(past={}, outputs={} if self.keep_attention and not self.detach else None, through_time=not self.detach)
+        chunks = [(start, min(start + self.chunk_length, length)) for start in range(0, length, self.chunk_length)]
+        if self.detach or len(chunks) == 1:
+            return sum(self._chunk(model, part, layout, chunk, kept if len(chunks) > 1 else None, count) for chunk in chunks)
+        # A chunk that is run again must meet the same dropout. The last one is run once only.
+        states = []
+        with torch.no_grad(), model.autocast():
+            for chunk in chunks[:-1]:
+                states.append(_random_state(model.device))
+                model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.at(chunk, kept))
+        # One context for all chunks: the weights are cast to bfloat16 once.
+        with model.autocast():
+            total = self._chunk(model, part, layout, chunks[-1], kept, count)
+            after = _random_state(model.device)
+            for chunk, state in zip(reversed(chunks[:-1]), reversed(states), strict=True):
+                _set_random_state(model.device, state)
+                total += self._chunk(model, part, layout, chunk, kept, count)
+        _set_random_state(model.device, after)
+        return total
+
+    def _chunk(self, model: LanguageModel, part: Example, layout: Layout, chunk: tuple[int, int], kept: Kept | None, count: int) -> float:
+        import torch
+
+        from elongate.objectives.cross_entropy import summed_cross_entropy
+
+        at = slice(*chunk)
+        hidden = model.hidden(part.inputs[:, at], part.positions, layout.at(chunk, kept))
+        loss = summed_cross_entropy(hidden, model.head, part.targets[:, at], part.scored[:, at], model.precision) / count
+        with torch.autocast(model.device.type, enabled=False):
+            loss.backward()
+        if kept is not None and kept.outputs is not None:
+            for outputs in kept.outputs.values():
+                outputs.pop(chunk)
+        return loss.item()
+
+
+def _meets_in_attention(model: LanguageModel) -> bool:
+    """Whether a short text gives the same hidden states in two chunks as in one."""
+    import torch
+
+    from elongate.context.attention.layout import Kept
+
+    tokens = torch.arange(1, 25, device=model.device)[None] % model.network.config.vocab_size
+    layout, kept, training = model.layout(tokens, None), Kept(past={}), model.network.training
+    model.network.eval()
+    with torch.no_grad():
+        whole = model.hidden(tokens, None)
+        halves = [model.hidden(tokens[:, slice(*chunk)], None, layout.at(chunk, kept)) for chunk in ((0, 11), (11, 24))]
+    model.network.train(training)
+    return torch.allclose(torch.cat(halves, dim=1).float(), whole.float(), rtol=1e-2, atol=1e-2)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    import torch
+
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)

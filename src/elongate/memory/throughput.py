@@ -1,0 +1,73 @@
+"""How fast this device works, measured in about a second with the operators and the shapes that a step spends its time in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from elongate.memory.rehearsal import Call, Shape, flops_of
+
+if TYPE_CHECKING:
+    from elongate.memory.rehearsal import Work
+
+_LARGEST = {"cpu": 1024, "cuda": 8192}  # of the sizes that are measured: larger ones go no faster
+_SECONDS = 0.05  # that a measurement takes at least
+
+
+def seconds_of(work: Work, device: torch.device) -> float:
+    """What a step with this work takes."""
+    products = sum(flops / _rate(work.heaviest[kind][1], device) for kind, flops in work.flops.items())
+    return products + work.moved / _bandwidth(device) + work.calls * _overhead(device)
+
+
+@lru_cache
+def _rate(call: Call, device: torch.device) -> float:
+    """FLOPs per second of an operator."""
+    limit = _LARGEST.get(device.type, 1024)
+
+    def made(value: Any) -> Any:
+        if isinstance(value, Shape):
+            sizes = tuple(min(size, limit) for size in value.sizes)
+            return (torch.randn if value.dtype.is_floating_point else torch.zeros)(sizes, dtype=value.dtype, device=device)
+        return min(value, limit) if type(value) is int else value
+
+    arguments, keywords = tuple(map(made, call.arguments)), {key: made(value) for key, value in call.keywords}
+    with torch.no_grad():
+        result = call.function(*arguments, **keywords)
+        _, flops = flops_of(call.function, arguments, keywords, result)
+        return flops / _seconds(lambda: call.function(*arguments, **keywords), device)
+
+
+@lru_cache
+def _bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written, of an operator that does next to nothing with them. Its result is new memory, as in a step."""
+    tensor = torch.ones(1 << 22, device=device)
+    return 2 * tensor.numel() * tensor.element_size() / _seconds(lambda: tensor * 2, device)
+
+
+@lru_cache
+def _overhead(device: torch.device) -> float:
+    """Seconds of a call that computes nothing."""
+    tensor = torch.ones((), device=device)
+    return _seconds(lambda: [tensor * 2 for _ in range(100)], device) / 100
+
+
+def _seconds(act: Callable[[], Any], device: torch.device) -> float:
+    """The quickest of a few: another program may have the processor meanwhile."""
+    found: list[float] = []
+    while len(found) < 2 or sum(found) < _SECONDS:
+        _wait(device)
+        began = time.perf_counter()
+        act()
+        _wait(device)
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
