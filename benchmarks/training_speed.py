@@ -2,6 +2,7 @@
 
     make bench                                                     lengths 256 and 1024, fp32
     python benchmarks/training_speed.py --precision bf16 --lengths 512
+    python benchmarks/training_speed.py --precision bf16 --lengths 256 --sides compiled elongate       compile=true beside eager
 
 Each measurement is a process of its own; the two sides take turns (A B A B …), and the median of each is compared. Both sides run their
 whole loop, from the end of step WARMUP to the end of the last one. Losses that differ by more than 1e-3 nats refuse the comparison.
@@ -20,10 +21,10 @@ from pathlib import Path
 
 WARMUP = 3
 BATCH_TOKENS = 8192
-SIDES = ("elongate", "trainer")
+SIDES = ("elongate", "compiled", "trainer")
 
 
-def job_of(length: int, steps: int, precision: str, folder: Path, micro_batch_tokens: int = 4096):  # type: ignore[no-untyped-def]  # its type would be imported before the clock starts
+def job_of(length: int, steps: int, precision: str, folder: Path, micro_batch_tokens: int = 4096, compiled: bool = False):  # type: ignore[no-untyped-def]  # its type would be imported before the clock starts
     from hydra import compose, initialize_config_dir
     from omegaconf import open_dict
 
@@ -41,7 +42,7 @@ def job_of(length: int, steps: int, precision: str, folder: Path, micro_batch_to
     ]
     overrides += [f"model.original_length={length}", f"context.target_length={length}", f"steps={steps}", f"batch_tokens={BATCH_TOKENS}"]
     overrides += [f"precision={precision}", "training.checkpoint_steps=1000000", f"data.cache={folder}/cache"]
-    overrides += [f"memory.micro_batch_tokens={micro_batch_tokens}"]
+    overrides += [f"memory.micro_batch_tokens={micro_batch_tokens}", f"compile={compiled}"]
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         config = compose("train", overrides=overrides, return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
@@ -50,7 +51,9 @@ def job_of(length: int, steps: int, precision: str, folder: Path, micro_batch_to
     return build_job(config, choices)
 
 
-def run_elongate(length: int, steps: int, precision: str, folder: Path, micro_batch_tokens: int) -> tuple[list[float], list[float]]:
+def run_elongate(
+    length: int, steps: int, precision: str, folder: Path, micro_batch_tokens: int, compiled: bool
+) -> tuple[list[float], list[float]]:
     """(end of each step in seconds, loss of each step)."""
     from elongate.context.curriculum.curriculum import Stage
     from elongate.data.tokens import load_corpus
@@ -59,7 +62,7 @@ def run_elongate(length: int, steps: int, precision: str, folder: Path, micro_ba
     from elongate.training.origin import find_origin
     from elongate.training.run_directory import RunDirectory
 
-    job = job_of(length, steps, precision, folder, micro_batch_tokens)
+    job = job_of(length, steps, precision, folder, micro_batch_tokens, compiled)
     tokenizer = job.tokenizer.fit(job.data)
     corpus = load_corpus(job.data, tokenizer)
     interrupt = Interrupt()
@@ -146,6 +149,7 @@ def measured(side: str, length: int, steps: int, precision: str, micro_batch_tok
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", choices=SIDES, help="measure this side only and print its raw figures")
+    parser.add_argument("--sides", choices=SIDES, nargs=2, default=["elongate", "trainer"], help="the first is compared with the second")
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3)
@@ -155,19 +159,21 @@ def main() -> None:
     if given.side:
         with tempfile.TemporaryDirectory() as folder:
             what = (given.lengths[0], given.steps, given.precision, Path(folder))
-            print(json.dumps(run_elongate(*what, given.micro_batch_tokens) if given.side == "elongate" else run_trainer(*what)))
+            ours = given.side != "trainer"
+            print(json.dumps(run_elongate(*what, given.micro_batch_tokens, given.side == "compiled") if ours else run_trainer(*what)))
         return
-    print("length  elongate tok/s  Trainer tok/s  ratio (each round)       largest difference in loss")
+    print(f"length  {given.sides[0]:>8} tok/s  {given.sides[1]:>8} tok/s  ratio (each round)       largest difference in loss")
     for length in given.lengths:
         rounds = [
-            [measured(side, length, given.steps, given.precision, given.micro_batch_tokens) for side in SIDES] for _ in range(given.rounds)
+            [measured(side, length, given.steps, given.precision, given.micro_batch_tokens) for side in given.sides]
+            for _ in range(given.rounds)
         ]
         apart = max(abs(a - b) for ours, theirs in rounds for a, b in zip(ours[1], theirs[1], strict=True))
         if given.precision == "fp32" and apart > 1e-3:
             sys.exit(f"length {length}: the losses differ by {apart:.1e}: not the same training")
         ours, theirs = (statistics.median(r[side][0] for r in rounds) for side in (0, 1))
         ratios = ", ".join(f"{r[0][0] / r[1][0]:.2f}" for r in rounds)
-        print(f"{length:6}  {ours:14,.0f}  {theirs:13,.0f}  {ours / theirs:.2f} ({ratios})  {apart:.1e}", flush=True)
+        print(f"{length:6}  {ours:14,.0f}  {theirs:14,.0f}  {ours / theirs:.2f} ({ratios})  {apart:.1e}", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,31 +27,35 @@ _PIECE = 512  # queries whose scores exist at once where no fused operator runs
 
 @dataclass(frozen=True)
 class Rotation:
-    """Turns pairs of dimensions (i, i + half) by an angle, and scales; further dimensions are left alone."""
+    """Turns pairs of dimensions (i, i + half) by an angle, further dimensions not, and scales all of them."""
 
     cosine: Float[Tensor, "#batch 1 length half"]
     sine: Float[Tensor, "#batch 1 length half"]
+    scale: Float[Tensor, "#batch 1 length 1"] | None = None  # None: 1; cosine and sine have it in them
 
     @classmethod
     def of(cls, positions: Tensor, frequencies: Float[Tensor, " half"], scale: Tensor | None = None) -> Rotation:
         """Positions of the tokens, batch × length. Angles are computed in float32 at least: bfloat16 is wrong by up to π at 4k."""
         angles = positions[:, None, :, None].to(frequencies.dtype) * frequencies
-        factor = 1.0 if scale is None else scale[:, None, :, None].to(frequencies.dtype)
-        return cls(angles.cos() * factor, angles.sin() * factor)
+        if scale is None:
+            return cls(angles.cos(), angles.sin())
+        factor = scale[:, None, :, None].to(frequencies.dtype)
+        return cls(angles.cos() * factor, angles.sin() * factor, factor)
 
     def turn(self, x: Float[Tensor, "batch heads length dim"], back: bool = False) -> Float[Tensor, "batch heads length dim"]:
         """`back` is the transpose: what a gradient needs."""
         half = self.cosine.shape[-1]
         sine = -self.sine if back else self.sine
         a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        turned = (a * self.cosine - b * sine).to(x.dtype), (b * self.cosine + a * sine).to(x.dtype)
-        return torch.cat([*turned, rest], dim=-1)
+        scaled = rest if self.scale is None else rest * self.scale
+        return torch.cat([y.to(x.dtype) for y in (a * self.cosine - b * sine, b * self.cosine + a * sine, scaled)], dim=-1)
 
     def __getitem__(self, index: tuple[slice, slice]) -> Rotation:
         """Rows and tokens."""
         rows, tokens = index
         rows = slice(None) if len(self.cosine) == 1 else rows
-        return Rotation(self.cosine[rows, :, tokens], self.sine[rows, :, tokens])
+        scale = None if self.scale is None else self.scale[rows, :, tokens]
+        return Rotation(self.cosine[rows, :, tokens], self.sine[rows, :, tokens], scale)
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,13 @@ def prove(layout: Layout, heads: int, kv_heads: int, dim: int, causal: bool, dev
     error = float((out - expected).abs().max())
     if not error < 1e-4:
         raise AssertionError(f"{layout.attention.word} is not on: the kernel is off its definition by {error:.1e}")
-    pairs = sum(_pairs(region, heads) for region in regions)
+    pairs = sum(num_pairs(region, heads) for region in regions)
     whole = heads * (layout.length * (layout.length + 1) // 2 if causal else layout.length**2)
     return {"word": layout.attention.word, "length": layout.length, "pairs_ratio": pairs / whole, "output_error": error}
 
 
-def _pairs(region: Region, heads: int) -> int:
+def num_pairs(region: Region, heads: int) -> int:
+    """Pairs of query and key, over all heads of a layer."""
     start, stop = region.heads or (0, heads)
     total = 0
     for block in region.blocks:
