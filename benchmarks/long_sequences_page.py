@@ -1,0 +1,253 @@
+"""What `long_sequences.py` measured: its rows, and the table and the plot that are made of them."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+PEERS = ("plain", "trainer", "trl")
+OURS = "elongate "  # before the memory plan, where a peer is named
+NAMES = {"plain": "transformers", "trainer": "Trainer + checkpointing", "trl": "TRL SFTTrainer + checkpointing"}
+LOSS_TOLERANCE = 1e-4  # nats, in bf16 too: over thousands of tokens its rounding averages out
+NORM_TOLERANCE = 1e-3  # relative
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measurement. A memory row has no time, and a time row no memory: neither is measured under the other's conditions."""
+
+    run: str  # when the command began; times compare within a run
+    peer: str  # of PEERS, or OURS and a memory plan
+    length: int
+    precision: str
+    threads: int
+    kind: str  # memory or time
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_bytes: int | None = None
+    loss: float
+    gradient_norm: float
+    versions: str
+    command: str
+
+    def __str__(self) -> str:
+        figure = f"{self.peak_bytes / MIB:9.1f} MiB" if self.kind == "memory" else f"{self.seconds:7.1f} s  cpu {self.cpu_seconds:7.1f} s"
+        return f"{self.peer:28}  {figure}  loss {self.loss:.6f}  gradient norm {self.gradient_norm:.6f}"
+
+
+def read_rows(file: Path) -> list[Row]:
+    if not file.exists():
+        return []
+    kinds = {
+        "length": int,
+        "threads": int,
+        "seconds": float,
+        "cpu_seconds": float,
+        "peak_bytes": int,
+        "loss": float,
+        "gradient_norm": float,
+    }
+    with file.open(newline="") as lines:
+        return [
+            Row(**{key: kinds.get(key, str)(value) if value else None for key, value in line.items()}) for line in csv.DictReader(lines)
+        ]
+
+
+def append_row(file: Path, row: Row) -> None:
+    new = not file.exists()
+    with file.open("a", newline="") as lines:
+        writer = csv.DictWriter(lines, [field.name for field in fields(Row)], lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(asdict(row))
+
+
+def refusal(row: Row, rows: Sequence[Row]) -> str | None:
+    """Why the row is not the same computation as the first one of its length and precision."""
+    first = next((other for other in rows if (other.length, other.precision) == (row.length, row.precision)), row)
+    if not abs(row.loss - first.loss) <= LOSS_TOLERANCE:
+        return f"refused: its loss is {row.loss:.6f}, that of {first.peer} {first.loss:.6f}"
+    if not abs(row.gradient_norm / first.gradient_norm - 1) <= NORM_TOLERANCE:
+        return f"refused: its gradient norm is {row.gradient_norm:.6f}, that of {first.peer} {first.gradient_norm:.6f}"
+    return None
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------------------
+
+
+def peaks(rows: Iterable[Row], peer: str) -> dict[int, float]:
+    """Length → peak bytes: the median where a peer was measured more than once."""
+    return _medians((row.length, row.peak_bytes) for row in rows if row.peer == peer and row.kind == "memory")
+
+
+def seconds(rows: Iterable[Row], peer: str) -> dict[int, float]:
+    return _medians((row.length, row.seconds) for row in rows if row.peer == peer and row.kind == "time")
+
+
+def time_ratios(rows: Sequence[Row], ours: str, peer: str) -> dict[int, float]:
+    """Length → our seconds over theirs, within a run: another day's machine is another machine."""
+    found = []
+    for run in {row.run for row in rows}:
+        same = [row for row in rows if row.run == run]
+        mine, theirs = seconds(same, ours), seconds(same, peer)
+        found += [(length, mine[length] / theirs[length]) for length in mine.keys() & theirs.keys()]
+    return _medians(found)
+
+
+def slope_range(rows: Iterable[Row]) -> tuple[int, int]:
+    """The lengths that memory per further token is taken between: 8k and 32k where somebody has both, else the ends."""
+    by_peer: dict[str, set[int]] = {}
+    for row in rows:
+        if row.kind == "memory":
+            by_peer.setdefault(row.peer, set()).add(row.length)
+    if any({8192, 32768} <= lengths for lengths in by_peer.values()):
+        return 8192, 32768
+    every = set().union(*by_peer.values())
+    return min(every), max(every)
+
+
+def slope(peak: dict[int, float], ends: tuple[int, int]) -> float | None:
+    """Bytes per further token."""
+    short, long = ends
+    return (peak[long] - peak[short]) / (long - short) if short < long and {short, long} <= peak.keys() else None
+
+
+def _medians(pairs: Iterable[tuple[int, float]]) -> dict[int, float]:
+    groups: dict[int, list[float]] = {}
+    for length, value in pairs:
+        groups.setdefault(length, []).append(value)
+    return {length: statistics.median(values) for length, values in sorted(groups.items())}
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------------------
+
+
+def name(peer: str) -> str:
+    return NAMES.get(peer) or peer.replace(OURS, "Elongate, ").replace(",", ", ").replace("  ", " ")
+
+
+def in_order(rows: Iterable[Row]) -> list[str]:
+    """Peers first, then ours, each as they came."""
+    every = dict.fromkeys(row.peer for row in rows)
+    return [*(peer for peer in PEERS if peer in every), *(peer for peer in every if peer not in PEERS)]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: the commands, then memory and time of every precision and number of threads that was measured."""
+    versions = dict.fromkeys(package for row in rows for package in row.versions.split(", "))
+    text = [
+        "# Long sequences",
+        "",
+        "One training step on one sequence: what that is, and how it is measured, stands in `benchmarks/long_sequences.py`.",
+        "",
+    ]
+    text += ["```", *dict.fromkeys(row.command for row in rows), "```", "", f"{', '.join(versions)}.", ""]
+    for precision, threads in dict.fromkeys((row.precision, row.threads) for row in rows):
+        some = [row for row in rows if (row.precision, row.threads) == (precision, threads)]
+        setting = f"{precision}, {threads} thread{'s' * (threads > 1)}"
+        memory, times = [row for row in some if row.kind == "memory"], [row for row in some if row.kind == "time"]
+        if memory:
+            text += [f"## Peak memory over weights and gradients, MiB ({setting})", "", *_memory_tables(memory)]
+        if times:
+            text += [f"## Step time, seconds ({setting})", "", *_time_tables(times)]
+    return "\n".join(text)
+
+
+def _memory_tables(rows: Sequence[Row]) -> list[str]:
+    everyone, peak = in_order(rows), {peer: peaks(rows, peer) for peer in in_order(rows)}
+    lengths, ends = sorted({row.length for row in rows}), slope_range(rows)
+    slopes = {peer: slope(peak[peer], ends) for peer in everyone}
+    head = [*map(str, lengths), f"KiB per further token, {ends[0]} to {ends[1]}"]
+    lines = [
+        [
+            name(peer),
+            *_cells(peak[peer], lengths, lambda bytes_: f"{bytes_ / MIB:,.0f}"),
+            "" if slopes[peer] is None else f"{slopes[peer] / 1024:.1f}",
+        ]
+        for peer in everyone
+    ]
+    compared = []
+    for ours, peer in _pairs(everyone):
+        ratios = {length: peak[peer][length] / peak[ours][length] for length in peak[peer].keys() & peak[ours].keys()}
+        per_token = f"{slopes[peer] / slopes[ours]:.1f}×" if slopes[peer] and slopes[ours] else ""
+        compared.append([f"{name(peer)} ÷ {name(ours)}", *_cells(ratios, lengths, lambda ratio: f"{ratio:.1f}×"), per_token])
+    return [*_markdown(head, lines), "", *([*_markdown(head, compared), ""] if compared else [])]
+
+
+def _time_tables(rows: Sequence[Row]) -> list[str]:
+    lengths = sorted({row.length for row in rows})
+    lines = [[name(peer), *_cells(seconds(rows, peer), lengths, lambda value: f"{value:,.1f}")] for peer in in_order(rows)]
+    compared = [
+        [f"{name(ours)} ÷ {name(peer)}", *_cells(time_ratios(rows, ours, peer), lengths, lambda ratio: f"{ratio:.2f}")]
+        for ours, peer in _pairs(in_order(rows))
+    ]
+    lengths = [str(length) for length in lengths]
+    return [*_markdown(lengths, lines), "", *([*_markdown(lengths, compared), ""] if compared else [])]
+
+
+def _pairs(everyone: Sequence[str]) -> list[tuple[str, str]]:
+    """Each of ours with each peer."""
+    return [(ours, peer) for ours in everyone if ours.startswith(OURS) for peer in everyone if peer in PEERS]
+
+
+def _cells(values: dict[int, float], lengths: Sequence[int], shown: Callable[[float], str]) -> list[str]:
+    return [shown(values[length]) if length in values else "" for length in lengths]
+
+
+def _markdown(head: list[str], lines: list[list[str]]) -> list[str]:
+    rule = "|---|" + "---:|" * len(head)
+    return [f"| | {' | '.join(head)} |", rule, *(f"| {' | '.join(cells)} |" for cells in lines)]
+
+
+def plot(rows: Sequence[Row], file: Path) -> None:
+    """Memory and time over length, of the precision and threads of the first row; both axes logarithmic."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogFormatter
+
+    rows = [row for row in rows if (row.precision, row.threads) == (rows[0].precision, rows[0].threads)]
+    panels = [
+        (title, figure, scale)
+        for kind, title, figure, scale in (
+            ("memory", "Peak over weights and gradients, GiB", peaks, 2**30),
+            ("time", "Step time, seconds", seconds, 1),
+        )
+        if any(row.kind == kind for row in rows)
+    ]
+    # Okabe and Ito (2008): told apart with every kind of colour vision; the markers tell them apart in grey.
+    colours = ("#000000", "#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
+    lengths = sorted({row.length for row in rows})
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.6), squeeze=False, layout="constrained")
+    for axis, (title, values, scale) in zip(axes[0], panels, strict=True):
+        for i, peer in enumerate(in_order(rows)):
+            points = values(rows, peer)
+            if points:
+                line = "--" if peer in PEERS else "-"
+                axis.plot(
+                    points.keys(),
+                    [y / scale for y in points.values()],
+                    line,
+                    color=colours[i % len(colours)],
+                    marker="os^DvPX"[i % 7],
+                    label=name(peer),
+                )
+        axis.set(xscale="log", yscale="log", xlabel="Length, tokens", title=title)
+        axis.set_xticks(lengths, [f"{length // 1024}k" if length % 1024 == 0 else str(length) for length in lengths])
+        axis.set_xticks([], minor=True)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(LogFormatter())
+        axis.grid(which="both", alpha=0.25)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
+def write_page(rows: Sequence[Row], folder: Path) -> None:
+    (folder / "long_sequences.md").write_text(table(rows))
+    plot(rows, folder / "long_sequences.png")
