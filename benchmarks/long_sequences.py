@@ -13,7 +13,8 @@ drawn from fixed seeds, the same for everyone. Each measurement is a process of 
 - `trainer`: `transformers.Trainer` with `gradient_checkpointing=True`, everything else as it comes.
 - `trl`: TRL's `SFTTrainer`, which checkpoints too, with its own collator. Its default loss is the chunked one: called "nll" in 1.16, at
   most 4096 × 32768 logits at once, and "chunked_nll" before. The entropy and accuracy that it logs come with it.
-- ours: a memory plan and its settings, `stream` or `stream,keep_attention=false,chunk_length=256`.
+- ours: a memory plan and its settings, `stream` or `stream,keep_attention=false,chunk_length=256`; `window=512` beside them is its
+  attention (another loss, so not in one folder with the others).
 
 A step is one forward and one backward of the whole sequence into gradients that exist already: of both trainers their `training_step`,
 called by their own loop. Data loading, clipping and the optimizer are outside, alike for all. A step of WARMUP tokens comes first: what is
@@ -108,13 +109,17 @@ def run_ours(plan: str, length: int, precision: str, measure: Callable[[Step, to
     import yaml
 
     from elongate.context.attention.interface import IMPLEMENTATION
+    from elongate.context.attention.window import Window
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
     word, *settings = plan.split(",")
     kind = getattr(import_module(f"elongate.memory.{word}"), word.title())
-    memory = kind(**{key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in settings)})
+    given = {key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in settings)}
     model, tokens = LanguageModel(network(length, IMPLEMENTATION), word="gpt"), tokens_of(length)
+    if window := given.pop("window", None):
+        model.attention = Window(window_length=window)
+    memory = kind(**given)
     model.precision = precision
     memory.check(length)
     memory = memory.prepare(model, length)

@@ -149,3 +149,17 @@ def test_a_sweep_ends_with_one_comparison(tmp_path: Path, text_folder: Path) -> 
     assert (sweep / "comparison.html").stat().st_size > 10_000
     again = command("-m", "context=none,pi", "seed=0,1", *tiny, cwd=tmp_path, poison=tmp_path / "poison")
     assert again.returncode == 0, again.stderr  # a finished sweep is reported again without torch
+
+
+@pytest.mark.slow
+def test_a_plan_is_a_table_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    sizes = ["model.num_layers=1", "model.dim=32", "model.num_heads=4", "model.mlp_dim=48", "model.original_length=128"]
+    done = command("plan=true", *sizes, "context.target_length=512", "batch_tokens=1024", "precision=bf16", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("One step: 2 × 512 tokens on cpu, ")
+    rows = [line.split("   ")[0] for line in lines if line.startswith("memory=")]
+    assert rows[:3] == ["memory=plain", "memory=checkpoint", "memory=stream"]
+    assert len(rows) == 5
+    assert lines[-1].startswith("recommended: memory=plain ")
+    assert list(tmp_path.iterdir()) == []

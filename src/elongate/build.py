@@ -47,6 +47,7 @@ def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
         device=top.device,
         compile=top.compile,
         overwrite=top.overwrite,
+        plan=top.plan,
         model=model,
         strategy=build(config.context, "context"),
         objective=build(config.objective, "objective"),

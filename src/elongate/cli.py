@@ -49,12 +49,16 @@ def _train(config: DictConfig) -> None:
     from elongate.build import build_job
     from elongate.evaluation.report.table import terminal_table
     from elongate.training.display import say
+    from elongate.training.plan import plan
     from elongate.training.run import run
     from elongate.training.run_directory import RunDirectory
 
     directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
     job = build_job(config, HydraConfig.get().runtime.choices)
     _one_process()
+    if job.plan:
+        say(plan(job))
+        return
     with directory.locked():
         try:
             results = run(job, directory)

@@ -31,6 +31,7 @@ class Scalars:
     device: str  # auto, cpu, cuda, cuda:1 …
     compile: bool  # layer by layer, through torch.compile
     overwrite: bool  # start over in a folder that holds a run
+    plan: bool  # nothing is trained: what each memory plan would take
 
     def __post_init__(self) -> None:
         rule, remedy = "must be the end of a folder's name", "use {key}=default, or hydra.run.dir=<folder> for any folder"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from elongate.errors import require
+from elongate.errors import ConfigError, require
 from elongate.memory.memory import Memory
 
 if TYPE_CHECKING:
@@ -35,7 +35,17 @@ class Checkpoint(Memory):
             value, default = getattr(self, name), getattr(Checkpoint, name)
             require(value > 0, name, value, "must be at least 1", f"use {{key}}={default}")
 
+    @property
+    def tokens_at_once(self) -> int:
+        return self.micro_batch_tokens
+
+    def check_model(self, model: LanguageModel) -> None:
+        if not model.network.supports_gradient_checkpointing:
+            rule = f"cannot train a {model.network.config.model_type}: transformers does not compute its layers again"
+            raise ConfigError("memory", self.word, rule, "use memory=plain")
+
     def prepare(self, model: LanguageModel, length: int) -> Checkpoint:
+        self.check_model(model)
         model.network.activation_checkpointing_enable({"use_reentrant": False})
         for mlp in _mlps(model.network):
             mlp.forward = partial(_in_pieces, mlp.forward, self.mlp_chunk_length)
@@ -48,7 +58,7 @@ class Checkpoint(Memory):
         # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
         count = int(example.scored.sum())
         total = 0.0
-        for part in example.parts(max(1, self.micro_batch_tokens // example.inputs.shape[1])):
+        for part in example.parts(self.rows(example.inputs.shape[1])):
             layout = model.layout(part.inputs, part.positions)
             kept = Kept(outputs={}) if self.keep_attention else None
             hidden = model.hidden(part.inputs, part.positions, layout.at(layout.chunk, kept))
@@ -73,6 +83,8 @@ def _in_pieces(forward: Callable[[Tensor], Tensor], size: int, states: Tensor) -
 
     if states.shape[1] <= size:
         return forward(states)
+    # GPT-2 flattens rows and tokens by a view.
+    pieces = [piece.contiguous() for piece in states.split(size, dim=1)]
     if not torch.is_grad_enabled():
-        return torch.cat([forward(piece) for piece in states.split(size, dim=1)], dim=1)
-    return torch.cat([checkpoint(forward, piece, use_reentrant=False) for piece in states.split(size, dim=1)], dim=1)
+        return torch.cat([forward(piece) for piece in pieces], dim=1)
+    return torch.cat([checkpoint(forward, piece, use_reentrant=False) for piece in pieces], dim=1)

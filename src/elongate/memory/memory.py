@@ -19,10 +19,23 @@ class Memory(ABC):
 
         Raises `ConfigError` where the model cannot be trained this way.
         """
+        self.check_model(model)
         return self
+
+    def check_model(self, model: LanguageModel) -> None:  # noqa: B027  # most fit every model
+        """Raises `ConfigError` where the model cannot be trained this way."""
 
     def check(self, length: int) -> None:  # noqa: B027  # most fit every length
         """Raises `ConfigError` where sequences of `length` tokens cannot be computed this way."""
+
+    @property
+    @abstractmethod
+    def tokens_at_once(self) -> int:
+        """Tokens in one forward and backward pass, but for what a single sequence has above that."""
+
+    def rows(self, length: int) -> int:
+        """Sequences of `length` tokens in one forward and backward pass."""
+        return max(1, self.tokens_at_once // length)
 
     @abstractmethod
     def backward(self, model: LanguageModel, example: Example) -> float:

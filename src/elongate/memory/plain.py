@@ -22,13 +22,17 @@ class Plain(Memory):
     def __post_init__(self) -> None:
         require(self.micro_batch_tokens > 0, "micro_batch_tokens", self.micro_batch_tokens, "must be at least 1", "use {key}=4096")
 
+    @property
+    def tokens_at_once(self) -> int:
+        return self.micro_batch_tokens
+
     def backward(self, model: LanguageModel, example: Example) -> float:
         from elongate.objectives.cross_entropy import summed_cross_entropy
 
         # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
         count = int(example.scored.sum())
         total = 0.0
-        for part in example.parts(max(1, self.micro_batch_tokens // example.inputs.shape[1])):
+        for part in example.parts(self.rows(example.inputs.shape[1])):
             hidden = model.hidden(part.inputs, part.positions)
             loss = summed_cross_entropy(hidden, model.head, part.targets, part.scored, model.precision) / count
             loss.backward()

@@ -6,8 +6,9 @@ length; work is a share that grows with the tokens and one that grows with the p
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -74,26 +75,24 @@ class Advice:
 
 
 def advise(model: LanguageModel, length: int, batch_rows: int | None = None, chosen: Memory | None = None) -> Advice:
-    """`batch_rows`: sequences in a step; None: as many as a plan computes at once. `chosen`: a plan whose settings are kept.
+    """`batch_rows`: sequences in a step; None: as many as any plan computes at once. `chosen`: a plan whose settings are kept.
 
     Optimizer state is taken to be AdamW's, the largest there is here.
     """
     from elongate.memory.room import free_bytes
     from elongate.memory.throughput import seconds_of
 
-    steps = _Steps(model)
-    estimates = []
-    for plan in _plans(model, length, chosen):
-        rows = batch_rows or plan.rows(length)
+    steps = Steps(model)
+    estimates, plans = [], _plans(model, length, chosen)
+    rows = batch_rows or max(plan.rows(length) for plan in plans)
+    for plan in plans:
         peak, work = steps.at(plan, rows, length)
         estimates.append(Estimate(plan, peak, float(work.flops.total()), seconds_of(work, model.device)))
     weights = sum(p.numel() * p.element_size() for p in model.network.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters())
     free = free_bytes(model.device)
     room = round((1 - MARGIN) * free) - 3 * trained
-    return Advice(
-        length, batch_rows or 1, weights, trained, 2 * trained, free, tuple(estimates), lambda plan: steps.longest(plan, room)
-    )
+    return Advice(length, rows, weights, trained, 2 * trained, free, tuple(estimates), lambda plan: steps.longest(plan, room))
 
 
 def describe(plan: Memory) -> str:
@@ -103,13 +102,16 @@ def describe(plan: Memory) -> str:
 
 
 def gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size} bytes"
 
 
 def _plans(model: LanguageModel, length: int, chosen: Memory | None) -> list[Memory]:
     """All that can train this model, the simplest first."""
-    plain, checkpoint, stream = (chosen if isinstance(chosen, kind) else kind() for kind in (Plain, Checkpoint, Stream))
-    every = [plain, *(replace(plan, keep_attention=keep) for keep in (True, False) for plan in (checkpoint, stream))]
+    checkpoint = chosen if isinstance(chosen, Checkpoint) else Checkpoint()
+    stream = chosen if isinstance(chosen, Stream) else Stream()
+    every: list[Memory] = [chosen if isinstance(chosen, Plain) else Plain()]
+    for keep in (True, False):
+        every += [replace(checkpoint, keep_attention=keep), replace(stream, keep_attention=keep)]
     return [plan for plan in every if _can(plan, model, length)]
 
 
@@ -122,17 +124,19 @@ def _can(plan: Memory, model: LanguageModel, length: int) -> bool:
     return True
 
 
-class _Steps:
+class Steps:
     """Rehearsals of one model, each done once."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
+        # A table of positions has an end, and what lies behind it cannot be rehearsed.
+        self._end = sys.maxsize if "computed_positions" in model.has else model.original_length
         self._done: dict[tuple[Memory, int, int], Rehearsal] = {}
 
     def at(self, plan: Memory, rows: int, length: int) -> tuple[int, Work]:
         """Bytes beyond weights and gradients, and the work of a whole step."""
         few = min(rows, 2 * plan.rows(length))  # what follows these is like them
-        short, long = _samples(plan)
+        short, long = self._samples(plan)
         if length <= long:
             done = self._rehearsed(plan, few, length)
             return done.peak, _times(done.work, rows / few)
@@ -142,17 +146,22 @@ class _Steps:
 
     def longest(self, plan: Memory, room: int) -> int:
         """Tokens of the longest single sequence whose step fits, a multiple of 64; 0: not even a short one does."""
-        short, long = _samples(plan)
+        short, long = self._samples(plan)
         above = long, self._rehearsed(plan, 1, long).peak
         below = short, self._rehearsed(plan, 1, short).peak
         while below[1] > room and below[0] > 64:
             # Sequences that are read several at once take no less memory for being shorter.
             length = below[0] // 2
             above, below = below, (length, self._rehearsed(plan, plan.rows(length), length).peak)
-        if below[1] > room or above[1] <= below[1]:
+        if below[1] > room:
             return 0
-        share = (room - below[1]) / (above[1] - below[1])
-        return int(below[0] + share * (above[0] - below[0])) // 64 * 64
+        share = (room - below[1]) / max(1, above[1] - below[1])
+        return min(int(below[0] + share * (above[0] - below[0])) // 64 * 64, self._end)
+
+    def _samples(self, plan: Memory) -> tuple[int, int]:
+        """Two lengths that tell what longer ones take."""
+        tokens = max(plan.tokens_at_once, _SMALLEST)
+        return min(2 * tokens, self._end // 2), min(4 * tokens, self._end)
 
     def _rehearsed(self, plan: Memory, rows: int, length: int) -> Rehearsal:
         from elongate.memory.rehearsal import rehearse
@@ -175,15 +184,10 @@ class _Steps:
 
         return replace(
             second,
-            flops=Counter({kind: at(first.flops[kind], two) for kind, two in second.flops.items()}),
+            flops=Counter({call: at(first.flops[call], second.flops[call]) for call in {*first.flops, *second.flops}}),
             moved=at(first.moved, second.moved),
             calls=at(first.calls, second.calls),
         )
-
-
-def _samples(plan: Memory) -> Sequence[int]:
-    tokens = max(plan.tokens_at_once, _SMALLEST)
-    return 2 * tokens, 4 * tokens
 
 
 def _affine(x: float, *points: tuple[int, int]) -> float:
@@ -192,19 +196,19 @@ def _affine(x: float, *points: tuple[int, int]) -> float:
 
 
 def _times(work: Work, factor: float) -> Work:
-    flops = Counter({kind: factor * count for kind, count in work.flops.items()})
+    flops = Counter({call: factor * flops for call, flops in work.flops.items()})
     return replace(work, flops=flops, moved=factor * work.moved, calls=factor * work.calls)
 
 
-def _pairs(model: LanguageModel, length: int) -> float:
+def _pairs(model: LanguageModel, length: int) -> int:
     """Pairs of query and key that the attention of all layers looks at."""
+    from elongate.context.attention.proof import num_pairs
+
     causal, heads = "causal" in model.has, model.network.config.num_attention_heads
     windows = Counter(getattr(module, "sliding_window", None) for module in model.network.modules() if hasattr(module, "is_causal"))
-    total = 0.0
+    total = 0
     for window, layers in windows.items():
         attention = model.attention if window is None else model.attention.narrowed(window + (not causal))
         assert attention is not None, "checked when the model was built"
-        for region in attention.regions(length, heads, causal):
-            first, last = region.heads or (0, heads)
-            total += layers * (last - first) * sum(block.num_pairs for block in region.blocks)
+        total += layers * sum(num_pairs(region, heads) for region in attention.regions(length, heads, causal))
     return total

@@ -14,31 +14,31 @@ from elongate.memory.rehearsal import Call, Shape, flops_of
 if TYPE_CHECKING:
     from elongate.memory.rehearsal import Work
 
-_LARGEST = {"cpu": 1024, "cuda": 8192}  # of the sizes that are measured: larger ones go no faster
-_SECONDS = 0.05  # that a measurement takes at least
+_SECONDS = 0.02  # that a measurement takes at least
 
 
 def seconds_of(work: Work, device: torch.device) -> float:
     """What a step with this work takes."""
-    products = sum(flops / _rate(work.heaviest[kind][1], device) for kind, flops in work.flops.items())
-    return products + work.moved / _bandwidth(device) + work.calls * _overhead(device)
+    return (
+        sum(flops / _rate(call, device) for call, flops in work.flops.items())
+        + work.moved / _bandwidth(device)
+        + work.calls * _overhead(device)
+    )
 
 
 @lru_cache
 def _rate(call: Call, device: torch.device) -> float:
     """FLOPs per second of an operator."""
-    limit = _LARGEST.get(device.type, 1024)
 
     def made(value: Any) -> Any:
         if isinstance(value, Shape):
-            sizes = tuple(min(size, limit) for size in value.sizes)
-            return (torch.randn if value.dtype.is_floating_point else torch.zeros)(sizes, dtype=value.dtype, device=device)
-        return min(value, limit) if type(value) is int else value
+            return (torch.randn if value.dtype.is_floating_point else torch.zeros)(value.sizes, dtype=value.dtype, device=device)
+        return value
 
     arguments, keywords = tuple(map(made, call.arguments)), {key: made(value) for key, value in call.keywords}
     with torch.no_grad():
         result = call.function(*arguments, **keywords)
-        _, flops = flops_of(call.function, arguments, keywords, result)
+        flops = flops_of(call.function, arguments, keywords, result)
         return flops / _seconds(lambda: call.function(*arguments, **keywords), device)
 
 
@@ -57,17 +57,18 @@ def _overhead(device: torch.device) -> float:
 
 
 def _seconds(act: Callable[[], Any], device: torch.device) -> float:
-    """The quickest of a few: another program may have the processor meanwhile."""
+    """The quickest of a few, after a first."""
+    act()
     found: list[float] = []
     while len(found) < 2 or sum(found) < _SECONDS:
-        _wait(device)
-        began = time.perf_counter()
+        began = _now(device)
         act()
-        _wait(device)
-        found.append(time.perf_counter() - began)
+        found.append(_now(device) - began)
     return min(found)
 
 
-def _wait(device: torch.device) -> None:
+def _now(device: torch.device) -> float:
+    """On a CPU the time that its threads have worked: other programs may have the processor meanwhile."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.process_time() / torch.get_num_threads() if device.type == "cpu" else time.perf_counter()

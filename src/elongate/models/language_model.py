@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,32 @@ class LanguageModel:
 
     def check_head(self) -> None:
         """Raises `ConfigError` if the network does more to its logits than its head: our losses would not be its own."""
-        tokens = torch.arange(1, 9, device=self.device)[None] % self.network.config.vocab_size
-        with torch.no_grad():
-            ours = nn.functional.linear(self.hidden(tokens), *self.head)
-            theirs = self.network(input_ids=tokens, use_cache=False).logits
+        config = self.network.config
+        if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+            rule = f"is a {config.model_type}, some of whose layers see chunks, which attention in regions does not compute"
+            raise ConfigError("model.source", config.name_or_path, rule, "name a checkpoint of another architecture")
+        tokens = torch.arange(1, 9, device=self.device)[None] % config.vocab_size
+        try:
+            with torch.no_grad():
+                ours = nn.functional.linear(self.hidden(tokens), *self.head)
+                theirs = self.network(input_ids=tokens, use_cache=False).logits
+        except ValueError as fault:  # told by context/attention/interface.py
+            rule = f"is a {config.model_type}: {fault}"
+            raise ConfigError("model.source", config.name_or_path, rule, "name a checkpoint of another architecture") from fault
         if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3):
             rule = f"is a {self.network.config.model_type}, which changes its logits after the head"
             raise ConfigError("model.source", self.network.config.name_or_path, rule, "name a checkpoint whose head is one matrix")
+
+    @contextmanager
+    def probed(self) -> Iterator[None]:
+        """For comparing two ways to compute the same: without gradient and dropout, in float32 whatever the precision."""
+        precision, training = self.precision, self.network.training
+        self.precision = "fp32"
+        self.network.eval()
+        with torch.no_grad():
+            yield
+        self.precision = precision
+        self.network.train(training)
 
     def compile(self) -> None:
         """Layer by layer, which costs seconds where the whole network costs minutes."""
@@ -170,39 +190,38 @@ class LanguageModel:
 
     def _check_attention(self, attention: Attention) -> None:
         architecture = self.network.config.model_type
-        if not self._is_wired():
+        windows = self._windows()
+        if not windows:
             rule = f"cannot act on a {architecture}, whose attention does not go through the interface of transformers"
             raise ConfigError("context/attention", attention.word, rule, "name a checkpoint of another architecture")
-        if attention.narrowed(1) is None and any(getattr(m, "sliding_window", None) for m in self.network.modules()):
+        if attention.narrowed(1) is None and windows != {None}:
             rule = f"cannot act on a {architecture}, whose layers have windows of their own"
             raise ConfigError("context/attention", attention.word, rule, "use context/attention=full or window")
         if attention.rotates and not self._turns_as_we_do():
             rule = f"cannot act on a {architecture}, which does not rotate the two halves of a head alike in all layers"
             raise ConfigError("context/attention", attention.word, rule, "use context/attention=window")
 
-    def _is_wired(self) -> bool:
-        """Whether the layers read the layout that they are given."""
+    def _windows(self) -> set[int | None]:
+        """Of the layers that read the layout which they are given: each one's own window, None where it has none."""
         tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
         layout = self.layout(tokens, None)
         layout = layout.at(layout.chunk, Kept())
-        with torch.no_grad():
+        with self.probed():
             self.hidden(tokens, None, layout)
-        return layout.was_read
+        return layout.windows
 
     def _turns_as_we_do(self) -> bool:
         """Whether full attention comes out the same when the rotation is left to the kernel."""
         if self._unlike_plain_rope():
             return False
-        tokens, attention, training = torch.arange(1, 17, device=self.device)[None], self.attention, self.network.training
-        self.network.eval()
-        with torch.no_grad():
+        tokens, attention = torch.arange(1, 17, device=self.device)[None] % self.network.config.vocab_size, self.attention
+        with self.probed():
             self.attention = Full()
-            theirs = self.hidden(tokens % self.network.config.vocab_size)
+            theirs = self.hidden(tokens)
             self.attention = _Turned()
-            ours = self.hidden(tokens % self.network.config.vocab_size)
+            ours = self.hidden(tokens)
         self.attention = attention
-        self.network.train(training)
-        return torch.allclose(ours.float(), theirs.float(), rtol=1e-2, atol=1e-2)
+        return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
     def _proof(self, position: Position, rotary: Rotary, factor: float) -> dict[str, Any]:
         """Frequencies, and angles at the ends of the original and the target length, against the closed form in float64."""

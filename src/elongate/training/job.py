@@ -50,6 +50,7 @@ class Job:
     device: str  # auto, or a torch device
     compile: bool
     overwrite: bool
+    plan: bool  # nothing is trained: what each memory plan would take
     model: Model
     strategy: Strategy
     objective: Objective

@@ -89,7 +89,9 @@ def fit(
     # Another order than the base's, should a stage have its length.
     first_seed = 1000 * job.seed + bool(earlier)
     proof: dict[str, Any] = {}
-    memory = job.memory.prepare(model, max(stage.length for stage in stages))
+    longest = max(stage.length for stage in stages)
+    model.attention = job.strategy.attention.for_length(longest, original_length)  # what the memory is prepared for
+    memory = job.memory.prepare(model, longest)
     model.network.train()
     reset_peak_memory(model.device)
     with closing(MetricsFile(directory.metrics)) as metrics:

@@ -17,7 +17,7 @@ from elongate.errors import ConfigError
 from elongate.files import remove, write_json, written_aside
 
 # Where these differ, the run is still the same one.
-_FREE = ("overwrite", "tracking")
+_FREE = ("overwrite", "plan", "tracking")
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def _in_regions(
         with torch.no_grad():
             past.keys[:, :, slice(*layout.chunk)] = key
             past.values[:, :, slice(*layout.chunk)] = value
-        out, lse = _AttendToPast.apply(query, key, value, past, parts, scale, known, layout.chunk, kept.through_time)
+        out, lse = _AttendToPast.apply(query, key, value, past, parts, scale, known, layout.chunk)
     if kept.outputs is not None and known is None:
         kept.outputs[module][layout.chunk] = (out.detach(), lse)
     return out
@@ -118,12 +118,11 @@ class _AttendToPast(torch.autograd.Function):
         scale: float,
         known: Output | None,
         chunk: Range,
-        through_time: bool,
     ) -> tuple[Tensor, Tensor]:
         keys, values = past.keys[:, :, : chunk[1]], past.values[:, :, : chunk[1]]
         out, lse = known or attend(q, keys, values, parts, scale)
         ctx.save_for_backward(q, out, lse)
-        ctx.past, ctx.parts, ctx.scale, ctx.chunk, ctx.through_time = past, parts, scale, chunk, through_time
+        ctx.past, ctx.parts, ctx.scale, ctx.chunk = past, parts, scale, chunk
         ctx.mark_non_differentiable(lse)
         return out, lse
 
@@ -140,10 +139,7 @@ class _AttendToPast(torch.autograd.Function):
         grad_q = attend_backward(grad, q, keys, values, ctx.parts, ctx.scale, out, lse, grad_k, grad_v)
         # Copied: the store may be written to before the gradient is read.
         own = grad_k[:, :, start:].to(keys.dtype, copy=True), grad_v[:, :, start:].to(values.dtype, copy=True)
-        if not ctx.through_time:
-            grad_k.zero_()
-            grad_v.zero_()
-        return grad_q, *own, None, None, None, None, None, None
+        return grad_q, *own, None, None, None, None, None
 
 
 def _no_mask(

@@ -19,6 +19,8 @@ from elongate.context.attention.blocks import Block, Range
 
 Queries = Float[Tensor, "batch heads queries dim"]
 Keys = Float[Tensor, "batch kv_heads keys dim"]
+Values = Float[Tensor, "batch kv_heads keys value_dim"]  # as wide as the keys but for latent attention
+Outputs = Float[Tensor, "batch heads queries value_dim"]
 LogSumExp = Float[Tensor, "batch heads queries"]
 
 _FEW = 1024  # queries; below it, heads that share keys are read as more queries: larger tiles, less traffic
@@ -97,7 +99,7 @@ def _whole_groups(heads: Range, group: int) -> Iterator[Range]:
             yield cut
 
 
-def attend(q: Queries, k: Keys, v: Keys, parts: Sequence[Part], scale: float) -> tuple[Queries, LogSumExp]:
+def attend(q: Queries, k: Keys, v: Values, parts: Sequence[Part], scale: float) -> tuple[Outputs, LogSumExp]:
     """Softmax attention over the union of the parts, and the log-sum-exp of each query's scores."""
     wide = torch.promote_types(q.dtype, torch.float32)
     batch, heads, length, _ = q.shape
@@ -129,16 +131,16 @@ def _is_alone(block: Block, parts: Sequence[Part]) -> bool:
 
 
 def attend_backward(
-    grad: Queries,
+    grad: Outputs,
     q: Queries,
     k: Keys,
-    v: Keys,
+    v: Values,
     parts: Sequence[Part],
     scale: float,
-    out: Queries,
+    out: Outputs,
     lse: LogSumExp,
     grad_k: Keys,
-    grad_v: Keys,
+    grad_v: Values,
 ) -> Queries:
     """The gradient of the queries; those of keys and values are added to `grad_k` and `grad_v`."""
     grad_q = torch.zeros(q.shape, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
@@ -181,19 +183,19 @@ def _turned(q: Tensor, k: Tensor, piece: _Piece) -> tuple[Tensor, Tensor, int]:
 # -- one block -------------------------------------------------------------------------------------------------------
 
 
-def _forward(q: Queries, k: Keys, v: Keys, shape: Literal["all", "lower", "upper"], scale: float) -> tuple[Queries, LogSumExp]:
+def _forward(q: Queries, k: Keys, v: Values, shape: Literal["all", "lower", "upper"], scale: float) -> tuple[Outputs, LogSumExp]:
     if shape == "upper":  # read backwards, it is a lower one
         out, lse = _forward(q.flip(2), k.flip(2), v.flip(2), "lower", scale)
         return out.flip(2), lse.flip(2)
     if shape == "all" and _is_foldable(q, k):
         out, lse = _operator(q, v).forward(_folded(q, k), k, v, False, scale)
-        return out.reshape(q.shape), lse.reshape(q.shape[:-1])
+        return out.reshape(*q.shape[:-1], -1), lse.reshape(q.shape[:-1])
     return _operator(q, v).forward(q, k, v, shape == "lower", scale)
 
 
 def _backward(
-    grad: Queries, q: Queries, k: Keys, v: Keys, out: Queries, lse: LogSumExp, shape: Literal["all", "lower", "upper"], scale: float
-) -> tuple[Queries, Keys, Keys]:
+    grad: Outputs, q: Queries, k: Keys, v: Values, out: Outputs, lse: LogSumExp, shape: Literal["all", "lower", "upper"], scale: float
+) -> tuple[Queries, Keys, Values]:
     if shape == "upper":
         grad, q, k, v, out, lse = (x.flip(2) for x in (grad, q, k, v, out, lse))
         dq, dk, dv = _backward(grad, q, k, v, out, lse, "lower", scale)
@@ -291,7 +293,7 @@ def _per_group(x: Tensor, k: Keys) -> Tensor:
     return x.reshape(x.shape[0], k.shape[1], -1, x.shape[-1])
 
 
-def _operator(q: Queries, v: Keys) -> type[_FlashCpu | _FlashCuda | _Plain]:
+def _operator(q: Queries, v: Values) -> type[_FlashCpu | _FlashCuda | _Plain]:
     """The fused operator of the device, where it takes such heads and numbers."""
     dim = q.shape[-1]
     if dim != v.shape[-1]:

@@ -15,7 +15,7 @@ from elongate.context.attention.blocks import Block, Range, restricted
 from elongate.context.attention.full import Full
 from elongate.context.attention.kernel import Part, Rotation
 
-Output = tuple[Float[Tensor, "batch heads length dim"], Float[Tensor, "batch heads length"]]
+Output = tuple[Float[Tensor, "batch heads length value_dim"], Float[Tensor, "batch heads length"]]
 
 
 @dataclass
@@ -23,9 +23,9 @@ class Past:
     """Keys and values of a layer for the whole sequence, and the gradients that later chunks have left for them."""
 
     keys: Float[Tensor, "batch kv_heads length dim"]
-    values: Float[Tensor, "batch kv_heads length dim"]
+    values: Float[Tensor, "batch kv_heads length value_dim"]
     grad_keys: Float[Tensor, "batch kv_heads length dim"] | None = None
-    grad_values: Float[Tensor, "batch kv_heads length dim"] | None = None
+    grad_values: Float[Tensor, "batch kv_heads length value_dim"] | None = None
 
 
 @dataclass
@@ -34,7 +34,6 @@ class Kept:
 
     past: dict[nn.Module, Past] | None = None  # None: the whole sequence is computed at once
     outputs: dict[nn.Module, dict[Range, Output]] | None = None  # None: attention is computed again
-    through_time: bool = True  # False: no gradient into the past
 
 
 @dataclass
@@ -76,9 +75,9 @@ class Layout:
         return whole and isinstance(self.attention, Full) and not self.attention.rotates
 
     @property
-    def was_read(self) -> bool:
-        """Whether a layer has asked for its parts."""
-        return bool(self._parts)
+    def windows(self) -> set[int | None]:
+        """Of the layers that have asked for their parts."""
+        return {window for _, _, window in self._parts}
 
     def parts(self, num_heads: int, causal: bool, sliding_window: int | None) -> list[Part]:
         """The regions on tensors, for a layer with so many query heads; counted from the first query of the chunk and the first key."""

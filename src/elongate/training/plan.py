@@ -1,0 +1,57 @@
+"""`plan=true`: what a step of this job would take under each memory plan, without training it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from elongate.errors import inside
+from elongate.memory.planner import MARGIN, Advice, advise, describe, gib
+from elongate.training.job import Job, check_lengths
+from elongate.training.origin import Origin, find_device
+
+Row = tuple[str, str, str, str, str, str]
+
+if TYPE_CHECKING:
+    from elongate.memory.planner import Estimate
+
+
+def plan(job: Job) -> str:
+    """A table for the longest stage, and the override to type. A fresh model has random weights: no base is trained.
+
+    Raises `ConfigError`.
+    """
+    with inside("tokenizer"):
+        tokenizer = job.tokenizer.fit(job.data)
+    find_device(job.device)
+    model = Origin(job.model, tokenizer.vocab_size, False, [], None).build(job)
+    original_length = job.model.original_length or model.original_length
+    check_lengths(job, original_length)
+    with inside("tuning"):
+        job.tuning.apply(model, job.seed)
+    length = max(stage.length for stage in job.strategy.curriculum.stages(original_length, job.strategy.target_length, job.steps))
+    model.extend(job.strategy, original_length, length)
+    return _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
+
+
+def _text(advice: Advice, device: str) -> str:
+    held = advice.weights + advice.gradients + advice.optimizer
+    rows = [("", "peak memory", "of it the step", "FLOPs", "s/step", "longest that fits")]
+    rows += [_row(estimate, held, advice.longest(estimate.plan)) for estimate in advice.estimates]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "   ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]) for row in rows
+    ]
+    title = f"One step: {advice.rows} × {advice.length} tokens on {device}, {gib(advice.free)} free"
+    parts = f"weights {gib(advice.weights)}, gradients {gib(advice.gradients)}, optimizer state at most {gib(advice.optimizer)}"
+    return "\n".join([title, parts, "", *lines, "", _recommendation(advice)])
+
+
+def _row(estimate: Estimate, held: int, longest: int) -> Row:
+    fits = f"{longest:,} tokens" if longest else "none"
+    return describe(estimate.plan), gib(held + estimate.peak), gib(estimate.peak), f"{estimate.flops:.2e}", f"{estimate.seconds:.3g}", fits
+
+
+def _recommendation(advice: Advice) -> str:
+    if advice.recommended is None:
+        return f"recommended: none. {advice.refusal()}"
+    return f"recommended: {advice.recommended.word} (the fastest that leaves {MARGIN:.0%} of the free memory)"

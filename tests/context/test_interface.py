@@ -1,0 +1,272 @@
+"""Through transformers: with our attention a network computes what it computes with sdpa, or says why not."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from tests.networks import VOCAB, network
+from torch import Tensor
+from torch.testing import assert_close
+from transformers import AttentionInterface, PreTrainedModel
+
+from elongate.context.attention.attention import Attention
+from elongate.context.attention.dual_chunk import DualChunk
+from elongate.context.attention.full import Full
+from elongate.context.attention.interface import IMPLEMENTATION, attention
+from elongate.context.attention.rerope import ReRope
+from elongate.context.attention.self_extend import SelfExtend
+from elongate.context.attention.sinks import Sinks
+from elongate.context.attention.window import Window
+from elongate.errors import ConfigError
+from elongate.models.language_model import LanguageModel
+
+LENGTH, BORDER = 30, 11
+CAUSAL = ["llama-1", "llama-2", "llama-8", "qwen3", "gpt2", "gpt_neox", "mistral", "gemma3", "deepseek"]
+BIDIRECTIONAL = ["bert", "modernbert"]
+TOKENS = torch.randint(VOCAB, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+
+
+def both(kind: str, **fields: Any) -> tuple[PreTrainedModel, PreTrainedModel]:
+    return network(kind, "sdpa", **fields).eval(), network(kind, IMPLEMENTATION, **fields).eval()
+
+
+def logits(model: PreTrainedModel, tokens: Tensor = TOKENS, **words: Any) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=tokens, **words).logits
+
+
+# -- what is computed ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*CAUSAL, *BIDIRECTIONAL])
+@pytest.mark.parametrize("length", [1, 2, 8, 9, LENGTH])
+def test_logits_are_those_of_sdpa(kind: str, length: int) -> None:
+    theirs, ours = both(kind)
+    tokens = TOKENS[:, :length]
+    assert_close(logits(ours, tokens), logits(theirs, tokens), rtol=1e-6, atol=1e-6)
+    # And all of it in blocks, where the network itself leaves it to torch.
+    model = LanguageModel(ours, kind)
+    layout = model.layout(tokens, None)
+    with torch.no_grad():
+        hidden = model.hidden(tokens, None, layout.at(layout.chunk, None)) @ model.head[0].T
+        blocks = model.network.base_model(input_ids=tokens, layout=layout).last_hidden_state @ model.head[0].T
+    assert_close(blocks, hidden, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gpt2", {"scale_attn_weights": False}),
+        ("gemma3", {"use_bidirectional_attention": True}),
+        ("gemma3", {"query_pre_attn_scalar": 3}),
+        ("mistral", {"sliding_window": 1}),
+        ("mistral", {"sliding_window": None}),
+        ("modernbert", {"local_attention": 2}),
+        ("bert", {"is_decoder": True}),
+    ],
+    ids=str,
+)
+def test_what_the_configuration_changes_is_kept(kind: str, fields: dict[str, Any]) -> None:
+    theirs, ours = both(kind, **fields)
+    assert (logits(theirs) - logits(network(kind).eval())).abs().max() > 1e-2
+    assert_close(logits(ours), logits(theirs), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+@pytest.mark.parametrize("words", [{}, {"use_cache": False}, {"num_beams": 3}], ids=str)
+def test_generation_is_that_of_sdpa(kind: str, words: dict[str, Any]) -> None:
+    """From prompts shorter and longer than the windows of 8 that some of the networks have."""
+    theirs, ours = both(kind)
+    for length in (1, 5, 20):
+        tokens, options = TOKENS[:, :length], {"max_new_tokens": 14, "do_sample": False, "pad_token_id": 0} | words
+        given = {"attention_mask": torch.ones_like(tokens)}
+        assert torch.equal(ours.generate(tokens, **given, **options), theirs.generate(tokens, **given, **options))
+
+
+def test_a_prompt_in_two_parts_is_a_prompt() -> None:
+    """The second part sees the cache and itself."""
+    for kind in ("llama-2", "mistral"):
+        _, ours = both(kind)
+        with torch.no_grad():
+            first = ours(input_ids=TOKENS[:, :7], use_cache=True)
+            second = ours(input_ids=TOKENS[:, 7:], past_key_values=first.past_key_values)
+        assert_close(torch.cat([first.logits, second.logits], dim=1), logits(ours), rtol=1e-6, atol=1e-6)
+
+
+# -- what cannot be computed -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_refused(side: str) -> None:
+    for kind in ("llama-2", "gpt2", "bert"):
+        mask = torch.ones_like(TOKENS)
+        mask[0, slice(3) if side == "left" else slice(-3, None)] = 0
+        with pytest.raises(ValueError, match="a padded batch cannot be read with attention in regions: give rows of one length"):
+            logits(network(kind, IMPLEMENTATION), attention_mask=mask)
+        logits(network(kind, IMPLEMENTATION), attention_mask=torch.ones_like(TOKENS))
+
+
+def test_a_mask_of_ones_own_is_refused_and_not_passed_over() -> None:
+    mask = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool)
+    for kind in ("llama-2", "gpt2", "bert"):
+        with pytest.raises(ValueError, match="gives a mask, which attention in regions does not read: load the model with sdpa"):
+            logits(network(kind, IMPLEMENTATION), attention_mask=mask)
+
+
+@pytest.mark.parametrize("kind", ["llama-2", "mistral", "gpt2"])
+def test_a_cache_with_room_for_tokens_to_come_is_refused(kind: str) -> None:
+    """Its empty places would be seen."""
+    ours = network(kind, IMPLEMENTATION).eval()
+    with pytest.raises(ValueError, match="a static cache cannot be read with attention in regions: use a dynamic one"):
+        ours.generate(TOKENS[:, :5], max_new_tokens=4, cache_implementation="static", pad_token_id=0)
+
+
+def test_softcapped_scores_are_refused() -> None:
+    ours = network("gemma2", IMPLEMENTATION)
+    with pytest.raises(ValueError, match="Gemma2Attention asks for softcap, which attention in regions does not compute"):
+        logits(ours)
+
+
+def test_dropout_of_attention_is_refused_where_it_would_need_the_whole_matrix() -> None:
+    ours = network("gpt2", IMPLEMENTATION, attn_pdrop=0.1).train()
+    model = LanguageModel(ours, "gpt2")
+    assert logits(ours).isfinite().all()
+    model.attention = Window(window_length=8)
+    with pytest.raises(ValueError, match="attention dropout needs the whole matrix of weights"):
+        model.hidden(TOKENS)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma3"])
+def test_layers_with_a_window_of_their_own_take_no_other_positions(kind: str) -> None:
+    model = LanguageModel(network(kind, IMPLEMENTATION), kind)
+    for chosen in (Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()):
+        with pytest.raises(ConfigError, match="whose layers have windows of their own; use context/attention=full or window"):
+            model._check_attention(chosen)
+    model._check_attention(Full())
+    model._check_attention(Window(window_length=4))
+
+
+# -- positions of our own --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["llama-1", "llama-2", "qwen3", "gpt_neox"])
+@pytest.mark.parametrize("chosen", [Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()], ids=lambda chosen: chosen.word)
+def test_up_to_the_original_length_our_rotation_is_that_of_the_network(kind: str, chosen: Attention) -> None:
+    theirs, ours = both(kind)
+    model = LanguageModel(ours, kind)
+    model._check_attention(chosen)
+    model.attention = chosen.for_length(4 * LENGTH, LENGTH)
+    with torch.no_grad():
+        found = model.hidden(TOKENS) @ model.head[0].T
+    assert_close(found, logits(theirs), rtol=1e-5, atol=1e-5)
+    model.attention = chosen.for_length(LENGTH, LENGTH // 2)
+    with torch.no_grad():
+        assert (model.hidden(TOKENS) @ model.head[0].T - found).abs().max() > 1e-2
+
+
+def test_a_network_that_rotates_otherwise_is_refused() -> None:
+    from transformers import CohereConfig, CohereForCausalLM
+
+    config = CohereConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+        attn_implementation=IMPLEMENTATION,
+    )
+    torch.manual_seed(0)
+    interleaved = CohereForCausalLM(config)
+    with torch.no_grad():
+        for parameter in interleaved.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.3)
+    with pytest.raises(ConfigError, match="does not rotate the two halves of a head alike in all layers"):
+        LanguageModel(interleaved, "cohere")._check_attention(Sinks(num_sinks=2))
+
+
+def test_factors_of_the_query_reach_the_dimensions_that_are_not_turned() -> None:
+    """ReRoPE sharpens the scores of late queries: by the same factor for both halves of a head of GPT-NeoX."""
+    original, width = 8, 7
+    theirs = network("gpt_neox").eval()
+    chosen = ReRope(window_length=width, plain_length=LENGTH).for_length(LENGTH, original)
+    factors = chosen.query_scale(torch.arange(LENGTH)[None])[:, None, :, None]
+    assert factors.max() > 1.3
+    sdpa = AttentionInterface()["sdpa"]
+
+    def sharpened(module: Any, query: Tensor, *others: Any, **words: Any) -> Any:
+        return sdpa(module, query * factors, *others, **words)
+
+    AttentionInterface.register("sharpened", sharpened)
+    theirs.config._attn_implementation = "sharpened"
+    mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()[None, None].expand(2, 1, -1, -1)
+    expected = logits(theirs, attention_mask=mask)
+    model = LanguageModel(network("gpt_neox", IMPLEMENTATION).eval(), "gpt_neox")
+    model.attention = chosen
+    with torch.no_grad():
+        assert_close(model.hidden(TOKENS) @ model.head[0].T, expected, rtol=1e-5, atol=1e-5)
+
+
+# -- documents -------------------------------------------------------------------------------------------------------
+
+
+def seen_across(model: LanguageModel, chosen: Attention) -> tuple[float, float]:
+    """How much the hidden states of the second document change with a token of the first, and the other way round."""
+    model.attention = chosen
+    positions = torch.cat([torch.arange(BORDER), torch.arange(LENGTH - BORDER)]).expand(2, LENGTH)
+    with torch.no_grad():
+        before = model.hidden(TOKENS, positions)
+        changes = []
+        for token in (BORDER - 1, BORDER):
+            other = TOKENS.clone()
+            other[:, token] = (other[:, token] + 1) % VOCAB
+            changes.append((model.hidden(other, positions) - before).abs().amax(dim=(0, 2)))
+    assert changes[0][BORDER - 1] > 1e-3
+    assert changes[1][BORDER] > 1e-3
+    return changes[0][BORDER:].max().item(), changes[1][:BORDER].max().item()
+
+
+@pytest.mark.parametrize("chosen", [Full(), Window(window_length=7)], ids=lambda chosen: chosen.word)
+@pytest.mark.parametrize("kind", ["llama-2", "qwen3", "gpt2", "mistral", "bert", "modernbert"])
+def test_documents_do_not_see_each_other(kind: str, chosen: Attention) -> None:
+    assert seen_across(LanguageModel(network(kind, IMPLEMENTATION).eval(), kind), chosen) == (0, 0)
+
+
+@pytest.mark.parametrize("chosen", [Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()], ids=lambda chosen: chosen.word)
+def test_nor_with_positions_of_our_own(chosen: Attention) -> None:
+    model = LanguageModel(network("llama-2", IMPLEMENTATION).eval(), "llama")
+    assert seen_across(model, chosen.for_length(LENGTH, 8)) == (0, 0)
+
+
+def test_and_a_leak_would_be_seen() -> None:
+    model = LanguageModel(network("llama-2", IMPLEMENTATION).eval(), "llama")
+
+    def leaking(*given: Any, layout: Any = None, **words: Any) -> Any:
+        return attention(*given, **words)
+
+    AttentionInterface.register("leaking", leaking)
+    model.network.config._attn_implementation = "leaking"
+    assert seen_across(model, Full())[0] > 1e-3
+
+
+def test_each_document_is_computed_as_if_it_were_alone() -> None:
+    """Of other lengths in each row."""
+    for kind in ("llama-2", "gpt2", "bert", "modernbert"):
+        theirs, ours = both(kind)
+        model = LanguageModel(ours, kind)
+        cuts = [[0, 1, BORDER, LENGTH], [0, 17, LENGTH]]
+        positions = torch.stack([torch.cat([torch.arange(b - a) for a, b in pairwise(row)]) for row in cuts])
+        with torch.no_grad():
+            found = model.hidden(TOKENS, positions)
+            for number, row in enumerate(cuts):
+                for start, stop in pairwise(row):
+                    alone = theirs.base_model(input_ids=TOKENS[number : number + 1, start:stop]).last_hidden_state
+                    assert_close(found[number : number + 1, start:stop], alone, rtol=1e-6, atol=1e-6)

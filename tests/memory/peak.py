@@ -1,0 +1,74 @@
+"""The peak of one real step over weights and gradients, and what the planner said: `python -m tests.memory.peak --length 8192 stream`.
+
+Alone in its process, on one thread, with MALLOC_MMAP_THRESHOLD_=262144, so that freed blocks go back to the system at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from elongate.context.attention.interface import IMPLEMENTATION
+from elongate.memory.checkpoint import Checkpoint
+from elongate.memory.plain import Plain
+from elongate.memory.planner import Steps
+from elongate.memory.stream import Stream
+from elongate.models.language_model import LanguageModel
+from elongate.objectives.objective import Example
+from elongate.training.peak_memory import peak_memory_bytes, reset_peak_memory
+
+PLANS = {
+    "plain": Plain(),
+    "checkpoint": Checkpoint(),
+    "checkpoint-again": Checkpoint(keep_attention=False),
+    "stream": Stream(),
+    "stream-again": Stream(keep_attention=False),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("plan", choices=PLANS)
+    parser.add_argument("--precision", default="fp32")
+    for name, size in {"length": 8192, "layers": 8, "dim": 512, "heads": 8, "kv_heads": 2, "mlp_dim": 1408, "vocab_size": 32000}.items():
+        parser.add_argument(f"--{name}", type=int, default=size)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    config = LlamaConfig(
+        vocab_size=given.vocab_size,
+        hidden_size=given.dim,
+        intermediate_size=given.mlp_dim,
+        num_hidden_layers=given.layers,
+        num_attention_heads=given.heads,
+        num_key_value_heads=given.kv_heads,
+        max_position_embeddings=given.length,
+    )
+    config._attn_implementation = IMPLEMENTATION
+    model = LanguageModel(LlamaForCausalLM(config), word="gpt")
+    model.precision = given.precision
+    plan = PLANS[given.plan]
+    predicted, _ = Steps(model).at(plan, 1, given.length)
+    print(json.dumps({"predicted": predicted, "measured": measured(model, plan, given.length)}))
+
+
+def measured(model: LanguageModel, plan: Plain | Checkpoint | Stream, length: int) -> int:
+    model.network.train()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    prepared = plan.prepare(model, length)
+    tokens = torch.randint(model.network.config.vocab_size, (1, length + 1))
+    example = Example(tokens[:, :-1], tokens[:, 1:], torch.ones(1, length, dtype=torch.bool), None)
+    # What torch sets up once, on a short piece.
+    prepared.backward(model, Example(*(x[:, :600] for x in (example.inputs, example.targets, example.scored)), None))
+    reset_peak_memory(model.device)
+    before = 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+    prepared.backward(model, example)
+    return peak_memory_bytes(model.device) - before
+
+
+if __name__ == "__main__":
+    main()

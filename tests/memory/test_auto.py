@@ -1,0 +1,44 @@
+"""The plan that is chosen fits, and is the simplest where there is room for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from elongate.errors import ConfigError
+from elongate.memory import room
+from elongate.memory.auto import Auto
+from elongate.memory.plain import Plain
+
+
+def test_plain_is_chosen_where_there_is_room(build_tiny: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    model = build_tiny().model.build(257, seed=0)
+    assert isinstance(Auto().prepare(model, 256), Plain)
+    assert capsys.readouterr().out.startswith("memory auto: memory=plain, the fastest plan that fits: ")
+
+
+def test_less_room_gives_another_plan(build_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_tiny().model.build(257, seed=0)
+    monkeypatch.setattr(room, "free_bytes", lambda device: 8 * 2**20)
+    plan = Auto().prepare(model, 1024)
+    assert not isinstance(plan, Plain)
+
+
+@pytest.mark.slow
+def test_what_cannot_fit_is_refused_with_the_longest_that_can(build_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_tiny().model.build(257, seed=0)
+    monkeypatch.setattr(room, "free_bytes", lambda device: 12 * 2**20)
+    with pytest.raises(ConfigError) as caught:
+        Auto().prepare(model, 16384)
+    assert str(caught.value).startswith("context.target_length=16384: fits under no memory plan: the least, memory=stream")
+    longest = int(str(caught.value).partition("use context.target_length=")[2].partition(" ")[0])
+    assert 2048 <= longest < 16384
+    Auto().prepare(model, longest // 256 * 256 - 256)
+
+
+def test_a_run_says_which_plan_it_had(build_tiny: Callable[..., Any]) -> None:
+    job = build_tiny("memory=auto")
+    assert job.memory.word == "auto"
+    assert job.memory.prepare(job.model.build(257, seed=0), 128).word == "plain"

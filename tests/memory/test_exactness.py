@@ -1,0 +1,541 @@
+"""However little memory it takes, the gradient is that of untouched transformers with a dense mask and plain cross-entropy."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tests.networks import VOCAB, network
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import DynamicCache, PreTrainedModel
+
+from elongate.cli import conf_directory
+from elongate.config import build
+from elongate.context.attention.full import Full
+from elongate.context.attention.window import Window
+from elongate.memory.checkpoint import Checkpoint
+from elongate.memory.memory import Memory
+from elongate.memory.plain import Plain
+from elongate.memory.stream import Stream
+from elongate.models.language_model import LanguageModel
+from elongate.objectives.objective import Example
+from elongate.tuning.lora import Lora
+from elongate.tuning.lora_plus import LoraPlus
+from elongate.tuning.tuning import Tuning
+
+ROWS, LENGTH, WIDTH = 2, 20, 8
+Gradients = dict[str, Tensor]
+
+PLANS: dict[str, Memory] = {
+    "plain": Plain(),
+    "plain row by row": Plain(micro_batch_tokens=1),
+    "checkpoint": Checkpoint(),
+    "checkpoint recomputed": Checkpoint(keep_attention=False, mlp_chunk_length=8),
+    "stream 1": Stream(chunk_length=1),
+    "stream 7": Stream(chunk_length=7),
+    "stream 8 recomputed": Stream(chunk_length=8, keep_attention=False),
+    "stream whole": Stream(chunk_length=LENGTH),
+    "stream longer": Stream(chunk_length=100),
+}
+# Chunks of one token are slow, and tell nothing new where they are left out.
+QUICK = [name for name in PLANS if name != "stream 1"]
+ANY_DIRECTION = [name for name in PLANS if not name.startswith("stream")]
+PATTERNS = ["causal", "packed", "window"]
+KINDS = ["llama-1", "llama-2", "llama-8", "qwen3", "gpt2"]
+
+
+# -- what is compared ------------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def example(labels: str = "random", packed: bool = False) -> Example:
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(VOCAB, (ROWS, LENGTH + 1), generator=draw)
+    scored = torch.rand(ROWS, LENGTH, generator=draw) < 0.6
+    # Nothing in the second chunk of 7, and in several of 1.
+    scored[:, 6:15] = False
+    if labels == "unequal rows":
+        scored = torch.rand(ROWS, LENGTH, generator=draw) < torch.tensor([0.0, 0.5])[:, None]
+    elif labels in ("early", "last"):
+        scored = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
+        scored[1, 4 if labels == "early" else -1] = True
+    elif labels == "all":
+        scored = torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    # Documents of one token, of many chunks, and borders on those of chunks; another layout in each row.
+    lengths = [[1, 8, 11], [14, 6]]
+    positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in lengths]) if packed else None
+    return Example(tokens[:, :-1], tokens[:, 1:], scored, positions)
+
+
+def dense_mask(pattern: str, positions: Tensor | None, causal: bool) -> Tensor:
+    """Rows × 1 × queries × keys: true where the key is seen."""
+    q, k = torch.arange(LENGTH)[:, None], torch.arange(LENGTH)[None]
+    seen = (k <= q) if causal else torch.ones(LENGTH, LENGTH, dtype=torch.bool)
+    if "window" in pattern:
+        seen = seen & ((q - k).abs() < WIDTH)
+    seen = seen.expand(ROWS, LENGTH, LENGTH)
+    if positions is not None:
+        document = (positions == 0).cumsum(1)
+        seen = seen & (document[:, :, None] == document[:, None])
+    return seen[:, None]
+
+
+def gradients(model: PreTrainedModel) -> Gradients:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+
+
+def assert_same(ours: Gradients, theirs: Gradients, tolerance: float) -> None:
+    """The error of each parameter is relative to the norm of its gradient, except where that is zero but for rounding."""
+    assert ours.keys() == theirs.keys()
+    whole = torch.stack([g.norm() for g in theirs.values()]).norm()
+    for name, gradient in theirs.items():
+        # The same number added to all scores of a query changes nothing.
+        scale = whole if name.endswith("key.bias") else gradient.norm()
+        error = ((ours[name] - gradient).norm() / scale).item()
+        assert error <= tolerance, f"{name} is off by {error:.1e}"
+
+
+def tuned(model: PreTrainedModel, tuning: Tuning | None) -> PreTrainedModel:
+    if tuning is None:
+        return model
+    tuning.apply(LanguageModel(model, "tuned"), seed=0)
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # zero at first, and so would be the gradient of A
+                parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.3)
+    return model
+
+
+TRAINED: dict[str, dict[str, Any]] = {
+    "full": {"tie_word_embeddings": False},
+    "tied": {"tie_word_embeddings": True},
+    "lora": {"tie_word_embeddings": False},
+}
+
+
+@lru_cache
+def theirs(kind: str, pattern: str, trained: str, labels: str = "random", dtype: torch.dtype = torch.float64) -> tuple[float, Gradients]:
+    """Loss and gradients of transformers with its own attention."""
+    tuning = Lora(rank=3) if trained == "lora" else None
+    reference = tuned(network(kind, "sdpa", dtype, **TRAINED[trained]), tuning)
+    batch = example(labels, "packed" in pattern)
+    mask = dense_mask(pattern, batch.positions, kind != "bert")
+    logits = reference(input_ids=batch.inputs, attention_mask=mask, position_ids=batch.positions).logits
+    loss = F.cross_entropy(logits[batch.scored], batch.targets[batch.scored])
+    loss.backward()
+    return loss.item(), gradients(reference)
+
+
+def computed(memory: Memory, model: LanguageModel, batch: Example, length: int = LENGTH) -> tuple[float, Gradients]:
+    model.network.zero_grad()
+    loss = memory.prepare(model, length).backward(model, batch)
+    return float(loss), gradients(model.network)
+
+
+def ours(
+    kind: str, pattern: str, trained: str, memory: Memory, labels: str = "random", dtype: torch.dtype = torch.float64
+) -> tuple[float, Gradients]:
+    tuning = Lora(rank=3) if trained == "lora" else None
+    model = LanguageModel(tuned(network(kind, "elongate", dtype, **TRAINED[trained]), tuning), kind)
+    model.attention = Window(window_length=WIDTH) if "window" in pattern else Full()
+    return computed(memory, model, example(labels, "packed" in pattern))
+
+
+# -- the gradient of transformers ------------------------------------------------------------------------------------
+
+
+# With chunks of one token, any two of kind, pattern and what is trained meet once.
+MATRIX = [
+    (kind, pattern, trained, plan)
+    for (i, kind), (j, pattern), (k, trained) in itertools.product(enumerate(KINDS), enumerate(PATTERNS), enumerate(TRAINED))
+    for plan in PLANS
+    if plan != "stream 1" or (i + j + k) % 3 == 0
+]
+
+
+@pytest.mark.parametrize(("kind", "pattern", "trained", "plan"), MATRIX)
+def test_every_gradient_is_that_of_transformers(kind: str, pattern: str, trained: str, plan: str) -> None:
+    expected_loss, expected = theirs(kind, pattern, trained)
+    loss, found = ours(kind, pattern, trained, PLANS[plan])
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    assert_same(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("plan", ANY_DIRECTION)
+@pytest.mark.parametrize("trained", TRAINED)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_gradient_of_a_bidirectional_model_is_that_of_transformers(pattern: str, trained: str, plan: str) -> None:
+    expected_loss, expected = theirs("bert", pattern, trained)
+    loss, found = ours("bert", pattern, trained, PLANS[plan])
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    assert_same(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("plan", ["plain row by row", "checkpoint", "stream 7", "stream longer"])
+@pytest.mark.parametrize("labels", ["all", "unequal rows", "early", "last"])
+@pytest.mark.parametrize("kind", ["llama-2", "gpt2"])
+def test_whatever_is_scored(kind: str, labels: str, plan: str) -> None:
+    expected_loss, expected = theirs(kind, "packed", "tied", labels)
+    loss, found = ours(kind, "packed", "tied", PLANS[plan], labels)
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    assert_same(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("plan", ["checkpoint", "stream 7"])
+@pytest.mark.parametrize("pattern", ["causal", "packed window"])
+@pytest.mark.parametrize("kind", [*KINDS, "bert"])
+def test_in_float32_up_to_its_rounding(kind: str, pattern: str, plan: str) -> None:
+    if kind == "bert" and plan == "stream 7":
+        plan = "checkpoint recomputed"
+    expected_loss, expected = theirs(kind, pattern, "tied", dtype=torch.float32)
+    loss, found = ours(kind, pattern, "tied", PLANS[plan], dtype=torch.float32)
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    assert_same(found, expected, 2e-5)
+
+
+@pytest.mark.parametrize("plan", ["checkpoint", "stream 7"])
+@pytest.mark.parametrize("pattern", ["causal", "packed window"])
+@pytest.mark.parametrize("kind", ["deepseek", "gpt_neox"])
+def test_other_architectures(kind: str, pattern: str, plan: str) -> None:
+    """Values narrower than keys; layers in parallel, and heads of which half is rotated."""
+    expected_loss, expected = theirs(kind, pattern, "full")
+    loss, found = ours(kind, pattern, "full", PLANS[plan])
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    assert_same(found, expected, 1e-12)
+
+
+def test_the_comparison_would_notice_a_key_more_or_less() -> None:
+    for pattern in PATTERNS:
+        _, expected = theirs("llama-2", pattern, "full")
+        for other in set(PATTERNS) - {pattern}:
+            with pytest.raises(AssertionError, match="is off by"):
+                assert_same(theirs("llama-2", other, "full")[1], expected, 1e-4)
+    narrow = LanguageModel(network("llama-2", "elongate", tie_word_embeddings=False), "llama")
+    narrow.attention = Window(window_length=WIDTH - 1)
+    with pytest.raises(AssertionError, match="is off by"):
+        assert_same(computed(Plain(), narrow, example())[1], theirs("llama-2", "window", "full")[1], 1e-4)
+
+
+# -- what is frozen, what is added up --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plan", ["checkpoint", "stream 7", "stream 8 recomputed"])
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        Lora(targets=["0.self_attn.k_proj"]),
+        Lora(targets=["1.self_attn.q_proj"]),
+        Lora(targets=["0.mlp.down_proj"]),
+        Lora(targets=["1.mlp.up_proj"]),
+        LoraPlus(targets=["v_proj"]),
+    ],
+    ids=lambda tuning: f"{tuning.word} {tuning.targets[0]}",
+)
+def test_layers_without_a_gradient_are_passed_over(tuning: Lora, plan: str) -> None:
+    """Queries, keys or values of a layer may need no gradient."""
+    expected = tuned(network("llama-2"), tuning)
+    batch = example()
+    logits = expected(input_ids=batch.inputs).logits
+    F.cross_entropy(logits[batch.scored], batch.targets[batch.scored]).backward()
+    model = LanguageModel(tuned(network("llama-2", "elongate"), tuning), "llama")
+    assert_same(computed(PLANS[plan], model, batch)[1], gradients(expected), 1e-12)
+
+
+@pytest.mark.parametrize("plan", QUICK)
+def test_gradients_are_added_to_those_that_are_there(plan: str) -> None:
+    model = LanguageModel(network("llama-2", "elongate"), "llama")
+    memory = PLANS[plan].prepare(model, LENGTH)
+    memory.backward(model, example())
+    once = gradients(model.network)
+    memory.backward(model, example())
+    assert_same(gradients(model.network), {name: 2 * gradient for name, gradient in once.items()}, 1e-12)
+
+
+# -- dropout ---------------------------------------------------------------------------------------------------------
+
+
+def one_row() -> Example:
+    """Several are read together by one plan and one after the other by another, and draw differently."""
+    return next(example().parts(1))
+
+
+@contextmanager
+def dropped(model: PreTrainedModel) -> Iterator[dict[nn.Dropout, list[Tensor]]]:
+    """The masks that each dropout of the network draws, in the order of its calls."""
+    masks: dict[nn.Dropout, list[Tensor]] = {module: [] for module in model.modules() if isinstance(module, nn.Dropout) and module.p}
+
+    def keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        masks[module].append(output.detach() != 0)  # type: ignore[index]  # a dropout
+
+    hooks = [module.register_forward_hook(keep) for module in masks]
+    yield masks
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("plan", QUICK)
+@pytest.mark.parametrize("kind", ["gpt2", "lora"])
+def test_what_is_computed_again_meets_the_same_dropout(kind: str, plan: str) -> None:
+    """Equal to transformers with the masks that the first pass drew, laid together: any other mask in a second pass would show."""
+
+    def fresh(implementation: str) -> PreTrainedModel:
+        if kind == "gpt2":
+            return network("gpt2", implementation, embd_pdrop=0.1, resid_pdrop=0.1)
+        return tuned(network("llama-2", implementation), Lora(dropout=0.3))
+
+    batch, model = one_row(), LanguageModel(fresh("elongate").train(), "dropping")
+    prepared = PLANS[plan].prepare(model, LENGTH)
+    torch.manual_seed(5)
+    with dropped(model.network) as masks:
+        loss = prepared.backward(model, batch)
+    found, state = gradients(model.network), torch.get_rng_state()
+
+    reference = fresh("sdpa").train()
+    seen = [torch.cat(_first(drawn), dim=1) for drawn in masks.values()]
+    assert all(0 < mask.double().mean() < 1 for mask in seen)
+    for module, mask in zip((m for m in reference.modules() if isinstance(m, nn.Dropout) and m.p), seen, strict=True):
+        module.forward = lambda x, mask=mask, p=module.p: x * mask / (1 - p)
+    logits = reference(input_ids=batch.inputs).logits
+    expected = F.cross_entropy(logits[batch.scored], batch.targets[batch.scored])
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-12)
+    assert_same(found, gradients(reference), 1e-12)
+
+    # The same seed draws the same again, and leaves the generator where it was left.
+    model.network.zero_grad()
+    torch.manual_seed(5)
+    assert prepared.backward(model, batch) == loss
+    assert_same(gradients(model.network), found, 1e-12)
+    assert torch.equal(torch.get_rng_state(), state)
+    # The next step repeats nothing of what was drawn in this one.
+    with dropped(model.network) as later:
+        prepared.backward(model, batch)
+    for module, drawn in masks.items():
+        assert not any(torch.equal(before, after) for before in drawn for after in later[module])
+
+
+def _first(drawn: list[Tensor]) -> list[Tensor]:
+    """The masks of the first pass."""
+    taken: list[Tensor] = []
+    for mask in drawn:
+        if sum(m.shape[1] for m in taken) < LENGTH:
+            taken.append(mask)
+    assert sum(m.shape[1] for m in taken) == LENGTH
+    return taken
+
+
+@pytest.mark.parametrize("plan", ["plain", "checkpoint", "stream whole"])
+def test_a_whole_sequence_draws_the_dropout_of_transformers(plan: str) -> None:
+    dropout = {"embd_pdrop": 0.1, "resid_pdrop": 0.1}
+    batch, reference = one_row(), network("gpt2", **dropout).train()
+    torch.manual_seed(5)
+    logits = reference(input_ids=batch.inputs).logits
+    F.cross_entropy(logits[batch.scored], batch.targets[batch.scored]).backward()
+    model = LanguageModel(network("gpt2", "elongate", **dropout).train(), "gpt2")
+    memory = PLANS[plan].prepare(model, LENGTH)
+    torch.manual_seed(5)
+    memory.backward(model, batch)
+    assert_same(gradients(model.network), gradients(reference), 1e-12)
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plan", [Stream(chunk_length=12), Checkpoint(mlp_chunk_length=8)], ids=lambda plan: plan.word)
+def test_fifty_steps_of_training_are_the_same(plan: Memory) -> None:
+    draw = torch.Generator().manual_seed(3)
+    text = torch.randint(VOCAB, (ROWS * (LENGTH + 1) * 5,), generator=draw).view(5, ROWS, LENGTH + 1)
+    scored = torch.rand(5, ROWS, LENGTH, generator=draw) < 0.7
+    losses = []
+    for memory in (Plain(), plan):
+        model = LanguageModel(network("llama-2", "elongate", torch.float32), "llama")
+        prepared = memory.prepare(model, LENGTH)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-6)
+        losses.append([])
+        for step in range(50):
+            batch = Example(text[step % 5, :, :-1], text[step % 5, :, 1:], scored[step % 5], None)
+            optimizer.zero_grad()
+            losses[-1].append(float(prepared.backward(model, batch)))
+            optimizer.step()
+    assert losses[0][-1] < 0.8 * losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+# -- without a gradient into the past --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_length", [3, 14])
+@pytest.mark.parametrize("kind", ["llama-2", "gpt2", "qwen3"])
+def test_detached_it_is_transformers_with_a_detached_cache(kind: str, chunk_length: int) -> None:
+    batch, reference, cache = example(), network(kind), DynamicCache()
+    total = 0.0
+    for start in range(0, LENGTH, chunk_length):
+        at = slice(start, start + chunk_length)
+        logits = reference(input_ids=batch.inputs[:, at], past_key_values=cache, use_cache=True).logits
+        scored = batch.scored[:, at]
+        loss = F.cross_entropy(logits[scored], batch.targets[:, at][scored], reduction="sum") / batch.scored.sum()
+        loss.backward()
+        total += loss.item()
+        for layer in cache.layers:
+            layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+    expected = gradients(reference)
+
+    memory = Stream(chunk_length=chunk_length, detach=True)
+    loss, found = computed(memory, LanguageModel(network(kind, "elongate"), kind), batch)
+    assert loss == pytest.approx(total, rel=1e-12)
+    assert_same(found, expected, 1e-12)
+    exact_loss, exact = computed(Stream(chunk_length=chunk_length), LanguageModel(network(kind, "elongate"), kind), batch)
+    assert loss == pytest.approx(exact_loss, rel=1e-12)
+    with pytest.raises(AssertionError, match="is off by"):
+        assert_same(found, exact, 1e-2)
+    assert not memory.is_exact
+    assert Stream().is_exact
+
+
+# -- bfloat16 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plan", ["checkpoint", "checkpoint recomputed", "stream 7", "stream 8 recomputed"])
+@pytest.mark.parametrize("pattern", ["causal", "packed window"])
+@pytest.mark.parametrize("kind", ["llama-2", "qwen3", "gpt2"])
+def test_in_bfloat16_they_agree_to_its_precision(kind: str, pattern: str, plan: str) -> None:
+    def run(memory: Memory, precision: str) -> tuple[float, Gradients]:
+        model = LanguageModel(network(kind, "elongate", torch.float32), kind)
+        model.precision, model.attention = precision, Window(window_length=WIDTH) if "window" in pattern else Full()
+        return computed(memory, model, example(packed="packed" in pattern))
+
+    (exact_loss, exact), (plain_loss, plain) = run(Plain(), "fp32"), run(Plain(), "bf16")
+    loss, found = run(PLANS[plan], "bf16")
+    assert loss == pytest.approx(plain_loss, rel=2e-3)
+    assert loss == pytest.approx(exact_loss, rel=5e-3)
+    assert all(gradient.isfinite().all() and gradient.dtype == torch.float32 for gradient in found.values())
+    assert_same(found, plain, 0.15)
+    # No farther from the exact gradient than what bfloat16 costs anyway.
+    assert 1e-4 < distance(found, exact) < 1.3 * distance(plain, exact)
+
+
+def distance(ours: Gradients, theirs: Gradients) -> float:
+    squares = sum(((ours[name] - gradient).norm() ** 2).item() for name, gradient in theirs.items())
+    return (squares / sum((gradient.norm() ** 2).item() for gradient in theirs.values())) ** 0.5
+
+
+# -- with every attention --------------------------------------------------------------------------------------------
+
+WORDS = sorted(path.stem for path in (conf_directory() / "context/attention").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("documents", ["one", "alike", "unlike"])
+@pytest.mark.parametrize("word", WORDS)
+def test_with_every_attention_the_plans_agree(word: str, documents: str) -> None:
+    """Documents that lie alike in all rows are computed together, others row by row."""
+    batch = example(packed=documents == "unlike")
+    if documents == "alike":
+        positions = torch.cat([torch.arange(n) for n in (5, 1, 14)]).expand(ROWS, LENGTH)
+        batch = Example(batch.inputs, batch.targets, batch.scored, positions)
+    chosen = build(OmegaConf.load(conf_directory() / f"context/attention/{word}.yaml"), "context.attention")
+    chosen.check(LENGTH, 12)
+    # Half of each head of GPT-NeoX is not rotated.
+    kind = "gpt_neox" if chosen.rotates and documents == "unlike" else "llama-2"
+
+    def run(memory: Memory) -> tuple[float, Gradients]:
+        model = LanguageModel(network(kind, "elongate"), kind)
+        model.attention = chosen.for_length(LENGTH, 12)
+        return computed(memory, model, batch)
+
+    expected_loss, expected = run(Plain())
+    for plan in ("checkpoint recomputed", "stream 8 recomputed" if documents == "alike" else "stream 7"):
+        loss, found = run(PLANS[plan])
+        assert loss == pytest.approx(expected_loss, rel=1e-12)
+        assert_same(found, expected, 1e-12)
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+class Bytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made, beside the given ones, and still there."""
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = {tensor.untyped_storage()._cdata for tensor in given}
+
+    def __torch_dispatch__(self, operator: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = operator(*args, **kwargs or {})
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return made
+
+    def _count(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def counted(plan: Memory, length: int, rows: int = 1, **fields: Any) -> Bytes:
+    """A step, and the bytes that it made beyond the gradients of the parameters."""
+    model = LanguageModel(network("llama-2", "elongate", torch.float32, num_hidden_layers=4, **fields), "llama")
+    prepared, batch = plan.prepare(model, length), repeated(length, rows)
+    prepared.backward(model, batch)  # the gradients are there
+    gc.collect()
+    gc.disable()
+    try:
+        model_tensors = [*model.network.parameters(), *model.network.buffers(), *(p.grad for p in model.parameters())]
+        with Bytes([*model_tensors, batch.inputs, batch.targets, batch.scored]) as counting:
+            prepared.backward(model, batch)
+    finally:
+        gc.enable()
+    return counting
+
+
+def repeated(length: int, rows: int) -> Example:
+    tokens = (torch.arange(rows * (length + 1)) * 7 % VOCAB).view(rows, length + 1)
+    return Example(tokens[:, :-1], tokens[:, 1:], torch.ones(rows, length, dtype=torch.bool), None)
+
+
+def bytes_per_further_token(plan: Memory) -> float:
+    return (counted(plan, 128).peak - counted(plan, 64).peak) / 64
+
+
+def test_a_further_token_costs_a_stream_its_keys_values_and_their_gradients() -> None:
+    layers, kv_heads, dim, wide = 4, 2, 4, 4
+    floor = 4 * layers * kv_heads * dim * wide
+    lean = bytes_per_further_token(Stream(chunk_length=16, keep_attention=False))
+    # Besides: tokens, targets and what is scored.
+    assert floor <= lean <= floor + 40
+    outputs = layers * (32 * wide + 8 * wide)  # and their log-sum-exp
+    assert bytes_per_further_token(Stream(chunk_length=16)) <= lean + outputs + 8
+
+
+def test_a_further_token_costs_most_in_plain_and_less_in_checkpoint_and_least_in_stream() -> None:
+    plain, checkpoint, stream = map(bytes_per_further_token, (Plain(), Checkpoint(mlp_chunk_length=16), Stream(chunk_length=16)))
+    assert stream < checkpoint / 2
+    assert checkpoint < plain / 2
+    assert stream < plain / 6
+
+
+@pytest.mark.parametrize("plan", QUICK)
+def test_nothing_is_left_after_a_step(plan: str) -> None:
+    """Without the collector of cycles: what a step holds is gone when it ends."""
+    assert counted(PLANS[plan], LENGTH, ROWS).now == 0

@@ -1,0 +1,92 @@
+"""What cannot be streamed is refused in one line that says what can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.networks import network
+from torch import nn
+
+from elongate.errors import ConfigError, inside
+from elongate.memory.checkpoint import Checkpoint
+from elongate.memory.stream import Stream
+from elongate.models.language_model import LanguageModel
+
+
+@pytest.mark.parametrize(
+    ("fields", "length", "line"),
+    [
+        ({"chunk_length": 0}, 36, "memory.chunk_length=0: must be at least 1; use memory.chunk_length=512"),
+        ({"chunk_length": -3}, 36, "memory.chunk_length=-3: must be at least 1; use memory.chunk_length=512"),
+        ({"chunk_length": 37}, 36, "memory.chunk_length=37: is above the length of 36 tokens: there would be nothing to stream; use "),
+        ({"chunk_length": 37}, 36, "use memory.chunk_length=9, or memory=plain"),
+        ({"chunk_length": 2}, 1, "use memory.chunk_length=1, or memory=plain"),
+    ],
+)
+def test_a_chunk_that_is_none_or_above_the_length(fields: dict[str, int], length: int, line: str) -> None:
+    def refused() -> None:
+        with inside("memory"):
+            Stream(**fields).check(length)
+
+    with pytest.raises(ConfigError) as caught:
+        refused()
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_chunk_of_the_whole_length_is_no_fault() -> None:
+    Stream(chunk_length=36).check(36)
+    Stream(chunk_length=1).check(1)
+
+
+@pytest.mark.parametrize("words", [["memory.chunk_length=0"], ["memory.chunk_length=129"]], ids=str)
+def test_the_command_line_is_told_the_whole_key(words: list[str], build_tiny: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^memory\.chunk_length="):
+        build_tiny("memory=stream", *words)
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_a_bidirectional_model(kind: str) -> None:
+    model = LanguageModel(network(kind, "elongate"), kind)
+    rule = f"memory=stream: cannot train model={kind}: what a token sees on its right is not computed yet when its chunk is"
+    with pytest.raises(ConfigError) as caught:
+        Stream().prepare(model, 36)
+    assert str(caught.value) == f"{rule}; use memory=checkpoint"
+
+
+class Neighbours(nn.Module):
+    """A linear layer that adds what stands before each token, as convolutions and recurrences do."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + nn.functional.pad(self.layer(x), (0, 0, 1, 0))[:, :-1]
+
+
+def test_a_model_whose_tokens_meet_elsewhere() -> None:
+    built = network("llama-2", "elongate")
+    built.model.layers[1].mlp.up_proj = Neighbours(built.model.layers[1].mlp.up_proj)
+    with pytest.raises(ConfigError, match="memory=stream: cannot train a llama: its tokens meet elsewhere than in its attention; use "):
+        Stream().prepare(LanguageModel(built, "llama"), 36)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["llama-1", "llama-2", "qwen3", "gpt2", "gpt_neox", "mistral", "gemma3"])
+def test_causal_models_can_be_streamed_and_are_left_as_they_were(kind: str, precision: str) -> None:
+    model = LanguageModel(network(kind, "elongate", torch.float32).train(), kind)
+    model.precision = precision
+    Stream().prepare(model, 36)
+    assert model.network.training
+    assert model.precision == precision
+    assert all(p.grad is None for p in model.network.parameters())
+
+
+@pytest.mark.parametrize("fields", [{"micro_batch_tokens": 0}, {"mlp_chunk_length": 0}], ids=str)
+def test_checkpoint_refuses_pieces_without_tokens(fields: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="=0: must be at least 1; use "):
+        Checkpoint(**fields)
