@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from elongate.context.attention import kernel
+from elongate.context.attention import operators
 from elongate.context.attention.blocks import Block
 from elongate.context.attention.kernel import Part, Rotation, attend, attend_backward
 
 WAYS: dict[str, dict[str, Any]] = {
     "fused": {},
     "not folded": {"_FEW": 0},
-    "without operators": {"_operator": lambda *_: kernel._Plain, "_PIECE": 3},
-    "without operators, not folded": {"_operator": lambda *_: kernel._Plain, "_PIECE": 3, "_FEW": 0},
+    "without operators": {"_operator": lambda *_: operators._Plain, "_PIECE": 3},
+    "without operators, not folded": {"_operator": lambda *_: operators._Plain, "_PIECE": 3, "_FEW": 0},
 }
 seeds = some.integers(0, 2**32 - 1)
 
@@ -170,7 +170,7 @@ def compare(case: Case, tolerance: float) -> None:
 def test_any_blocks_equal_a_dense_softmax(way: str, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in WAYS[way].items():
-            patch.setattr(kernel, name, value)
+            patch.setattr(operators, name, value)
         compare(Case.drawn(seed), 1e-11)
 
 
@@ -178,7 +178,7 @@ def test_any_blocks_equal_a_dense_softmax(way: str, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_in_bfloat16_to_its_precision(way: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in WAYS[way].items():
-        monkeypatch.setattr(kernel, name, value)
+        monkeypatch.setattr(operators, name, value)
     # The operators keep scores in float32; without them they are rounded to bfloat16, as in transformers' eager attention.
     compare(Case.drawn(seed, torch.bfloat16), 6e-2 if "without" in way else 3e-2)
 
@@ -197,7 +197,7 @@ def test_the_comparison_notices_one_pair() -> None:
 @pytest.mark.parametrize("dim", [1, 2, 6, 8, 80, 256, 288])
 def test_heads_of_every_size(way: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in WAYS[way].items():
-        monkeypatch.setattr(kernel, name, value)
+        monkeypatch.setattr(operators, name, value)
     draw = torch.Generator().manual_seed(dim)
     q = torch.randn(2, 6, 7, dim, generator=draw, dtype=torch.float64)
     k, v = (torch.randn(2, 3, 7, dim, generator=draw, dtype=torch.float64) for _ in range(2))
@@ -209,7 +209,7 @@ def test_heads_of_every_size(way: str, dim: int, monkeypatch: pytest.MonkeyPatch
 def test_values_need_not_be_as_wide_as_keys(way: str, value_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """So it is in the latent attention of DeepSeek."""
     for name, value in WAYS[way].items():
-        monkeypatch.setattr(kernel, name, value)
+        monkeypatch.setattr(operators, name, value)
     draw = torch.Generator().manual_seed(value_dim)
     q, k = torch.randn(2, 6, 7, 8, generator=draw, dtype=torch.float64), torch.randn(2, 3, 9, 8, generator=draw, dtype=torch.float64)
     v = torch.randn(2, 3, 9, value_dim, generator=draw, dtype=torch.float64)
@@ -221,7 +221,7 @@ def test_values_need_not_be_as_wide_as_keys(way: str, value_dim: int, monkeypatc
 def test_scores_far_apart_are_merged_without_overflow(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks whose log-sum-exps lie hundreds apart, the larger first and last."""
     for name, value in WAYS[way].items():
-        monkeypatch.setattr(kernel, name, value)
+        monkeypatch.setattr(operators, name, value)
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 8, 4, generator=draw, dtype=torch.float64) for _ in range(3))
     k[:, :, :2] *= 500

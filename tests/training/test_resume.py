@@ -21,6 +21,7 @@ from random import Random
 from typing import IO, Any
 
 import pytest
+from tests.interrupts import SignalAfter
 
 from elongate.errors import Stopped
 from elongate.training.run import run
@@ -394,30 +395,12 @@ def test_death_while_a_run_is_overwritten_leaves_nothing_of_it_to_the_next(
         assert outcome(started(job, tmp_path / f"mortal-{acts}", monkeypatch).path) == expected
 
 
-class SignalAt:
-    """An `Interrupt` whose signal comes after so many looks at it."""
-
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
-
-    def __enter__(self) -> SignalAt:
-        return self
-
-    def __exit__(self, *fault: Any) -> None:
-        pass
-
-    @property
-    def requested(self) -> str | None:
-        self.looks -= 1
-        return "SIGTERM" if self.looks < 0 else None
-
-
 @pytest.mark.parametrize("looks", range(5))
 def test_a_signal_between_two_looks_still_finds_its_step_in_a_checkpoint(
     looks: int, build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = build_tiny("context/curriculum=fixed", "data=text", f"data.path={text_folder}", "steps=9")
-    monkeypatch.setattr("elongate.training.run.Interrupt", lambda: SignalAt(looks))
+    monkeypatch.setattr("elongate.training.run.Interrupt", lambda: SignalAfter(looks))
     with pytest.raises(Stopped, match="at step") as stopped:
         started(job, tmp_path, monkeypatch)
     step = int(re.search(r"at step (\d+)", str(stopped.value))[1])
@@ -429,7 +412,7 @@ def test_damaged_checkpoints_do_not_take_the_place_of_new_ones(
 ) -> None:
     job = build_tiny("context/curriculum=fixed", "data=text", f"data.path={text_folder}", "steps=9", "training.checkpoint_steps=2")
     for looks in (5, 0):
-        monkeypatch.setattr("elongate.training.run.Interrupt", lambda looks=looks: SignalAt(looks))
+        monkeypatch.setattr("elongate.training.run.Interrupt", lambda looks=looks: SignalAfter(looks))
         with pytest.raises(Stopped) as stopped:
             started(job, tmp_path, monkeypatch)
         for path in tmp_path.glob("runs/run/checkpoints/*/manifest.json"):
@@ -446,7 +429,7 @@ def test_a_signal_while_another_process_trains_the_base_ends_the_wait(
     (path,) = tmp_path.glob("runs/bases/*-*")
     shutil.rmtree(path / "model")
     shutil.rmtree(tmp_path / "runs/run")
-    monkeypatch.setattr("elongate.training.run.Interrupt", lambda: SignalAt(0))
+    monkeypatch.setattr("elongate.training.run.Interrupt", lambda: SignalAfter(0))
     with RunDirectory(path).locked():
         unending = threading.Timer(20, os.kill, (os.getpid(), signal.SIGINT))
         unending.start()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.interrupts import SignalAfter
 from transformers import AutoModelForCausalLM
 
 from elongate.cli import conf_directory
@@ -22,24 +23,6 @@ WORDS = sorted(path.stem for path in (conf_directory() / "tuning").glob("*.yaml"
 OPTIMIZERS = sorted(path.stem for path in (conf_directory() / "optimizer").glob("*.yaml"))
 SHORT = ("context.curriculum.base.steps=2", "data=text", "training.checkpoint_steps=1")
 SIDES = 2 * (64 + 48 + 48 + 64)  # rows and columns of the projections of two layers
-
-
-class SignalAfter:
-    """An `Interrupt` whose signal comes after so many looks at it."""
-
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
-
-    def __enter__(self) -> SignalAfter:
-        return self
-
-    def __exit__(self, *fault: Any) -> None:
-        pass
-
-    @property
-    def requested(self) -> str | None:
-        self.looks -= 1
-        return "SIGTERM" if self.looks < 0 else None
 
 
 @pytest.fixture
