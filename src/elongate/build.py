@@ -15,7 +15,7 @@ from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Evaluation
 from elongate.models.model import Model
 from elongate.models.pretrained import Pretrained
-from elongate.training.job import Job, Limits, check_lengths, check_together
+from elongate.training.job import Job, Limits, check_able, check_lengths, check_together
 
 GROUPS = (
     "model",
@@ -63,6 +63,8 @@ def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
         config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a mapping, since the configuration is one
     )
     check_together(job)
+    if model.has is not None and model.original_length is not None:
+        check_able(job, model.has, model.original_length)
     if model.original_length is not None:
         check_lengths(job, model.original_length)
     return job

@@ -173,6 +173,7 @@ def _one_process() -> None:
 def register_resolvers() -> None:
     """What the YAML files use beyond omegaconf's own."""
     OmegaConf.register_new_resolver("slug", _slug, replace=True)
+    OmegaConf.register_new_resolver("fourfold", lambda length: 4 * length, replace=True)
 
 
 def _slug(text: str) -> str:

@@ -19,6 +19,7 @@ from elongate.evaluation.evaluation import Setting, add_row
 from elongate.evaluation.report.page import write_report
 from elongate.files import write_json
 from elongate.models.pretrained import Pretrained
+from elongate.objectives.objective import usual_objective
 from elongate.training.display import say
 from elongate.training.origin import find_device
 
@@ -66,6 +67,7 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         network.check_head()
     except ConfigError as fault:
         raise _of_checkpoint(fault, top.checkpoint) from fault.__cause__
+    network.mask_token = tokenizer.mask
     network.precision = top.precision or trained.get("precision", "fp32")
     original, target = top.original_length, top.target_length
     results: dict[str, Any] = {}
@@ -73,12 +75,13 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         results["strategy"] = strategy = _results(folder)["strategy"]
         original, target = original or strategy["original_length"], target or strategy["target_length"]
     seed = trained.get("seed", 0) if top.seed is None else top.seed
+    objective = build(_objective_node(trained, conf, network.has), "objective")
     original, target = original or network.original_length, target or network.original_length
     with inside("attention"):
         attention = _attention(config, trained)
         attention.check(target, original)
         results["attention"] = network.attend(attention, original, target)
-    setting = Setting(corpus.validation, tokenizer, original, target, seed)
+    setting = Setting(corpus.validation, tokenizer, original, target, seed, objective.reading)
     for evaluation in evaluations:
         say(f"measuring {evaluation.word}")
         results[evaluation.word] = evaluation.header(setting)
@@ -93,6 +96,13 @@ def _attention(config: DictConfig, trained: dict[str, Any]) -> Attention:
     if config.get("attention") is not None:
         return build(config.attention, "attention")
     return build(OmegaConf.create(trained["context"]), "context").measured_attention if trained else Full()
+
+
+def _objective_node(trained: dict[str, Any], conf: Path, has: frozenset[str]) -> DictConfig:
+    """What the run learned, else what such a model is made for: it says how a model is read."""
+    if trained:
+        return OmegaConf.create(trained["objective"])
+    return OmegaConf.load(conf / "objective" / f"{usual_objective(has)}.yaml")  # type: ignore[return-value]  # a mapping
 
 
 def _run_config(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from elongate.config import build
 from elongate.context.position.abf import AdjustedBase
 from elongate.context.position.llama3 import Llama3
 from elongate.context.position.ntk import NtkAware
-from elongate.context.position.position import Position, Rotary
+from elongate.context.position.scaling import Rotary, Scaling
 from elongate.context.position.yarn import Yarn
 from elongate.errors import ConfigError
 
@@ -24,7 +24,7 @@ WORDS = sorted(path.stem for path in (conf_directory() / "context/position").glo
 ROTARIES = [Rotary(32, 1e4, 256), Rotary(64, 1e4, 2048), Rotary(128, 5e5, 8192)]
 
 
-def position(word: str) -> Position:
+def position(word: str) -> Scaling:
     return build(OmegaConf.load(conf_directory() / f"context/position/{word}.yaml"), "context.position")
 
 
@@ -83,7 +83,7 @@ def test_llama3_bands_by_wavelength() -> None:
 
 def test_abf_refuses_a_theta_that_extends_nothing() -> None:
     with pytest.raises(ConfigError, match=r"context\.position\.theta=500000: must be above the model's own theta of 1e\+06"):
-        AdjustedBase().frequencies(Rotary(64, 1e6, 4096), 4.0)
+        AdjustedBase().check(Rotary(64, 1e6, 4096), 4.0)
 
 
 @pytest.mark.parametrize(

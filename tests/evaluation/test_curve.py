@@ -15,11 +15,12 @@ from elongate.errors import ConfigError
 from elongate.evaluation import curve as module
 from elongate.evaluation.curve import Curve, _binned, _fine_edges, _table_edges
 from elongate.evaluation.evaluation import Setting
+from elongate.objectives.reading import LeftToRight
 
 
 def setting(lengths: list[int], original: int = 16, target: int = 32) -> Setting:
     flat = np.random.default_rng(0).integers(256, size=sum(lengths)).astype(np.uint16)
-    return Setting(Tokens(flat, np.concatenate([[0], np.cumsum(lengths)])), None, original, target, seed=0)  # type: ignore[arg-type]  # the curve needs no tokenizer
+    return Setting(Tokens(flat, np.concatenate([[0], np.cumsum(lengths)])), None, original, target, seed=0, reading=LeftToRight())  # type: ignore[arg-type]  # the curve needs no tokenizer
 
 
 @pytest.fixture

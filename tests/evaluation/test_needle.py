@@ -14,12 +14,13 @@ from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.needle import Needle, Sample, _sample_pair, _score
+from elongate.objectives.reading import LeftToRight
 
 
 @pytest.fixture
 def setting() -> Setting:
     flat = np.random.default_rng(0).integers(97, 123, size=5000).astype(np.uint16)
-    return Setting(Tokens(flat, np.array([0, 5000])), ByteTokenizer(), 64, 128, seed=0)
+    return Setting(Tokens(flat, np.array([0, 5000])), ByteTokenizer(), 64, 128, seed=0, reading=LeftToRight())
 
 
 @pytest.fixture

@@ -13,21 +13,21 @@ from elongate.objectives.cross_entropy import summed_cross_entropy, token_cross_
 
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("vocab", [11, 2000])
-@pytest.mark.parametrize("masked", ["none", "some", "all"])
-def test_sum_and_gradients_equal_those_of_whole_logits(with_bias: bool, vocab: int, masked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weighted", ["none", "some", "all"])
+def test_sum_and_gradients_equal_those_of_whole_logits(with_bias: bool, vocab: int, weighted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_entropy, "PIECE", 7)
     draw = torch.Generator().manual_seed(1)
     hidden = torch.randn(3, 10, 8, dtype=torch.float64, generator=draw, requires_grad=True)
     weight = torch.randn(vocab, 8, dtype=torch.float64, generator=draw, requires_grad=True)
     bias = torch.randn(vocab, dtype=torch.float64, generator=draw, requires_grad=True) if with_bias else None
     targets = torch.randint(vocab, (3, 10), generator=draw)
-    scored = {"none": torch.ones(3, 10), "some": torch.rand(3, 10, generator=draw) < 0.5, "all": torch.zeros(3, 10)}[masked].bool()
+    weights = {"none": None, "some": torch.rand(30, dtype=torch.float64, generator=draw), "all": torch.zeros(30).double()}[weighted]
     leaves = [leaf for leaf in (hidden, weight, bias) if leaf is not None]
 
-    ours = summed_cross_entropy(hidden, (weight, bias), targets, scored)
+    ours = summed_cross_entropy(hidden.flatten(0, 1), (weight, bias), targets.flatten(), weights)
     gradients = torch.autograd.grad(ours, leaves)
     each = F.cross_entropy(F.linear(hidden, weight, bias).flatten(0, 1), targets.flatten(), reduction="none").view(3, 10)
-    expected = (each * scored).sum()
+    expected = each.sum() if weights is None else each.flatten() @ weights
     assert_close(ours.double(), expected, rtol=1e-12, atol=1e-12)
     for ours_, theirs in zip(gradients, torch.autograd.grad(expected, leaves), strict=True):
         assert_close(ours_, theirs, rtol=1e-9, atol=1e-9)
@@ -36,10 +36,10 @@ def test_sum_and_gradients_equal_those_of_whole_logits(with_bias: bool, vocab: i
 
 def test_bf16_agrees_with_fp32_to_its_own_precision() -> None:
     draw = torch.Generator().manual_seed(1)
-    hidden, weight = (torch.randn(*size, 16, generator=draw, requires_grad=True) for size in ((2, 700), (300,)))
-    targets, scored = torch.randint(300, (2, 700), generator=draw), torch.rand(2, 700, generator=draw) < 0.8
-    exact = summed_cross_entropy(hidden, (weight, None), targets, scored)
-    rounded = summed_cross_entropy(hidden, (weight, None), targets, scored, "bf16")
+    hidden, weight = (torch.randn(size, 16, generator=draw, requires_grad=True) for size in (1400, 300))
+    targets, weights = torch.randint(300, (1400,), generator=draw), torch.rand(1400, generator=draw)
+    exact = summed_cross_entropy(hidden, (weight, None), targets, weights)
+    rounded = summed_cross_entropy(hidden, (weight, None), targets, weights, "bf16")
     assert_close(rounded, exact, rtol=5e-3, atol=0)
     wholes, halves = (torch.autograd.grad(loss, (hidden, weight)) for loss in (exact, rounded))
     for whole, half in zip(wholes, halves, strict=True):
@@ -47,7 +47,7 @@ def test_bf16_agrees_with_fp32_to_its_own_precision() -> None:
 
 
 def test_a_head_that_is_not_trained_gets_no_gradient() -> None:
-    hidden, weight = torch.randn(1, 5, 4, requires_grad=True), torch.randn(9, 4)
-    summed_cross_entropy(hidden, (weight, None), torch.zeros(1, 5, dtype=torch.long), torch.ones(1, 5, dtype=torch.bool)).backward()
+    hidden, weight = torch.randn(5, 4, requires_grad=True), torch.randn(9, 4)
+    summed_cross_entropy(hidden, (weight, None), torch.zeros(5, dtype=torch.long)).backward()
     assert weight.grad is None
     assert hidden.grad is not None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elongate.context.attention.attention import Attention
-from elongate.context.curriculum.curriculum import Curriculum
+from elongate.context.curriculum.curriculum import Curriculum, Stage
 from elongate.context.position.position import Position
+from elongate.context.sampling.sampling import Sampling
 from elongate.errors import ConfigError, inside, require
 
 
@@ -17,6 +18,7 @@ class Strategy:
     curriculum: Curriculum
     target_length: int  # tokens, at least the model's original length
     evaluation_attention: Attention | None = None  # who sees whom when the model is measured; None: as in training
+    sampling: Sampling | None = None  # which positions a training sequence gets; None: 0, 1, 2 …
 
     def __post_init__(self) -> None:
         require(self.target_length > 0, "target_length", self.target_length, "must be at least 1", "use {key}=1024")
@@ -31,6 +33,13 @@ class Strategy:
         """Whether it changes a model that is not trained any further."""
         return self.position.word != "none" or self.measured_attention.word != "full"
 
+    def stages(self, original_length: int, steps: int) -> list[Stage]:
+        """After the base. Sequences whose positions are sampled are as long as those that the model was trained on."""
+        stages = self.curriculum.stages(original_length, self.target_length, steps)
+        if self.sampling is None:
+            return stages
+        return [replace(stage, length=min(original_length, stage.length), sampled_below=stage.length) for stage in stages]
+
     def check(self, has: frozenset[str], original_length: int, model: str) -> None:
         """Raises `ConfigError` where the model lacks what an answer needs to act."""
         answers = [("context/position", self.position.word, self.position.needs(self.target_length / original_length))]
@@ -38,7 +47,10 @@ class Strategy:
         for group, word, needs in answers:
             if missing := needs - has:
                 rule = f"needs {_WORDS[min(missing)]}, which model={model} does not have"
-                raise ConfigError(group, word, rule, _REMEDY[group, min(missing)].format(original_length))
+                raise ConfigError(group, word, rule, _remedy(group, missing, has, original_length))
+        if self.sampling is not None and self.attention.rotates:
+            rule = f"cannot be had with context/attention={self.attention.word}, which sees positions of its own"
+            raise ConfigError("context/sampling", self.sampling.word, rule, "use context/attention=full")
 
     def check_length(self, original_length: int) -> None:
         """Raises `ConfigError` for an attention that does not fit the target length."""
@@ -51,12 +63,17 @@ class Strategy:
 
 _WORDS = {
     "rotary": "rotary positions",
+    "learned_positions": "a table of learned positions",
     "computed_positions": "positions that are computed and not looked up in a table",
     "causal": "a model that reads from left to right",
+    "regions": "attention that goes through the interface of transformers",
 }
-_REMEDY = {
-    ("context/position", "rotary"): "use a rotary model such as model=gpt, or context=none with context.target_length={}",
-    ("context/position", "computed_positions"): "use context.target_length={}, or a rotary model such as model=gpt",
-    ("context/attention", "rotary"): "use context/attention=window, or a rotary model such as model=gpt",
-    ("context/attention", "causal"): "use context/attention=window or global_local",
-}
+
+
+def _remedy(group: str, missing: frozenset[str], has: frozenset[str], original_length: int) -> str:
+    """What does work on such a model, else a model on which it does."""
+    if group == "context/attention":
+        return "use context/attention=full" if "regions" in missing else "use context/attention=window"
+    if "learned_positions" in has:
+        return f"use context/position=interpolate, or context=none with context.target_length={original_length}"
+    return "use context/position=yarn" if "rotary" in has else "use model=gpt"

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from elongate.context.sampling.sampling import Sampling
 from elongate.data.tokens import Tokens
 from elongate.errors import require
 
@@ -17,9 +18,9 @@ class Batch:
     tokens: np.ndarray
     """int64 [count, length + 1]: inputs are [:, :-1], targets [:, 1:]."""
     positions: np.ndarray | None
-    """int64 [count, length], from 0 again at the first token of each document; None unless documents are isolated."""
+    """int64 [count, length], from 0 again at the first token of each isolated document, or sampled; None: 0, 1, 2 …"""
     starts: np.ndarray | None
-    """bool [count, length + 1], True at the first token of each document; None unless documents are isolated."""
+    """bool [count, length + 1], True at a token that does not follow on the one before it; None where positions is None."""
 
 
 class Sequences:
@@ -73,6 +74,25 @@ class Sequences:
             low, high = np.searchsorted(bounds, [start, start + self.length + 1])
             row[bounds[low:high] - start] = True
         return found
+
+
+class SampledSequences:
+    """Sequences whose positions are sampled; each is a pure function of the seed and of the text that it is drawn from."""
+
+    def __init__(self, tokens: Tokens, sampling: Sampling, length: int, reach: int, seed: int) -> None:
+        text_length = min(sampling.text_length(length), len(tokens) - 1)
+        self._texts = Sequences(tokens, text_length, seed, isolate_documents=False)
+        self._sampling, self._length, self._reach, self._seed = sampling, length, reach, seed
+
+    def batch(self, first: int, count: int) -> Batch:
+        texts = self._texts.batch(first, count).tokens
+        drawn = [self._sampling.draw(self._random(text), self._length, self._reach) for text in texts]
+        tokens = np.stack([text[one.tokens] for text, one in zip(texts, drawn, strict=True)])
+        return Batch(tokens, np.stack([one.positions for one in drawn]), np.stack([one.seams for one in drawn]))
+
+    def _random(self, text: np.ndarray) -> np.random.Generator:
+        key = hashlib.sha256(f"{self._seed} {self._sampling.word}".encode() + text.tobytes()).digest()[:16]
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
 @dataclass(frozen=True)

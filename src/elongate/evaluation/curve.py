@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from elongate.data.sequences import HeldOut, held_out
 from elongate.errors import ConfigError, require
-from elongate.evaluation.evaluation import Evaluation, Setting, standard_error
+from elongate.evaluation.evaluation import Evaluation, Setting, figures, standard_error
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -45,20 +45,13 @@ class Curve(Evaluation):
         return lengths | {"n": n, "documents": len(np.unique(samples.documents))} | edges
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
-        import torch
-
-        from elongate.objectives.cross_entropy import token_cross_entropy
-
         tokens = self._samples(setting).tokens
-        losses = np.empty((len(tokens), tokens.shape[1] - 1))
+        losses = np.empty(tokens.shape)
         rows = max(1, BATCH_TOKENS // tokens.shape[1])
         model.network.eval()
         for i in range(0, len(tokens), rows):
             tick(f"curve {i}/{len(tokens)}")
-            batch = torch.from_numpy(tokens[i : i + rows]).to(model.device)
-            with torch.no_grad():
-                hidden = model.hidden(batch[:, :-1])
-            losses[i : i + rows] = token_cross_entropy(hidden, model.head, batch[:, 1:], model.precision).double().cpu().numpy()
+            losses[i : i + rows] = setting.reading.losses(model, tokens[i : i + rows], setting.original_length)
         table, fine = _table_edges(setting.original_length, tokens.shape[1]), _fine_edges(tokens.shape[1])
         return {"table": _binned(losses, table), "fine": _binned(losses, fine)}
 
@@ -77,10 +70,17 @@ class Curve(Evaluation):
         return samples
 
 
-def _binned(losses: Float[np.ndarray, "n targets"], edges: list[int]) -> dict[str, Any]:
-    """Mean and standard error of each bin of positions; losses[:, i] is that of the token with i + 1 tokens before it."""
-    means = np.stack([losses[:, max(a, 1) - 1 : b - 1].mean(axis=1) for a, b in itertools.pairwise(edges)], axis=1)
-    return {"loss": [float(m) for m in means.mean(axis=0)], "standard_error": standard_error(means)}
+def _binned(losses: Float[np.ndarray, "n length"], edges: list[int]) -> dict[str, Any]:
+    """Mean and standard error of each bin of positions; None for a bin without a scored token."""
+    means = np.stack([_means(losses[:, a:b]) for a, b in itertools.pairwise(edges)], axis=1)
+    return {"loss": figures(means.mean(axis=0)), "standard_error": standard_error(means)}
+
+
+def _means(losses: Float[np.ndarray, "n bin"]) -> Float[np.ndarray, " n"]:
+    """Of the tokens that were scored; nan where a sequence has none."""
+    scored = ~np.isnan(losses)
+    with np.errstate(invalid="ignore"):
+        return np.where(scored, losses, 0).sum(axis=1) / scored.sum(axis=1)
 
 
 def _table_edges(original_length: int, length: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.data.tokens import Tokens
     from elongate.models.language_model import LanguageModel
+    from elongate.objectives.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Setting:
     original_length: int
     target_length: int
     seed: int
+    reading: Reading  # how the models are read
 
 
 class Evaluation(ABC):
@@ -50,4 +53,9 @@ def add_row(section: dict[str, Any], row: str, figures: dict[str, Any]) -> None:
 def standard_error(samples: np.ndarray) -> list[float | None]:
     """Of the mean over axis 0; None where one sample cannot tell."""
     n = len(samples)
-    return [None] * samples.shape[1] if n < 2 else [float(value) for value in samples.std(axis=0, ddof=1) / n**0.5]
+    return [None] * samples.shape[1] if n < 2 else figures(samples.std(axis=0, ddof=1) / n**0.5)
+
+
+def figures(values: np.ndarray) -> list[float | None]:
+    """As JSON knows them: None for what could not be measured."""
+    return [None if math.isnan(value) else float(value) for value in values]

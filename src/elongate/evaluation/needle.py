@@ -18,12 +18,11 @@ from jaxtyping import Int
 
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError, require
-from elongate.evaluation.evaluation import Evaluation, Setting
+from elongate.evaluation.evaluation import Evaluation, Setting, figures, standard_error
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from elongate.models.language_model import LanguageModel
+    from elongate.objectives.reading import Reading
 
 NEEDLE, QUERY = "\nThe pass key is{key}.\n", "\nThe pass key is"
 BATCH_TOKENS = 8192  # prefilled at once
@@ -62,22 +61,21 @@ class Needle(Evaluation):
         return lengths | {"lengths": self._lengths(setting), "depths": self.depths, "n": self.num_samples}
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
-        figures: dict[str, Any] = {name: [] for figure in FIGURES for name in (figure, f"{figure}_standard_error")}
+        row: dict[str, Any] = {name: [] for figure in FIGURES for name in (figure, f"{figure}_standard_error")}
         model.network.eval()
         for length in self._lengths(setting):
-            for figure in figures.values():
-                figure.append([])
+            for cells in row.values():
+                cells.append([])
             for depth in self.depths:
                 tick(f"needle {length} tokens, depth {depth:g}")
                 samples = [s for i in range(self.num_samples) for s in _sample_pair(setting, length, depth, i)]
                 rows = max(1, BATCH_TOKENS // length)
-                scores = np.concatenate([_score(model, samples[i : i + rows]) for i in range(0, len(samples), rows)])
+                scores = np.concatenate([_score(model, setting.reading, samples[i : i + rows]) for i in range(0, len(samples), rows)])
                 scores = scores.reshape(self.num_samples, 2, -1).mean(axis=1)
-                for figure, column in zip(FIGURES, scores.T, strict=True):
-                    figures[figure][-1].append(float(column.mean()))
-                    error = float(column.std(ddof=1) / len(column) ** 0.5) if len(column) > 1 else None
-                    figures[f"{figure}_standard_error"][-1].append(error)
-        return figures
+                for figure, mean, error in zip(FIGURES, figures(scores.mean(axis=0)), standard_error(scores), strict=True):
+                    row[figure][-1].append(mean)
+                    row[f"{figure}_standard_error"][-1].append(error)
+        return row
 
     def _lengths(self, setting: Setting) -> list[int]:
         """Those that hold needle and query and that the held-out text can fill."""
@@ -121,34 +119,13 @@ def _sample(setting: Setting, length: int, depth: float, place: int, key: str, w
     return Sample(prefix, np.stack(answers).astype(np.int64))
 
 
-def _score(model: LanguageModel, samples: list[Sample]) -> np.ndarray:
+def _score(model: LanguageModel, reading: Reading, samples: list[Sample]) -> np.ndarray:
     """[sample, (log-probability of the answer, margin over the wrong one, exact match)]; samples of equal lengths in one batch."""
     shapes = [(len(s.prefix), s.answers.shape[1]) for s in samples]
     scores = np.empty((len(samples), len(FIGURES)))
     for shape in sorted(set(shapes)):
         chosen = [i for i, s in enumerate(shapes) if s == shape]
-        scores[chosen] = _score_alike(model, [samples[i] for i in chosen])
+        prefix, answers = (np.stack([getattr(samples[i], name) for i in chosen]) for name in ("prefix", "answers"))
+        totals, exact = reading.answers(model, prefix, answers)
+        scores[chosen] = np.stack([totals[:, 0], totals[:, 0] - totals[:, 1], exact[:, 0]], axis=1)
     return scores
-
-
-def _score_alike(model: LanguageModel, samples: list[Sample]) -> np.ndarray:
-    import torch
-
-    prefix = torch.from_numpy(np.stack([s.prefix for s in samples])).to(model.device)
-    answers = torch.from_numpy(np.concatenate([s.answers for s in samples])).to(model.device)  # right, wrong, right, wrong …
-    with torch.no_grad(), model.autocast():
-        prefilled = model.network(input_ids=prefix, use_cache=True, logits_to_keep=1)
-        logits = prefilled.logits.repeat_interleave(2, dim=0)
-        if answers.shape[1] > 1:
-            cache = prefilled.past_key_values
-            cache.batch_repeat_interleave(2)
-            rest = model.network(input_ids=answers[:, :-1], past_key_values=cache, use_cache=True).logits
-            logits = torch.cat([logits, rest], dim=1)
-    chances = logits.double().log_softmax(-1)
-    totals = chances.gather(-1, answers[..., None]).sum((1, 2)).view(-1, 2)
-    exact = (logits.argmax(-1) == answers).all(1).view(-1, 2)[:, 0]
-    return _columns(totals[:, 0], totals[:, 0] - totals[:, 1], exact)
-
-
-def _columns(*columns: Tensor) -> np.ndarray:
-    return np.stack([column.double().cpu().numpy() for column in columns], axis=1)

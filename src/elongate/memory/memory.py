@@ -39,4 +39,4 @@ class Memory(ABC):
 
     @abstractmethod
     def backward(self, model: LanguageModel, example: Example) -> float:
-        """Adds the gradient of Σ w·CE / Σ w over the whole batch and returns that loss in nats per scored token."""
+        """Adds the gradient of share · Σ w·CE / Σ w over the whole batch and returns that loss, in nats per scored token."""

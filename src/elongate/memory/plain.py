@@ -27,14 +27,14 @@ class Plain(Memory):
         return self.micro_batch_tokens
 
     def backward(self, model: LanguageModel, example: Example) -> float:
-        from elongate.objectives.cross_entropy import summed_cross_entropy
+        from elongate.objectives.loss import summed_loss
 
         # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
-        count = int(example.scored.sum())
+        count = example.weight / example.share
         total = 0.0
         for part in example.parts(self.rows(example.inputs.shape[1])):
-            hidden = model.hidden(part.inputs, part.positions)
-            loss = summed_cross_entropy(hidden, model.head, part.targets, part.scored, model.precision) / count
+            hidden = model.hidden(part.inputs, part.positions, context=part.context)
+            loss = summed_loss(model, hidden, part) / count
             loss.backward()
             total += loss.item()
         return total

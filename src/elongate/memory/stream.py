@@ -56,10 +56,10 @@ class Stream(Memory):
 
     def backward(self, model: LanguageModel, example: Example) -> float:
         # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
-        count = int(example.scored.sum())
+        count = example.weight / example.share
         return sum(self._rows(model, part, count) for part in example.parts(self.rows(example.inputs.shape[1])))
 
-    def _rows(self, model: LanguageModel, part: Example, count: int) -> float:
+    def _rows(self, model: LanguageModel, part: Example, count: float) -> float:
         """Forward and backward of rows that are streamed together."""
         import torch
 
@@ -87,14 +87,14 @@ class Stream(Memory):
         _set_random_state(model.device, after)
         return total
 
-    def _chunk(self, model: LanguageModel, part: Example, layout: Layout, chunk: tuple[int, int], kept: Kept | None, count: int) -> float:
+    def _chunk(self, model: LanguageModel, part: Example, layout: Layout, chunk: tuple[int, int], kept: Kept | None, count: float) -> float:
         import torch
 
-        from elongate.objectives.cross_entropy import summed_cross_entropy
+        from elongate.objectives.loss import summed_loss
 
         at = slice(*chunk)
         hidden = model.hidden(part.inputs[:, at], part.positions, layout.at(chunk, kept))
-        loss = summed_cross_entropy(hidden, model.head, part.targets[:, at], part.scored[:, at], model.precision) / count
+        loss = summed_loss(model, hidden, part.tokens(at)) / count
         with torch.autocast(model.device.type, enabled=False):
             loss.backward()
         if kept is not None and kept.outputs is not None:

@@ -25,6 +25,7 @@ class Gpt(Model):
 
     word: ClassVar[str] = "gpt"
     fresh: ClassVar[bool] = True
+    has: ClassVar[frozenset[str]] = frozenset({"causal", "rotary", "computed_positions", "regions"})
 
     def __post_init__(self) -> None:
         for name in ("original_length", "num_layers", "dim", "num_heads", "num_kv_heads", "mlp_dim"):

@@ -7,20 +7,22 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
 from elongate.context.attention.layout import Kept, Layout
 from elongate.context.attention.proof import prove
-from elongate.context.position.position import Position, Rotary
+from elongate.context.position.scaling import Scaling
+from elongate.context.position.table import Table
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
+from elongate.models.rotary import RotaryPositions, head_dim
+from elongate.models.tables import LearnedPositions
 
 # One bar at a time: that of the training.
 transformers_logging.disable_progress_bar()
@@ -40,8 +42,9 @@ class LanguageModel:
         self.word = word
         self.precision = "fp32"
         self.attention: Attention = Full()
-        # As trained: a strategy always starts from these, also when it is set again for another length.
-        self._trained_rope: dict[str, Any] = dict(getattr(network.config, "rope_parameters", None) or {})
+        self.rotary = RotaryPositions(network)
+        self.learned = LearnedPositions(network)
+        self.mask_token: int | None = None  # that stands for what is hidden; None: the tokenizer has none
 
     # -- what it has -------------------------------------------------------------------------------------------------
 
@@ -57,9 +60,9 @@ class LanguageModel:
     @property
     def has(self) -> frozenset[str]:
         """What a strategy or a memory plan can build on."""
-        rotary = {"rotary", "computed_positions"} if self._rotary_modules() else set()
+        positions = {"rotary", "computed_positions"} if self.rotary else {"learned_positions"} if self.learned else set()
         causal = all(getattr(module, "is_causal", True) for module in self.network.modules())
-        return frozenset({"causal"} | rotary if causal else {"bidirectional"} | rotary)
+        return frozenset({"regions", *positions, *(("causal",) if causal else ("bidirectional", "masked"))})
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +76,7 @@ class LanguageModel:
 
     def layout(self, inputs: Int[Tensor, "batch length"], positions: Int[Tensor, "batch length"] | None) -> Layout:
         """Who sees whom in these sequences. Positions that restart within a row part it into documents that do not see each other."""
-        frequencies = self._rotary_modules()[0][2].inv_freq if self.attention.rotates else None
+        frequencies = self.rotary.frequencies if self.attention.rotates else None
         return Layout.of(self.attention, tuple(inputs.shape), positions, frequencies)
 
     def hidden(
@@ -81,8 +84,13 @@ class LanguageModel:
         inputs: Int[Tensor, "batch chunk"],
         positions: Int[Tensor, "batch length"] | None = None,
         layout: Layout | None = None,
+        context: Int[Tensor, "batch context"] | None = None,
     ) -> Float[Tensor, "batch chunk dim"]:
-        """Last hidden states of whole sequences, or of the chunk of them that the layout names. Positions are those of the sequences."""
+        """Last hidden states of whole sequences, or of the chunk of them that the layout names. Positions are those of the sequences.
+
+        Only an autoencoder has a context to encode.
+        """
+        assert context is None  # objectives are checked
         if layout is None:
             layout = self.layout(inputs, positions)
         start, stop = layout.chunk
@@ -98,6 +106,10 @@ class LanguageModel:
         with self.autocast():
             return self.network.base_model(input_ids=inputs, position_ids=positions, use_cache=False, **known).last_hidden_state
 
+    def before_head(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """What lies between the last hidden states and the matrix of the head: nothing in a causal network."""
+        return states
+
     @property
     def head(self) -> tuple[Float[Tensor, "vocab dim"], Float[Tensor, " vocab"] | None]:
         layer = self.network.get_output_embeddings()
@@ -112,7 +124,7 @@ class LanguageModel:
         tokens = torch.arange(1, 9, device=self.device)[None] % config.vocab_size
         try:
             with torch.no_grad():
-                ours = nn.functional.linear(self.hidden(tokens), *self.head)
+                ours = nn.functional.linear(self.before_head(self.hidden(tokens)), *self.head)
                 theirs = self.network(input_ids=tokens, use_cache=False).logits
         except ValueError as fault:  # told by context/attention/interface.py
             rule = f"is a {config.model_type}: {fault}"
@@ -146,13 +158,12 @@ class LanguageModel:
         strategy.check(self.has, original_length, self.word)
         for attention in (strategy.attention, strategy.measured_attention):
             self._check_attention(attention)
-        word = strategy.position.word
-        if "rotary" not in self.has or word == "none":
+        if (word := strategy.position.word) == "none" or not self.rotary:
             return
-        if fault := self._unlike_plain_rope():
+        if fault := self.rotary.unlike_plain():
             rule = f"cannot act on a {self.network.config.model_type} {fault}"
             raise ConfigError("context/position", word, rule, "use context=none, or start from the checkpoint before its extension")
-        strategy.position.frequencies(self._rotary(original_length), strategy.target_length / original_length)
+        strategy.position.check(self.rotary.rotary(original_length), strategy.target_length / original_length)
 
     def extend(self, strategy: Strategy, original_length: int, length: int) -> dict[str, Any]:
         """Sets the strategy's positions for sequences of `length` tokens and proves that they are on.
@@ -161,7 +172,7 @@ class LanguageModel:
         and how far the attention is from its definition. May be called again for another length.
         """
         self.check(strategy, original_length)
-        proof = self._set_positions(strategy, original_length, length)
+        proof = strategy.position.act(self, original_length, length)
         return proof | {"attention": self.attend(strategy.attention, original_length, length)}
 
     def attend(self, attention: Attention, original_length: int, length: int) -> dict[str, Any]:
@@ -171,22 +182,17 @@ class LanguageModel:
         heads = config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         layout = self.layout(torch.zeros(1, length, dtype=torch.long), None)
-        return prove(layout, heads, kv_heads, _head_dim(config), "causal" in self.has, self.device)
+        return prove(layout, heads, kv_heads, head_dim(config), "causal" in self.has, self.device)
 
-    def _set_positions(self, strategy: Strategy, original_length: int, length: int) -> dict[str, Any]:
-        config = self.network.config
-        if not self._rotary_modules():
-            return {}
-        config.max_position_embeddings = length
-        if self._unlike_plain_rope():
-            return {"rope_parameters": self._trained_rope}
-        rotary, factor = self._rotary(original_length), length / original_length
-        carried = {key: self._trained_rope[key] for key in ("partial_rotary_factor",) if key in self._trained_rope}
-        config.rope_parameters = carried | strategy.position.rope_parameters(rotary, factor)
-        # The module reads the configuration once, when it is made: changed afterwards, nothing would happen.
-        for parent, name, module in self._rotary_modules():
-            setattr(parent, name, type(module)(config).to(self.device))
-        return self._proof(strategy.position, rotary, factor)
+    def set_frequencies(self, scaling: Scaling, original_length: int, length: int) -> dict[str, Any]:
+        return self.rotary.set(scaling, original_length, length) if self.rotary else {}
+
+    def set_table(self, table: Table, original_length: int, length: int) -> dict[str, Any]:
+        return self.learned.set(table, original_length, length)
+
+    def last_position(self, wanted: int) -> int:
+        """The number of the last token of a text that has a position, at most the one that is wanted."""
+        return min(wanted, self.learned.length - 1) if self.learned else wanted
 
     def _check_attention(self, attention: Attention) -> None:
         architecture = self.network.config.model_type
@@ -212,7 +218,7 @@ class LanguageModel:
 
     def _turns_as_we_do(self) -> bool:
         """Whether full attention comes out the same when the rotation is left to the kernel."""
-        if self._unlike_plain_rope():
+        if self.rotary.unlike_plain():
             return False
         tokens, attention = torch.arange(1, 17, device=self.device)[None] % self.network.config.vocab_size, self.attention
         with self.probed():
@@ -222,51 +228,6 @@ class LanguageModel:
             ours = self.hidden(tokens)
         self.attention = attention
         return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
-
-    def _proof(self, position: Position, rotary: Rotary, factor: float) -> dict[str, Any]:
-        """Frequencies, and angles at the ends of the original and the target length, against the closed form in float64."""
-        expected, attention_factor = position.frequencies(rotary, factor), position.attention_factor(factor)
-        length = round(rotary.original_length * factor)
-        positions = np.unique([0, 1, rotary.original_length - 1, length - 1])
-        frequency_error = angle_error = 0.0
-        for _, _, module in self._rotary_modules():
-            built = module.inv_freq.double().cpu().numpy()
-            cosine, _ = module(torch.zeros(1, device=self.device), torch.as_tensor(positions, device=self.device)[None])
-            closed = attention_factor * np.cos(np.outer(positions, expected))
-            frequency_error = max(frequency_error, float(np.abs(built / expected - 1).max()))
-            angle_error = max(angle_error, float(np.abs(cosine[0, :, : len(expected)].double().cpu().numpy() - closed).max()))
-        # An angle of n radians carries n rounding errors of float32.
-        if frequency_error > 1e-5 or angle_error > 1e-5 + 4e-7 * length:
-            raise AssertionError(f"{position.word} is not on: frequencies off by {frequency_error:.1e}, angles by {angle_error:.1e}")
-        return {
-            "rope_parameters": dict(self.network.config.rope_parameters),
-            "attention_factor": attention_factor,
-            "frequencies": [float(f) for f in expected],
-            "frequency_error": frequency_error,
-            "angle_error": angle_error,
-        }
-
-    def _unlike_plain_rope(self) -> str | None:
-        """How the rotary parameters differ from those that a strategy starts from: plain RoPE, alike in all layers."""
-        if "rope_type" not in self._trained_rope:
-            return "whose layers have different rotary parameters"
-        if self._trained_rope["rope_type"] != "default":
-            return f"that was extended before (rope_type {self._trained_rope['rope_type']})"
-        return None
-
-    def _rotary(self, original_length: int) -> Rotary:
-        config = self.network.config
-        dim = int(_head_dim(config) * self._trained_rope.get("partial_rotary_factor", 1.0))
-        return Rotary(dim, float(self._trained_rope["rope_theta"]), original_length)
-
-    def _rotary_modules(self) -> list[tuple[nn.Module, str, nn.Module]]:
-        """(parent, name, module) of every rotary embedding."""
-        return [
-            (parent, name, module)
-            for parent in self.network.modules()
-            for name, module in parent.named_children()
-            if any(buffer.endswith("inv_freq") for buffer, _ in module.named_buffers(recurse=False))
-        ]
 
     # -- weights -----------------------------------------------------------------------------------------------------
 
@@ -279,7 +240,3 @@ class LanguageModel:
     def save(self, folder: Path) -> None:
         """A transformers folder that `from_pretrained` opens without this project."""
         self.network.save_pretrained(folder, safe_serialization=True)
-
-
-def _head_dim(config: PreTrainedConfig) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

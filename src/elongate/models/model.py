@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class Model(ABC):
     word: ClassVar[str]
     fresh: ClassVar[bool]  # starts from random weights, so that a base can be trained
+    has: ClassVar[frozenset[str] | None] = None  # what strategies and objectives build on; None: only known once the model is opened
     original_length: int | None  # tokens; None: only known once the model is opened
     attention_dropout: float = 0.0  # of attention weights, in training; above 0 the whole matrix of them must exist
 

@@ -7,7 +7,7 @@ with the head and no more (`F.linear_cross_entropy` does the same, but takes no 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
@@ -19,18 +19,16 @@ Head = tuple[Float[Tensor, "vocab dim"], Float[Tensor, " vocab"] | None]
 
 
 def summed_cross_entropy(
-    hidden: Float[Tensor, "batch length dim"],
+    states: Float[Tensor, "tokens dim"],
     head: Head,
-    targets: Int[Tensor, "batch length"],
-    scored: Bool[Tensor, "batch length"],
+    targets: Int[Tensor, " tokens"],
+    weights: Float[Tensor, " tokens"] | None = None,
     precision: str = "fp32",
 ) -> Float[Tensor, ""]:
-    """The sum over scored targets, in nats; differentiable in hidden states and head. Only scored tokens meet the head."""
-    # Where all are, nothing is gathered.
-    states, wanted = (hidden.flatten(0, 1), targets.flatten()) if bool(scored.all()) else (hidden[scored], targets[scored])
+    """Σ w·CE in nats, w = 1 without weights; differentiable in states and head."""
     # Of the network's own numbers, unless it computes in bfloat16.
     dtype = torch.bfloat16 if precision == "bf16" else head[0].dtype
-    return _SummedCrossEntropy.apply(states, *head, wanted, dtype)
+    return _SummedCrossEntropy.apply(states, *head, targets, weights, dtype)
 
 
 @torch.no_grad()
@@ -56,6 +54,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         weight: Float[Tensor, "vocab dim"],
         bias: Float[Tensor, " vocab"] | None,
         targets: Int[Tensor, " tokens"],
+        weights: Float[Tensor, " tokens"] | None,
         dtype: torch.dtype,
     ) -> Float[Tensor, ""]:
         states, matrix, offset = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -69,10 +68,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
             at = slice(start, start + PIECE)
             logits = _logits(states[at], matrix, offset)
             sums, wanted = logits.logsumexp(-1), targets[at, None]
-            total += (sums - logits.gather(1, wanted)[:, 0]).sum()
+            losses = sums - logits.gather(1, wanted)[:, 0]
+            total += losses.sum() if weights is None else losses @ weights[at].to(wide)
             # Softmax less one at the target: the gradient of the logits.
             logits = logits.sub_(sums[:, None]).exp_()
             logits.scatter_add_(1, wanted, torch.full_like(sums, -1)[:, None])
+            if weights is not None:
+                logits.mul_(weights[at, None])
             grad = logits.to(dtype)
             if grads[0] is not None:
                 grads[0][at] = grad @ matrix
@@ -94,4 +96,4 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, scale: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
         # In place: they are as large as the head, and autograd refuses a second backward pass by itself.
-        return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None, None
+        return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None, None, None

@@ -71,6 +71,9 @@ def check_together(job: Job) -> None:
     if job.compile and job.memory.word == "checkpoint":
         rule = "cannot work with memory=checkpoint: torch runs checkpointed layers as they are"
         raise ConfigError("compile", "true", rule, "use {key}=false, or memory=stream")
+    if job.strategy.sampling is not None and job.data.isolate_documents:
+        rule = "cannot be had with data.isolate_documents=true: each gives a sequence positions of its own"
+        raise ConfigError("context/sampling", job.strategy.sampling.word, rule, "use one of the two")
     rate = job.model.attention_dropout
     words = [f"context/attention={job.strategy.attention.word}", f"memory={job.memory.word}"]
     at_odds = [word for word in words if word not in ("context/attention=full", "memory=plain")]
@@ -80,14 +83,22 @@ def check_together(job: Job) -> None:
         raise ConfigError("model.attention_dropout", rate, rule, "use {key}=0; other dropouts are not concerned")
 
 
+def check_able(job: Job, has: frozenset[str], original_length: int) -> None:
+    """Raises `ConfigError` where the model lacks what the strategy or the objective needs."""
+    job.strategy.check(has, original_length, job.model.word)
+    job.objective.check(has, job.model.word)
+
+
 def check_lengths(job: Job, original_length: int) -> None:
     """Raises `ConfigError` where the lengths do not fit each other, or a batch does not hold one sequence."""
     target = job.strategy.target_length
     rule = f"is below the model's original length of {original_length}: there is nothing to extend"
     require(target >= original_length, "context.target_length", target, rule, f"use {{key}}={4 * original_length}")
     job.strategy.check_length(original_length)
+    longest = max(stage.length for stage in job.strategy.stages(original_length, job.steps))
     with inside("memory"):
-        job.memory.check(target)
-    longest = max(stage.length for stage in job.strategy.curriculum.stages(original_length, target, job.steps))
+        job.memory.check(longest)
+    with inside("objective"):
+        job.objective.check_length(longest, original_length)
     rule = f"is less than one sequence of {longest} tokens"
     require(job.batch_tokens >= longest, "batch_tokens", job.batch_tokens, rule, f"use {{key}}={longest} or more")

@@ -18,7 +18,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from elongate.context.curriculum.curriculum import Stage
-from elongate.data.sequences import Batch, Sequences
+from elongate.data.sequences import Batch, SampledSequences, Sequences
 from elongate.data.tokens import Tokens
 from elongate.errors import RunError, Stopped
 from elongate.memory.memory import Memory
@@ -77,6 +77,8 @@ def fit(
     """
     start = Progress(earlier[-1]["step"], "", earlier[-1]["tokens"], 0.0, "") if earlier else Progress(0, "", 0, 0.0, "")
     plan = spans(stages, start.step)
+    # A table of positions is a parameter, and has its full length before the optimizer sees it.
+    proof = model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
     stage_ends = {span.last for span in plan}
     optimizers = job.optimizer.build(model.network)
     peak_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -88,19 +90,16 @@ def fit(
     log = track(directory.keep_metrics(earlier, progress.step))
     # Another order than the base's, should a stage have its length.
     first_seed = 1000 * job.seed + bool(earlier)
-    proof: dict[str, Any] = {}
-    longest = max(stage.length for stage in stages)
-    model.attention = job.strategy.attention.for_length(longest, original_length)  # what the memory is prepared for
-    memory = job.memory.prepare(model, longest)
+    memory = job.memory.prepare(model, max(stage.length for stage in stages))
     model.network.train()
     reset_peak_memory(model.device)
     with closing(MetricsFile(directory.metrics)) as metrics:
         for number, span in enumerate(plan):
-            proof = model.extend(job.strategy, original_length, span.stage.length)
+            proof = model.extend(job.strategy, original_length, span.stage.reach)
             if progress.step >= span.last:
                 continue
             count = job.batch_tokens // span.stage.length
-            sequences = Sequences(tokens, span.stage.length, seed=first_seed + number, isolate_documents=job.data.isolate_documents)
+            sequences = _sequences(job, tokens, span.stage, first_seed + number)
             bar = TrainingBar(span.stage.name, span.stage.length, progress.step + 1, span.last)
             for step in range(progress.step + 1, span.last + 1):
                 began = time.perf_counter()
@@ -109,7 +108,7 @@ def fit(
                 rate = _set_rates(optimizers, peak_rates, share)
                 first = (step - span.first) * count
                 batch = sequences.batch(first, count)
-                loss = memory.backward(model, job.objective.example(batch).to(model.device))
+                loss = sum(memory.backward(model, example.to(model.device)) for example in job.objective.examples(batch, model))
                 norm = _clip(model, job.limits.clip_norm)
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     bar.close()
@@ -133,6 +132,13 @@ def fit(
                     raise Stopped(f"stopped by {stopped_by} at step {step}; the same command goes on from there")
             bar.close()
     return Fit(progress, _state_bytes(optimizers), proof, memory)
+
+
+def _sequences(job: Job, tokens: Tokens, stage: Stage, seed: int) -> Sequences | SampledSequences:
+    sampling = job.strategy.sampling
+    if sampling is None or stage.sampled_below is None:
+        return Sequences(tokens, stage.length, seed, job.data.isolate_documents)
+    return SampledSequences(tokens, sampling, stage.length, stage.sampled_below, seed)
 
 
 def _set_rates(optimizers: list[Optimizer], peaks: list[list[float]], share: float) -> float:

@@ -15,7 +15,7 @@ from elongate.context.curriculum.fixed import Fixed
 from elongate.context.position.none import Unchanged
 from elongate.context.strategy import Strategy
 from elongate.data.tokens import Corpus
-from elongate.errors import ConfigError, Stopped
+from elongate.errors import ConfigError, Stopped, inside
 from elongate.files import written_aside
 from elongate.memory.plain import Plain
 from elongate.models.model import Model
@@ -38,7 +38,7 @@ _SHARED = ("seed", "batch_tokens", "precision", "compile", "model", "objective",
 @dataclass(frozen=True)
 class Origin:
     model: Model
-    vocab_size: int
+    tokenizer: Tokenizer
     is_trained: bool  # False: random weights, of which there is nothing to measure
     metrics: list[dict[str, Any]]  # of the base
     budget: dict[str, Any] | None  # of the base
@@ -46,8 +46,9 @@ class Origin:
     def build(self, job: Job) -> LanguageModel:
         """The network on its device, as it was before the extension."""
         device = find_device(job.device)
-        model = self.model.build(self.vocab_size, job.seed)
+        model = self.model.build(self.tokenizer.vocab_size, job.seed)
         model.network.to(device)
+        model.mask_token = self.tokenizer.mask
         model.check_head()
         model.word, model.precision = job.model.word, job.precision
         if job.compile:
@@ -69,18 +70,25 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def fitted_tokenizer(job: Job) -> Tokenizer:
+    """With a token for what is hidden, where the objective hides tokens."""
+    with inside("tokenizer"):
+        tokenizer = job.tokenizer.fit(job.data)
+        return tokenizer.with_mask() if job.objective.masks else tokenizer
+
+
 def find_origin(job: Job, corpus: Corpus, tokenizer: Tokenizer, interrupt: Interrupt) -> Origin:
     """Opens or trains what the extension starts from."""
     base = job.strategy.curriculum.base
     if not job.model.fresh:
-        if base is not None:
+        if base not in (None, Base()):
             warn("a pretrained model is its own base: context.curriculum.base is not used")
-        return Origin(job.model, tokenizer.vocab_size, True, [], None)
+        return Origin(job.model, tokenizer, True, [], None)
     if base is None:
-        return Origin(job.model, tokenizer.vocab_size, False, [], None)
+        return Origin(job.model, tokenizer, False, [], None)
     directory = _trained_base(job, base, corpus, tokenizer, interrupt)
     budget = directory.read_results()["budget"]
-    return Origin(Pretrained(source=str(directory.model)), tokenizer.vocab_size, True, directory.read_metrics(), budget)
+    return Origin(Pretrained(source=str(directory.model)), tokenizer, True, directory.read_metrics(), budget)
 
 
 def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, interrupt: Interrupt) -> RunDirectory:
@@ -126,7 +134,7 @@ def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, in
 def _train_base(job: Job, length: int, corpus: Corpus, tokenizer: Tokenizer, directory: RunDirectory, interrupt: Interrupt) -> None:
     from elongate.training.loop import fit
 
-    model = Origin(job.model, tokenizer.vocab_size, False, [], None).build(job)
+    model = Origin(job.model, tokenizer, False, [], None).build(job)
     stages = [Stage("base", length, job.steps)]
     fitted = fit(job, model, length, corpus.train, stages, directory, [], lambda history: lambda line: None, interrupt)
     progress = fitted.progress

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from elongate.errors import inside
 from elongate.memory.planner import MARGIN, Advice, advise, describe, gib
-from elongate.training.job import Job, check_lengths
-from elongate.training.origin import Origin, find_device
+from elongate.training.job import Job, check_able, check_lengths
+from elongate.training.origin import Origin, find_device, fitted_tokenizer
 
 Row = tuple[str, str, str, str, str, str]
 
@@ -20,16 +20,17 @@ def plan(job: Job) -> str:
 
     Raises `ConfigError`.
     """
-    with inside("tokenizer"):
-        tokenizer = job.tokenizer.fit(job.data)
+    tokenizer = fitted_tokenizer(job)
     find_device(job.device)
-    model = Origin(job.model, tokenizer.vocab_size, False, [], None).build(job)
+    model = Origin(job.model, tokenizer, False, [], None).build(job)
     original_length = job.model.original_length or model.original_length
+    check_able(job, model.has, original_length)
     check_lengths(job, original_length)
     with inside("tuning"):
         job.tuning.apply(model, job.seed)
-    length = max(stage.length for stage in job.strategy.curriculum.stages(original_length, job.strategy.target_length, job.steps))
-    model.extend(job.strategy, original_length, length)
+    longest = max(job.strategy.stages(original_length, job.steps), key=lambda stage: stage.length)
+    model.extend(job.strategy, original_length, longest.reach)
+    length = longest.length
     return _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
 
 

@@ -15,8 +15,8 @@ from elongate.evaluation.evaluation import Setting, add_row
 from elongate.evaluation.report.page import write_report
 from elongate.training.display import say
 from elongate.training.interrupt import Interrupt
-from elongate.training.job import Job, check_lengths
-from elongate.training.origin import Origin, export, find_device, find_origin
+from elongate.training.job import Job, check_able, check_lengths
+from elongate.training.origin import Origin, export, find_device, find_origin, fitted_tokenizer
 from elongate.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         if "finished" in (results := directory.read_results()):
             say(f"finished before: {directory.path} (overwrite=true starts over)")
             return results
-    with inside("tokenizer"):
-        tokenizer = job.tokenizer.fit(job.data)
+    tokenizer = fitted_tokenizer(job)
     with inside("data"):
         corpus = load_corpus(job.data, tokenizer)
     _check_tokens(job, corpus)
@@ -45,10 +44,11 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         origin = find_origin(job, corpus, tokenizer, interrupt)
         model = origin.build(job)
         original_length = job.model.original_length or model.original_length
+        check_able(job, model.has, original_length)
         check_lengths(job, original_length)
         model.check(job.strategy, original_length)
         _tune(job, model)
-        setting = Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed)
+        setting = Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed, job.objective.reading)
         headers = {evaluation.word: evaluation.header(setting) for evaluation in job.evaluations}
         # Only now is the folder taken: whatever could not work has been refused without a trace.
         directory.claim(job.config, job.overwrite)
@@ -113,7 +113,7 @@ def _trained(
     from elongate.training.loop import fit
 
     target_length = job.strategy.target_length
-    stages = job.strategy.curriculum.stages(original_length, target_length, job.steps)
+    stages = job.strategy.stages(original_length, job.steps)
     fitted = fit(job, model, original_length, corpus.train, stages, directory, origin.metrics, track, interrupt)
     for line in _proof_lines(job, fitted.proof):
         say(line)
@@ -125,6 +125,8 @@ def _trained(
         "attention": job.strategy.attention.word,
         "evaluation_attention": job.strategy.measured_attention.word,
         "curriculum": job.strategy.curriculum.word,
+        "sampling": None if job.strategy.sampling is None else job.strategy.sampling.word,
+        "objective": job.objective.word,
         "tuning": job.tuning.word,
         "adapters": job.tuning.adapters(model),
         "original_length": original_length,

@@ -16,6 +16,12 @@ class Stage:
     name: str
     length: int  # tokens of a sequence
     steps: int  # optimizer steps
+    sampled_below: int | None = None  # positions of a sequence are sampled below it; None: they are 0, 1, 2 …
+
+    @property
+    def reach(self) -> int:
+        """Tokens that the positions reach to."""
+        return self.length if self.sampled_below is None else self.sampled_below
 
 
 @dataclass(frozen=True, kw_only=True)

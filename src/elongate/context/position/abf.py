@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.position import Position, Rotary
+from elongate.context.position.scaling import Rotary, Scaling
 from elongate.errors import ConfigError, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdjustedBase(Position):
+class AdjustedBase(Scaling):
     theta: float = 500_000.0  # the new base, above the model's own
 
     word: ClassVar[str] = "abf"
@@ -24,10 +24,12 @@ class AdjustedBase(Position):
     def __post_init__(self) -> None:
         require(self.theta > 1, "theta", self.theta, "must be above 1", "use {key}=500000")
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def check(self, rotary: Rotary, factor: float) -> None:
         if self.theta <= rotary.theta:
             rule = f"must be above the model's own theta of {rotary.theta:g}, or it extends nothing"
             raise ConfigError("context.position.theta", f"{self.theta:g}", rule, f"try {{key}}={rotary.theta * factor**2:g}")
+
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
         return Rotary(rotary.dim, self.theta, rotary.original_length).frequencies()
 
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.position import Position, Rotary
+from elongate.context.position.scaling import Rotary, Scaling
 from elongate.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Llama3(Position):
+class Llama3(Scaling):
     low_frequency_factor: float = 1.0  # turns within the original length below which a pair is interpolated, above 0
     high_frequency_factor: float = 4.0  # turns above which it is kept, above low_frequency_factor
 

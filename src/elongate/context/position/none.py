@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.position import Position, Rotary
+from elongate.context.position.scaling import Rotary, Scaling
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unchanged(Position):
+class Unchanged(Scaling):
     word: ClassVar[str] = "none"
 
     def needs(self, factor: float) -> frozenset[str]:

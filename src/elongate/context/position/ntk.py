@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.position import Position, Rotary
+from elongate.context.position.scaling import Rotary, Scaling
 from elongate.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class NtkAware(Position):
+class NtkAware(Scaling):
     alpha: float | None = None  # how far the slowest pair is interpolated, above 1; null: target_length / original_length
 
     word: ClassVar[str] = "ntk"

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.position import Position, Rotary
+from elongate.context.position.scaling import Rotary, Scaling
 
 
 @dataclass(frozen=True, kw_only=True)
-class PositionInterpolation(Position):
+class PositionInterpolation(Scaling):
     word: ClassVar[str] = "pi"
 
     def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:

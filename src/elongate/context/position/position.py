@@ -1,30 +1,24 @@
-"""Where is each token? A position is a dataclass whose fields are its paper's knobs, and two pure functions:
-
-`frequencies` is the closed form, in float64, that the built model is proved against;
-`rope_parameters` is how plain transformers expresses the same thing, whole, so that the export needs nothing of ours.
+"""Where is each token? A position is a dataclass whose fields are its paper's knobs. It acts on a model in one of three ways, each a base
+class of its own: it scales rotary frequencies (scaling.py), makes a longer table of learned positions (table.py), or biases attention.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float
+if TYPE_CHECKING:
+    from elongate.context.position.scaling import Rotary, Scaling
+    from elongate.context.position.table import Table
 
 
-@dataclass(frozen=True)
-class Rotary:
-    """The rotary embedding of a model as it was trained (Su et al. 2021, arXiv:2104.09864)."""
+@runtime_checkable
+class Positioned(Protocol):
+    """What a model does for positions. Each sets it, proves it on the network as it stands, and returns the proof."""
 
-    dim: int  # rotated dimensions of a head, even
-    theta: float
-    original_length: int
+    def set_frequencies(self, scaling: Scaling, original_length: int, length: int) -> dict[str, Any]: ...
 
-    def frequencies(self) -> Float[np.ndarray, half]:
-        """Radians per token of each pair of dimensions, fastest first."""
-        return self.theta ** -(np.arange(0, self.dim, 2, dtype=np.float64) / self.dim)
+    def set_table(self, table: Table, original_length: int, length: int) -> dict[str, Any]: ...
 
 
 class Position(ABC):
@@ -32,18 +26,13 @@ class Position(ABC):
 
     word: ClassVar[str]
 
+    @abstractmethod
     def needs(self, factor: float) -> frozenset[str]:
         """What a model must have for this position to act on it."""
-        return frozenset({"rotary"})
+
+    def check(self, rotary: Rotary, factor: float) -> None:  # noqa: B027  # most suit every rotary embedding
+        """Raises `ConfigError` where the position cannot act on such an embedding."""
 
     @abstractmethod
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
-        """Radians per token of each pair of dimensions."""
-
-    @abstractmethod
-    def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:
-        """The `rope_parameters` of a transformers 5 configuration that give the same frequencies."""
-
-    def attention_factor(self, factor: float) -> float:
-        """Multiplies cosine and sine, so the attention logits by its square."""
-        return 1.0
+    def act(self, model: Positioned, original_length: int, length: int) -> dict[str, Any]:
+        """Sets the positions of a model for sequences of up to `length` tokens, and returns the proof that they are on."""

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.position import Position, Rotary
+from elongate.context.position.scaling import Rotary, Scaling
 from elongate.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Yarn(Position):
+class Yarn(Scaling):
     beta_fast: float = 32.0  # turns within the original length, above beta_slow
     beta_slow: float = 1.0  # turns within the original length, above 0
 

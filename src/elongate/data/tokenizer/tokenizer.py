@@ -19,6 +19,8 @@ class Tokenizer(ABC):
     """Ids are below it."""
     end_of_document: int
     """The id that closes every document."""
+    mask: int | None = None
+    """The id that stands for what is hidden; None: there is none."""
     fingerprint: str
     """Equal for tokenizers that give equal ids."""
 
@@ -32,6 +34,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text, without special tokens; bytes that are no UTF-8 become the replacement character."""
+
+    def with_mask(self) -> Tokenizer:
+        """The same ids, with one more for what is hidden where there is none. Raises `ConfigError` where none can be added."""
+        raise NotImplementedError
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -1,0 +1,34 @@
+"""Which positions does a training sequence get? By itself 0, 1, 2 …; a sampling lets short sequences meet the positions of long ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One sequence, drawn from a longer stretch of text."""
+
+    tokens: Int[np.ndarray, " length+1"]
+    """Indices into the text; the last one is that of the last target."""
+    positions: Int[np.ndarray, " length"]
+    """Rising, below the reach."""
+    seams: Bool[np.ndarray, " length+1"]
+    """True at a token that does not follow on the one before it: it cannot be told from that."""
+
+
+class Sampling(ABC):
+    word: ClassVar[str]
+
+    @abstractmethod
+    def text_length(self, length: int) -> int:
+        """Tokens of text that a sequence of `length` tokens is drawn from, its last target not counted."""
+
+    @abstractmethod
+    def draw(self, random: np.random.Generator, length: int, reach: int) -> Sampled:
+        """A sequence of `length` tokens whose positions are below `reach`."""

@@ -1,0 +1,22 @@
+"""The loss of an example from the last hidden states, without the logits of a whole sequence."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from elongate.models.language_model import LanguageModel
+from elongate.objectives.cross_entropy import summed_cross_entropy
+from elongate.objectives.objective import Example
+
+
+def summed_loss(model: LanguageModel, hidden: Float[Tensor, "batch length dim"], example: Example) -> Float[Tensor, ""]:
+    """Σ w·CE over the targets of the example that are scored, in nats. Only these meet the head, and what lies before it."""
+    targets, weights = example.targets, example.weights
+    if bool(example.scored.all()):  # nothing is gathered
+        states, targets = hidden.flatten(0, 1), targets.flatten()
+        weights = None if weights is None else weights.flatten()
+    else:
+        states, targets = hidden[example.scored], targets[example.scored]
+        weights = None if weights is None else weights[example.scored]
+    return summed_cross_entropy(model.before_head(states), model.head, targets, weights, model.precision)

@@ -1,0 +1,74 @@
+"""How a model is measured: the loss of each token of a text, and how likely an answer is after a text. Each objective has its own way."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from elongate.models.language_model import LanguageModel
+
+Losses = Float[np.ndarray, "n length"]
+Answers = tuple[Float[np.ndarray, "n choices"], Bool[np.ndarray, "n choices"]]
+
+
+class Reading(ABC):
+    """Networks are in evaluation mode when they are read. What a table of positions does not reach to is nan."""
+
+    two_sided: ClassVar[bool] = False  # a token's loss depends on what comes after it: on the length of the text
+
+    @abstractmethod
+    def losses(self, model: LanguageModel, tokens: Int[np.ndarray, "n length"], original_length: int) -> Losses:
+        """In nats; nan for a token that is not scored."""
+
+    @abstractmethod
+    def answers(self, model: LanguageModel, prefix: Int[np.ndarray, "n prefix"], choices: Int[np.ndarray, "n choices answer"]) -> Answers:
+        """The log-probability of each answer after its prefix, and whether greedy decoding writes it."""
+
+
+class LeftToRight(Reading):
+    """Every token from the ones before it, in one pass."""
+
+    def losses(self, model: LanguageModel, tokens: Int[np.ndarray, "n length"], original_length: int) -> Losses:
+        import torch
+
+        from elongate.objectives.cross_entropy import token_cross_entropy
+
+        losses = np.full(tokens.shape, np.nan)
+        batch = torch.from_numpy(tokens[:, : model.last_position(tokens.shape[1] - 1) + 1]).to(model.device)
+        with torch.no_grad():
+            hidden = model.hidden(batch[:, :-1])
+        found = token_cross_entropy(model.before_head(hidden), model.head, batch[:, 1:], model.precision)
+        losses[:, 1 : batch.shape[1]] = found.double().cpu().numpy()
+        return losses
+
+    def answers(self, model: LanguageModel, prefix: Int[np.ndarray, "n prefix"], choices: Int[np.ndarray, "n choices answer"]) -> Answers:
+        import torch
+
+        count, num_choices, size = choices.shape
+        length = prefix.shape[1] + size - 1
+        if model.last_position(length) < length:
+            return np.full((count, num_choices), np.nan), np.zeros((count, num_choices), dtype=bool)
+        wanted = torch.from_numpy(choices).flatten(0, 1).to(model.device)
+        with torch.no_grad(), model.autocast():
+            # One prefill serves all choices.
+            prefilled = model.network(input_ids=torch.from_numpy(prefix).to(model.device), use_cache=True, logits_to_keep=1)
+            logits = prefilled.logits.repeat_interleave(num_choices, dim=0)
+            if size > 1:
+                cache = prefilled.past_key_values
+                cache.batch_repeat_interleave(num_choices)
+                rest = model.network(input_ids=wanted[:, :-1], past_key_values=cache, use_cache=True).logits
+                logits = torch.cat([logits, rest], dim=1)
+        return scored_answers(logits, wanted, num_choices)
+
+
+def scored_answers(logits: Float[Tensor, "rows answer vocab"], wanted: Int[Tensor, "rows answer"], num_choices: int) -> Answers:
+    """Rows are the choices of the first text, of the second …"""
+    chances = logits.double().log_softmax(-1).gather(-1, wanted[..., None])
+    totals = chances.sum((1, 2)).view(-1, num_choices).cpu().numpy()
+    return totals, (logits.argmax(-1) == wanted).all(1).view(-1, num_choices).cpu().numpy()
