@@ -55,7 +55,7 @@ class LanguageModel:
         if not hasattr(config, "max_position_embeddings"):
             rule = f"is a {config.model_type}, whose configuration does not say how long it was trained"
             raise ConfigError("model.source", config.name_or_path, rule, "name a checkpoint with max_position_embeddings")
-        return int(config.max_position_embeddings)
+        return int(config.max_position_embeddings) - self.learned.first
 
     @property
     def has(self) -> frozenset[str]:
@@ -99,8 +99,10 @@ class LanguageModel:
             positions = torch.zeros_like(inputs)
         elif positions is not None:
             positions = positions[:, start:stop]
-        elif start:
+        elif start or self.learned.first:
             positions = torch.arange(start, stop, device=inputs.device).expand_as(inputs)
+        if positions is not None:
+            positions = positions + self.learned.first
         # Left to transformers and torch, and their compiler, where they compute the same.
         known = {} if layout.is_plain and layout.kept is None else {"layout": layout}
         with self.autocast():
@@ -121,7 +123,8 @@ class LanguageModel:
         if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
             rule = f"is a {config.model_type}, some of whose layers see chunks, which attention in regions does not compute"
             raise ConfigError("model.source", config.name_or_path, rule, "name a checkpoint of another architecture")
-        tokens = torch.arange(1, 9, device=self.device)[None] % config.vocab_size
+        # Past the token of padding, which RoBERTa and its kin do not count.
+        tokens = (torch.arange(1, 9, device=self.device)[None] + (getattr(config, "pad_token_id", None) or 0)) % config.vocab_size
         try:
             with torch.no_grad():
                 ours = nn.functional.linear(self.before_head(self.hidden(tokens)), *self.head)

@@ -14,6 +14,8 @@ from elongate.models.model import Model
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
 
+# Their tables of positions begin with rows for padding, which max_position_embeddings counts too.
+_BEHIND_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "xmod")
 _ADAPTER = ("holds an adapter, which is no model", "merge it into its model with peft's merge_and_unload, and name the folder of that")
 
 
@@ -121,9 +123,10 @@ class Pretrained(Model):
 
 def _trained_length(config: dict[str, Any]) -> int | None:
     """Tokens that the positions of a transformers configuration reach to."""
+    behind_padding = config.get("pad_token_id", 1) + 1 if config.get("model_type") in _BEHIND_PADDING else 0
     for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
         if key in config:
-            return int(config[key])
+            return int(config[key]) - behind_padding
     return None
 
 

@@ -142,12 +142,16 @@ def _trained(
     }
     stage_rows = []
     for stage in stages:
-        losses = [line["loss"] for line in lines if line["stage"] == stage.name]
+        logged = [line for line in lines if line["stage"] == stage.name]
+        losses = [line["loss"] for line in logged]
         last = losses[-max(1, len(losses) // 10) :]
         tokens = job.batch_tokens // stage.length * stage.length * stage.steps
-        stage_rows.append(
-            {"name": stage.name, "length": stage.length, "steps": stage.steps, "tokens": tokens, "loss": sum(last) / len(last)}
-        )
+        # Of the steps that were logged: positions that were seen, not those that might have been.
+        row = {"name": stage.name, "length": stage.length, "reach": max(line["reach"] for line in logged), "steps": stage.steps}
+        stage_rows.append(row | {"tokens": tokens, "loss": sum(last) / len(last)})
+        if job.strategy.sampling is not None:
+            seen = f"positions up to {row['reach'] - 1} of {stage.reach - 1} met in sequences of {stage.length} tokens"
+            say(f"sampling {job.strategy.sampling.word} is on: {seen}")
     memory = {"plan": fitted.memory.word, "exact": fitted.memory.is_exact, **vars(fitted.memory)}
     return {"strategy": strategy, "memory": memory, "budget": _budget(model, fitted, lines, origin), "stages": stage_rows, "data": data}
 
@@ -160,6 +164,10 @@ def _proof_lines(job: Job, proof: dict[str, Any]) -> Iterator[str]:
             f"{attention['length']}; off its definition by at most {attention['output_error']:.0e}"
         )
     word = job.strategy.position.word
+    if "table" in proof:
+        table = proof["table"]
+        made = f"a table of {table['length']} positions made of {table['original_length']}"
+        yield f"position {word} is on: {made}; off the closed form by at most {table['row_error']:.0e}"
     if "frequencies" not in proof:
         if "rope_parameters" in proof:
             yield f"position {word}: left as the checkpoint has it ({proof['rope_parameters']['rope_type']})"
@@ -238,6 +246,9 @@ def _tune(job: Job, model: LanguageModel) -> None:
 
 def _check_tokens(job: Job, corpus: Corpus) -> None:
     longest = job.strategy.target_length
+    if job.strategy.sampling is not None:
+        # Sequences are no longer than those that the model was trained on. What the hub has is opened later.
+        longest = min(longest, job.model.original_length or 1)
     if len(corpus.train) < longest + 1:
         rule = f"a sequence needs {longest + 1} tokens, the training text has {len(corpus.train)}"
-        raise ConfigError("context.target_length", longest, rule, "use a shorter length or more text")
+        raise ConfigError("context.target_length", job.strategy.target_length, rule, "use a shorter length or more text")
