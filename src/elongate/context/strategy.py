@@ -53,7 +53,8 @@ class Strategy:
             raise ConfigError("context/sampling", self.sampling.word, rule, "use context/attention=full")
 
     def check_length(self, original_length: int) -> None:
-        """Raises `ConfigError` for an attention that does not fit the target length."""
+        """Raises `ConfigError` for an answer that does not fit the lengths."""
+        self.position.check_length(self.target_length, original_length)
         with inside("context.attention"):
             self.attention.check(self.target_length, original_length)
         if self.evaluation_attention is not None:

@@ -33,6 +33,9 @@ class Position(ABC):
     def check(self, rotary: Rotary, factor: float) -> None:  # noqa: B027  # most suit every rotary embedding
         """Raises `ConfigError` where the position cannot act on such an embedding."""
 
+    def check_length(self, length: int, original_length: int) -> None:  # noqa: B027  # most reach to every length
+        """Raises `ConfigError` where a model of `original_length` tokens cannot be brought to `length`."""
+
     @abstractmethod
     def act(self, model: Positioned, original_length: int, length: int) -> dict[str, Any]:
         """Sets the positions of a model for sequences of up to `length` tokens, and returns the proof that they are on."""
