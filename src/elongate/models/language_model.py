@@ -21,6 +21,7 @@ from elongate.context.position.scaling import Scaling
 from elongate.context.position.table import Table
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
+from elongate.models.heads import transform_of
 from elongate.models.rotary import RotaryPositions, head_dim
 from elongate.models.tables import LearnedPositions
 
@@ -35,7 +36,7 @@ class _Turned(Full):
 
 
 class LanguageModel:
-    """A causal transformers network whose head is applied apart from its body, so that no logits of a whole sequence ever exist."""
+    """A transformers network whose head is applied apart from its body, so that no logits of a whole sequence ever exist."""
 
     def __init__(self, network: PreTrainedModel, word: str) -> None:
         self.network = network
@@ -109,7 +110,10 @@ class LanguageModel:
             return self.network.base_model(input_ids=inputs, position_ids=positions, use_cache=False, **known).last_hidden_state
 
     def before_head(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        """What lies between the last hidden states and the matrix of the head: nothing in a causal network."""
+        """What the matrix of the head is given: the last hidden states themselves in a causal network."""
+        with self.autocast():
+            for step in transform_of(self.network):
+                states = step(states)
         return states
 
     @property
@@ -126,7 +130,7 @@ class LanguageModel:
         # Past the token of padding, which RoBERTa and its kin do not count.
         tokens = (torch.arange(1, 9, device=self.device)[None] + (getattr(config, "pad_token_id", None) or 0)) % config.vocab_size
         try:
-            with torch.no_grad():
+            with self.probed():
                 ours = nn.functional.linear(self.before_head(self.hidden(tokens)), *self.head)
                 theirs = self.network(input_ids=tokens, use_cache=False).logits
         except ValueError as fault:  # told by context/attention/interface.py

@@ -1,4 +1,7 @@
-"""A causal transformers checkpoint: a hub id or a folder. Weights are read from safetensors only, and no code that comes with it is run."""
+"""A causal or masked transformers checkpoint: a hub id or a folder.
+
+Weights are read from safetensors only, and no code that comes with it is run.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from elongate.errors import ConfigError, require
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
     from elongate.models.language_model import LanguageModel
 
 # Their tables of positions begin with rows for padding, which max_position_embeddings counts too.
@@ -62,7 +68,7 @@ class Pretrained(Model):
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         from huggingface_hub.errors import HFValidationError
         from safetensors import SafetensorError
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
         from transformers.utils import logging as transformers_logging
 
         from elongate.context.attention.interface import IMPLEMENTATION
@@ -82,7 +88,7 @@ class Pretrained(Model):
             for key in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"):
                 if hasattr(config, key):
                     setattr(config, key, self.attention_dropout)
-            network, loaded = AutoModelForCausalLM.from_pretrained(
+            network, loaded = _auto_class(config).from_pretrained(
                 **where,
                 config=config,
                 use_safetensors=True,
@@ -98,8 +104,8 @@ class Pretrained(Model):
                 "model.source", self.source, f"is damaged: {_first_line(fault)}", "fetch or save the checkpoint again"
             ) from fault
         except (ValueError, KeyError) as fault:
-            rule = f"is no causal language model that transformers can open: {_first_line(fault)}"
-            raise ConfigError("model.source", self.source, rule, "name a causal checkpoint") from fault
+            rule = f"is no causal or masked language model that transformers can open: {_first_line(fault)}"
+            raise ConfigError("model.source", self.source, rule, "name a causal or masked checkpoint") from fault
         # With the peft library at hand, transformers puts an adapter that it finds onto the model, and would save nothing but that.
         if getattr(network, "peft_config", None):
             raise ConfigError("model.source", self.source, *_ADAPTER)
@@ -107,10 +113,9 @@ class Pretrained(Model):
         if unfit := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
             rule = f"is damaged: {unfit[0]} is missing or of another shape than its config.json says ({len(unfit)} such weights)"
             raise ConfigError("model.source", self.source, rule, "fetch or save the checkpoint again")
-        if vocab_size > network.config.vocab_size:
-            rule = f"has {vocab_size} tokens, the checkpoint's embedding {network.config.vocab_size}"
-            raise ConfigError("tokenizer", "", rule, "use tokenizer=pretrained")
-        return LanguageModel(network, word=self.word)
+        model = LanguageModel(network, word=self.word)
+        check_vocabulary(model, vocab_size)
+        return model
 
     def _refusal(self, fault: Exception) -> ConfigError:
         if self.is_folder:
@@ -119,6 +124,24 @@ class Pretrained(Model):
             )
         rule = "is neither a folder here nor a repository that the hub hands out (is there a network?)"
         return ConfigError("model.source", self.source, rule, "check the spelling, or name a folder")
+
+
+def check_vocabulary(model: LanguageModel, vocab_size: int) -> None:
+    """Raises `ConfigError` for a tokenizer with more tokens than the model has embeddings."""
+    if vocab_size > (rows := model.network.config.vocab_size):
+        rule = f"has {vocab_size} tokens, the checkpoint's embedding {rows}"
+        raise ConfigError("tokenizer", "", rule, "use tokenizer=pretrained")
+
+
+def _auto_class(config: PreTrainedConfig) -> type[_BaseAutoModelClass]:
+    """What opens the checkpoint: by the head that it was saved with, and by what its architecture can be where that says nothing."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    saved = (config.architectures or [""])[0]
+    can_mask, only_masks = type(config) in MODEL_FOR_MASKED_LM_MAPPING, type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    masks = can_mask and (only_masks or saved.endswith(("ForMaskedLM", "ForPreTraining")))
+    return AutoModelForMaskedLM if masks else AutoModelForCausalLM
 
 
 def _trained_length(config: dict[str, Any]) -> int | None:
