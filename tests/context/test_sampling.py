@@ -193,7 +193,7 @@ def test_every_plan_computes_the_gradient_of_plain_transformers_at_sampled_posit
 
     example = next_token(batch)
     loss = PLANS[plan].backward(ours, example)
-    # transformers takes positions that jump for packed documents, unless it is given a mask.
+    # Without a mask and a cache transformers takes positions that jump for packed documents, which do not see each other.
     mask = torch.ones(16, 16, dtype=torch.bool).tril()[None, None].expand(4, 1, -1, -1)
     logits = theirs.network(input_ids=example.inputs, position_ids=torch.from_numpy(batch.positions), attention_mask=mask).logits
     expected = F.cross_entropy(logits[example.scored], example.targets[example.scored])

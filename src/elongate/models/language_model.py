@@ -109,7 +109,7 @@ class LanguageModel:
         with self.autocast():
             return self.network.base_model(input_ids=inputs, position_ids=positions, use_cache=False, **known).last_hidden_state
 
-    def before_head(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+    def before_head(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch head"]:
         """What the matrix of the head is given: the last hidden states themselves in a causal network."""
         with self.autocast():
             for step in transform_of(self.network):
