@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from elongate.context.position.scaling import Rotary
 from elongate.errors import require
 from elongate.models.model import Model
 
@@ -54,6 +55,10 @@ class BidirectionalAutoencoder(Model):
         whole = max(1, round(self.original_length / self.block_length)) * self.block_length
         rule = f"must be a whole number of blocks of {self.block_length} tokens"
         require(self.original_length % self.block_length == 0, "original_length", self.original_length, rule, f"use {{key}}={whole}")
+
+    @property
+    def rotary(self) -> Rotary:
+        return Rotary(self.dim // self.num_heads, self.rope_theta, self.original_length)
 
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         import torch

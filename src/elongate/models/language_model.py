@@ -47,6 +47,7 @@ class LanguageModel:
         self.attention: Attention = Full()
         self.rotary = RotaryPositions(network)
         self.learned = LearnedPositions(network)
+        self._sampled_below: int | None = None  # positions that are given are sampled below it; None: they number the tokens
         self.mask_token: int | None = None  # that stands for what is hidden; None: the tokenizer has none
 
     # -- what it has -------------------------------------------------------------------------------------------------
@@ -79,8 +80,15 @@ class LanguageModel:
 
     def layout(self, inputs: Int[Tensor, "batch length"], positions: Int[Tensor, "batch length"] | None) -> Layout:
         """Who sees whom in these sequences. Positions that restart within a row part it into documents that do not see each other."""
-        frequencies = self.rotary.frequencies if self.attention.rotates else None
+        frequencies = None
+        if self.attention.rotates:
+            self.reads(inputs.shape[1], positions)
+            frequencies = self.rotary.frequencies.clone()
         return Layout.of(self.attention, tuple(inputs.shape), positions, frequencies)
+
+    def reads(self, length: int, positions: Int[Tensor, "batch length"] | None = None) -> None:
+        """Makes ready for texts of `length` tokens what depends on that; `hidden` does so by itself, a call of the network does not."""
+        self.rotary.read(length if positions is None or self._sampled_below is None else self._sampled_below)
 
     def hidden(
         self,
@@ -96,6 +104,8 @@ class LanguageModel:
         assert context is None  # objectives are checked
         if layout is None:
             layout = self.layout(inputs, positions)
+        # Those of the whole text, also for a chunk of it.
+        self.reads(layout.length, positions)
         start, stop = layout.chunk
         if self.attention.rotates:
             # At position 0 the model's own rotation is none: the regions turn queries and keys themselves.
@@ -181,6 +191,7 @@ class LanguageModel:
         and how far the attention is from its definition. May be called again for another length.
         """
         self.check(strategy, original_length)
+        self._sampled_below = None if strategy.sampling is None else length
         proof = strategy.position.act(self, original_length, length)
         return proof | {"attention": self.attend(strategy.attention, original_length, length)}
 

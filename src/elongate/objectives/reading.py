@@ -55,6 +55,7 @@ class LeftToRight(Reading):
         if model.last_position(length) < length:
             return np.full((count, num_choices), np.nan), np.zeros((count, num_choices), dtype=bool)
         wanted = torch.from_numpy(choices).flatten(0, 1).to(model.device)
+        model.reads(length)
         with torch.no_grad(), model.autocast():
             # One prefill serves all choices.
             prefilled = model.network(input_ids=torch.from_numpy(prefix).to(model.device), use_cache=True, logits_to_keep=1)

@@ -98,6 +98,8 @@ def check_lengths(job: Job, original_length: int, block_length: int) -> None:
     rule = f"is below the model's original length of {original_length}: there is nothing to extend"
     require(target >= original_length, "context.target_length", target, rule, f"use {{key}}={4 * original_length}")
     job.strategy.check_length(original_length)
+    if job.model.rotary is not None:
+        job.strategy.position.check(job.model.rotary, target / original_length)
     lengths = {stage.length for stage in job.strategy.stages(original_length, job.steps)}
     longest = max(lengths)
     with inside("memory"):

@@ -18,6 +18,7 @@ from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job, check_able, check_lengths
 from elongate.training.origin import Origin, export, find_device, find_origin, fitted_tokenizer
 from elongate.training.run_directory import RunDirectory
+from elongate.training.search import check_documents, settled
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -38,6 +39,8 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
     with inside("data"):
         corpus = load_corpus(job.data, tokenizer)
     _check_tokens(job, corpus)
+    if job.model.original_length is not None:
+        check_documents(job, corpus, job.model.original_length)
     find_device(job.device)
     _check_tuning(job, tokenizer.vocab_size)
     with Interrupt() as interrupt, _Tracked(job, directory).session() as tracked:
@@ -46,6 +49,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         original_length = job.model.original_length or model.original_length
         check_able(job, model.has, original_length)
         check_lengths(job, original_length, model.block_length)
+        check_documents(job, corpus, original_length)
         model.check(job.strategy, original_length)
         _tune(job, model)
         setting = Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed, job.objective.reading)
@@ -53,6 +57,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         # Only now is the folder taken: whatever could not work has been refused without a trace.
         directory.claim(job.config, job.overwrite)
         results = directory.read_results()
+        job = settled(job, model, original_length, corpus, directory, interrupt)
         results |= _trained(job, model, original_length, corpus, directory, origin, tracked.start, interrupt)
         directory.write_results(results)
         job.tuning.merge(model)
@@ -115,7 +120,9 @@ def _trained(
     target_length = job.strategy.target_length
     stages = job.strategy.stages(original_length, job.steps)
     fitted = fit(job, model, original_length, corpus.train, stages, directory, origin.metrics, track, interrupt)
-    for line in _proof_lines(job, fitted.proof):
+    # Measured and exported for the target, which the training may have left to the positions.
+    proof = fitted.proof if stages[-1].reach == target_length else model.extend(job.strategy, original_length, target_length)
+    for line in _proof_lines(job, proof):
         say(line)
     lines = directory.read_metrics()[len(origin.metrics) :]
     strategy = {
@@ -132,7 +139,7 @@ def _trained(
         "original_length": original_length,
         "target_length": target_length,
         "factor": target_length / original_length,
-        "proof": fitted.proof,
+        "proof": proof,
     }
     data = {
         "source": job.data.__module__.rpartition(".")[2],

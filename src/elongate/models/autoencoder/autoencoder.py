@@ -49,6 +49,7 @@ class Autoencoder(LanguageModel):
         context: Int[Tensor, "batch context"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         kept = None if layout is None else layout.kept
+        self.reads(inputs.shape[1] + (0 if context is None else context.shape[1] - 1), positions)
         with self.autocast():
             return self.network.base_model(inputs, context, positions, kept=kept).last_hidden_state
 
@@ -58,6 +59,7 @@ class Autoencoder(LanguageModel):
         The text is encoded once. It is decoded in stretches of `size` tokens, each from the blocks before it and itself.
         """
         model, length = self.network.base_model, tokens.shape[1]
+        self.reads(length)
         starts = range(size, length, size)
         with self.autocast():
             encoded = model.encode(tokens[:, : starts[-1]])
