@@ -25,6 +25,7 @@ class Positioned(Protocol):
     def set_table(self, table: Table, original_length: int, length: int) -> dict[str, Any]: ...
 
 
+@runtime_checkable
 class Bench(Protocol):
     """The model that is to be extended, not trained any further, for trying positions on texts as long as the target."""
 
