@@ -60,29 +60,32 @@ class Pretrained(Model):
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         from huggingface_hub.errors import HFValidationError
         from safetensors import SafetensorError
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
         from transformers.utils import logging as transformers_logging
 
         from elongate.context.attention.interface import IMPLEMENTATION
+        from elongate.models import own_format
         from elongate.models.language_model import LanguageModel
         from elongate.network import hub_answers
 
         # Its report of what does not fit, ten lines of it; ours is one.
         transformers_logging.set_verbosity_error()
+        source = str(self.folder) if self.is_folder else self.source
         where = {
-            "pretrained_model_name_or_path": str(self.folder) if self.is_folder else self.source,
             "revision": self.revision,
             "trust_remote_code": False,
             "local_files_only": self.is_folder or not hub_answers(),
         }
         try:
-            config = AutoConfig.from_pretrained(**where)
+            config, ours = own_format.read_config(source, **where)
             for key in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"):
                 if hasattr(config, key):
                     setattr(config, key, self.attention_dropout)
             network, loaded = AutoModelForCausalLM.from_pretrained(
+                source,
                 **where,
                 config=config,
+                variant=None if ours is None else own_format.VARIANT,
                 use_safetensors=True,
                 dtype="float32",
                 attn_implementation=IMPLEMENTATION,
@@ -108,7 +111,10 @@ class Pretrained(Model):
         if vocab_size > network.config.vocab_size:
             rule = f"has {vocab_size} tokens, the checkpoint's embedding {network.config.vocab_size}"
             raise ConfigError("tokenizer", "", rule, "use tokenizer=pretrained")
-        return LanguageModel(network, word=self.word)
+        model = LanguageModel(network, word=self.word)
+        if ours is not None:
+            model.place(own_format.read_position(ours, self.source), ours["original_length"], ours["length"])
+        return model
 
     def _refusal(self, fault: Exception) -> ConfigError:
         if self.is_folder:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elongate.context.position.table import Table
 
 _NAMES = ("wpe", "position_embeddings")  # GPT-2's, and that of BERT and its kin
+
+
+class _Nothing(Table):
+    word = "nothing"
+
+    def extended(self, rows: Float[Tensor, "original dim"], length: int) -> Float[Tensor, "length dim"]:
+        return rows.new_zeros(length, rows.shape[1])
 
 
 class LearnedPositions:
@@ -43,6 +51,13 @@ class LearnedPositions:
                         parent.register_buffer(name, made[None].to(buffer.device), persistent=False)
             self.network.config.max_position_embeddings = length
         return {"table": {"original_length": original_length, "length": self.length}}
+
+    def switch_off(self, original_length: int, length: int) -> None:
+        """No position has a vector any more, of `length` positions now; nor will training give it one."""
+        self.set(_Nothing(), original_length, length)
+        for _, module in self._tables():
+            module.weight.requires_grad_(False)
+            module.weight.zero_()
 
     def _tables(self) -> list[tuple[nn.Module, nn.Embedding]]:
         """(parent, table) of every table of positions."""
