@@ -68,30 +68,32 @@ class Pretrained(Model):
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         from huggingface_hub.errors import HFValidationError
         from safetensors import SafetensorError
-        from transformers import AutoConfig
         from transformers.utils import logging as transformers_logging
 
         import elongate.models.autoencoder.network  # noqa: F401  # registers it with the Auto classes
         from elongate.context.attention.interface import IMPLEMENTATION
+        from elongate.models import own_format
         from elongate.network import hub_answers
 
         # Its report of what does not fit, ten lines of it; ours is one.
         transformers_logging.set_verbosity_error()
+        source = str(self.folder) if self.is_folder else self.source
         where = {
-            "pretrained_model_name_or_path": str(self.folder) if self.is_folder else self.source,
             "revision": self.revision,
             "trust_remote_code": False,
             "local_files_only": self.is_folder or not hub_answers(),
         }
         try:
-            config = AutoConfig.from_pretrained(**where)
+            config, ours = own_format.read_config(source, **where)
             for key in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"):
                 if hasattr(config, key):
                     setattr(config, key, self.attention_dropout)
             opener, wrapper = _classes(config)
             network, loaded = opener.from_pretrained(
+                source,
                 **where,
                 config=config,
+                variant=None if ours is None else own_format.VARIANT,
                 use_safetensors=True,
                 dtype="float32",
                 attn_implementation=IMPLEMENTATION,
@@ -116,6 +118,8 @@ class Pretrained(Model):
             raise ConfigError("model.source", self.source, rule, "fetch or save the checkpoint again")
         model = wrapper(network, word=self.word)
         check_vocabulary(model, vocab_size)
+        if ours is not None:
+            model.place(own_format.read_position(ours, self.source), ours["original_length"], ours["length"])
         return model
 
     def _refusal(self, fault: Exception) -> ConfigError:

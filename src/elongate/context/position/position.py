@@ -1,5 +1,5 @@
-"""Where is each token? A position is a dataclass whose fields are its paper's knobs. It acts on a model in one of three ways, each a base
-class of its own: it scales rotary frequencies (scaling.py), makes a longer table of learned positions (table.py), or biases attention.
+"""Where is each token? A position is a dataclass whose fields are its paper's knobs. It acts on a model in one of three ways: it scales
+rotary frequencies (scaling.py), makes a longer table of learned positions (table.py), or biases attention (alibi.py).
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from jaxtyping import Float
 
@@ -23,6 +25,9 @@ class Positioned(Protocol):
     def set_frequencies(self, scaling: Scaling, original_length: int, length: int) -> dict[str, Any]: ...
 
     def set_table(self, table: Table, original_length: int, length: int) -> dict[str, Any]: ...
+
+    def set_slopes(self, slopes: Callable[[int], Float[np.ndarray, " heads"]], original_length: int, length: int) -> dict[str, Any]:
+        """`slopes` gives those of a number of heads; the model's own positions are switched off."""
 
 
 @runtime_checkable
@@ -47,6 +52,9 @@ class Position(ABC):
     """`factor` is target_length / original_length throughout, at least 1."""
 
     word: ClassVar[str]
+    is_plain: ClassVar[bool] = True  # plain transformers can express it
+    from_the_start: ClassVar[bool] = False  # it is for models that were trained with it: the base of a fresh one is
+    removes: ClassVar[frozenset[str]] = frozenset()  # what a model no longer has when it acts
 
     @abstractmethod
     def needs(self, factor: float) -> frozenset[str]:
