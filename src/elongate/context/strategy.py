@@ -48,6 +48,10 @@ class Strategy:
             if missing := needs - has:
                 rule = f"needs {_WORDS[min(missing)]}, which model={model} does not have"
                 raise ConfigError(group, word, rule, _remedy(group, missing, has, original_length))
+        for attention in (self.attention, self.measured_attention):
+            if missing := attention.needs() & self.position.removes:
+                rule = f"needs {_WORDS[min(missing)]}, which context/position={self.position.word} switches off"
+                raise ConfigError("context/attention", attention.word, rule, "use context/attention=window")
         if self.sampling is not None and self.attention.rotates:
             rule = f"cannot be had with context/attention={self.attention.word}, which sees positions of its own"
             raise ConfigError("context/sampling", self.sampling.word, rule, "use context/attention=full")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from elongate.context.position.scaling import Rotary
 from elongate.errors import require
 from elongate.models.fields import require_heads, require_positive
 from elongate.models.model import Model
@@ -34,6 +35,10 @@ class Gpt(Model):
         require_heads(self.dim, self.num_heads, pairs=True)
         rule = f"must divide num_heads={self.num_heads}"
         require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", self.num_kv_heads, rule, f"use {{key}}={self.num_heads}")
+
+    @property
+    def rotary(self) -> Rotary:
+        return Rotary(self.dim // self.num_heads, self.rope_theta, self.original_length)
 
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         import torch

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from elongate.context.attention.attention import Attention
+from elongate.context.attention import blocks
+from elongate.context.attention.attention import Attention, Region
+from elongate.context.attention.blocks import Block
 from elongate.context.attention.full import Full
 from elongate.context.attention.layout import Kept, Layout
 from elongate.context.attention.proof import prove
+from elongate.context.position.none import Unchanged
+from elongate.context.position.position import Position
 from elongate.context.position.scaling import Scaling
 from elongate.context.position.table import Table
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
+from elongate.models import own_format
 from elongate.models.heads import transform_of
 from elongate.models.rotary import RotaryPositions, head_dim
 from elongate.models.tables import LearnedPositions
@@ -35,8 +41,22 @@ class _Turned(Full):
     rotates = True
 
 
+class _LastSeesFirst(Attention):
+    """Every token sees itself, and the last one the first."""
+
+    word = "last sees first"
+
+    def narrowed(self, width: int) -> Attention:
+        return self
+
+    def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
+        return (Region((*blocks.tiles(length, 1, causal), Block((length - 1, length), (0, 1)))),)
+
+
 class LanguageModel:
     """A transformers network whose head is applied apart from its body, so that no logits of a whole sequence ever exist."""
+
+    block_length: int = 1  # tokens that are encoded together
 
     def __init__(self, network: PreTrainedModel, word: str) -> None:
         self.network = network
@@ -45,6 +65,10 @@ class LanguageModel:
         self.attention: Attention = Full()
         self.rotary = RotaryPositions(network)
         self.learned = LearnedPositions(network)
+        self._sampled_below: int | None = None  # positions that are given are sampled below it; None: they number the tokens
+        self.position: Position = Unchanged()
+        self.slopes: tuple[float, ...] | None = None  # what a token of distance takes off the scores of each head; None: nothing
+        self._lengths = (0, 0)  # original and present one, of a position that was set
         self.mask_token: int | None = None  # that stands for what is hidden; None: the tokenizer has none
 
     # -- what it has -------------------------------------------------------------------------------------------------
@@ -62,6 +86,8 @@ class LanguageModel:
     def has(self) -> frozenset[str]:
         """What a strategy or a memory plan can build on."""
         positions = {"rotary", "computed_positions"} if self.rotary else {"learned_positions"} if self.learned else set()
+        if self.slopes is not None:
+            positions = {"computed_positions"}
         causal = all(getattr(module, "is_causal", True) for module in self.network.modules())
         return frozenset({"regions", *positions, *(("causal",) if causal else ("bidirectional", "masked"))})
 
@@ -77,8 +103,16 @@ class LanguageModel:
 
     def layout(self, inputs: Int[Tensor, "batch length"], positions: Int[Tensor, "batch length"] | None) -> Layout:
         """Who sees whom in these sequences. Positions that restart within a row part it into documents that do not see each other."""
-        frequencies = self.rotary.frequencies if self.attention.rotates else None
-        return Layout.of(self.attention, tuple(inputs.shape), positions, frequencies)
+        frequencies = None
+        if self.attention.rotates:
+            self.reads(inputs.shape[1], positions)
+            frequencies = self.rotary.frequencies.clone()
+        slopes = None if self.slopes is None else torch.tensor(self.slopes, dtype=torch.float64, device=self.device)
+        return Layout.of(self.attention, tuple(inputs.shape), positions, frequencies, slopes)
+
+    def reads(self, length: int, positions: Int[Tensor, "batch length"] | None = None) -> None:
+        """Makes ready for texts of `length` tokens what depends on that; `hidden` does so by itself, a call of the network does not."""
+        self.rotary.read(length if positions is None or self._sampled_below is None else self._sampled_below)
 
     def hidden(
         self,
@@ -92,11 +126,17 @@ class LanguageModel:
         Only an autoencoder has a context to encode.
         """
         assert context is None  # objectives are checked
-        if layout is None:
-            layout = self.layout(inputs, positions)
+        given = self._given(inputs, positions, self.layout(inputs, positions) if layout is None else layout)
+        with self.autocast():
+            return self.network.base_model(input_ids=inputs, use_cache=False, **given).last_hidden_state
+
+    def _given(self, inputs: Int[Tensor, "batch chunk"], positions: Int[Tensor, "batch length"] | None, layout: Layout) -> dict[str, Any]:
+        """What the network is told beside its tokens."""
+        # Those of the whole text, also for a chunk of it.
+        self.reads(layout.length, positions)
         start, stop = layout.chunk
-        if self.attention.rotates:
-            # At position 0 the model's own rotation is none: the regions turn queries and keys themselves.
+        if self.attention.rotates or self.slopes is not None:
+            # At position 0 the model's own rotation is none: the regions turn queries and keys themselves, or slopes are all there is.
             positions = torch.zeros_like(inputs)
         elif positions is not None:
             positions = positions[:, start:stop]
@@ -106,8 +146,7 @@ class LanguageModel:
             positions = positions + self.learned.first
         # Left to transformers and torch, and their compiler, where they compute the same.
         known = {} if layout.is_plain and layout.kept is None else {"layout": layout}
-        with self.autocast():
-            return self.network.base_model(input_ids=inputs, position_ids=positions, use_cache=False, **known).last_hidden_state
+        return {"position_ids": positions, **known}
 
     def before_head(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch head"]:
         """What the matrix of the head is given: the last hidden states themselves in a causal network."""
@@ -132,7 +171,7 @@ class LanguageModel:
         try:
             with self.probed():
                 ours = nn.functional.linear(self.before_head(self.hidden(tokens)), *self.head)
-                theirs = self.network(input_ids=tokens, use_cache=False).logits
+                theirs = self.network(input_ids=tokens, use_cache=False, **self._given(tokens, None, self.layout(tokens, None))).logits
         except ValueError as fault:  # told by context/attention/interface.py
             rule = f"is a {config.model_type}: {fault}"
             raise ConfigError("model.source", config.name_or_path, rule, "name a checkpoint of another architecture") from fault
@@ -165,6 +204,9 @@ class LanguageModel:
         strategy.check(self.has, original_length, self.word)
         for attention in (strategy.attention, strategy.measured_attention):
             self._check_attention(attention)
+        if "rotary" in strategy.position.removes and self._knows_distances():
+            rule = f"cannot act on a {self.network.config.model_type}, whose own positions cannot be switched off"
+            raise ConfigError("context/position", strategy.position.word, rule, "name a checkpoint of another architecture")
         if (word := strategy.position.word) == "none" or not self.rotary:
             return
         if fault := self.rotary.unlike_plain():
@@ -179,8 +221,17 @@ class LanguageModel:
         and how far the attention is from its definition. May be called again for another length.
         """
         self.check(strategy, original_length)
-        proof = strategy.position.act(self, original_length, length)
+        self._sampled_below = None if strategy.sampling is None else length
+        proof = self.place(strategy.position, original_length, length)
         return proof | {"attention": self.attend(strategy.attention, original_length, length)}
+
+    def place(self, position: Position, original_length: int, length: int) -> dict[str, Any]:
+        """Sets positions alone, and returns their proof."""
+        if not self.position.is_plain and position.word == "none":
+            # What was set when the checkpoint was opened is what it was trained with.
+            position = self.position
+        self.position, self._lengths = position, (original_length, length)
+        return position.act(self, original_length, length)
 
     def attend(self, attention: Attention, original_length: int, length: int) -> dict[str, Any]:
         """Sets who sees whom, for sequences of `length` tokens, and proves it. Weights and positions stay as they are."""
@@ -197,9 +248,18 @@ class LanguageModel:
     def set_table(self, table: Table, original_length: int, length: int) -> dict[str, Any]:
         return self.learned.set(table, original_length, length)
 
+    def set_slopes(self, slopes: Callable[[int], Float[np.ndarray, " heads"]], original_length: int, length: int) -> dict[str, Any]:
+        config = self.network.config
+        self.slopes = tuple(slopes(config.num_attention_heads).tolist())
+        if self.learned:
+            self.learned.switch_off(original_length, length)
+        elif self.rotary:
+            config.max_position_embeddings = length
+        return {"slopes": list(self.slopes)}
+
     def last_position(self, wanted: int) -> int:
         """The number of the last token of a text that has a position, at most the one that is wanted."""
-        return min(wanted, self.learned.length - 1) if self.learned else wanted
+        return min(wanted, self.learned.length - 1) if self.learned and self.slopes is None else wanted
 
     def _check_attention(self, attention: Attention) -> None:
         architecture = self.network.config.model_type
@@ -236,6 +296,16 @@ class LanguageModel:
         self.attention = attention
         return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
+    def _knows_distances(self) -> bool:
+        """Whether the network, without slopes, computes another thing for a token that sees one which is farther away."""
+        slopes, attention = self.slopes, self.attention
+        with self.probed():
+            self.slopes, self.attention = (0.0,) * self.network.config.num_attention_heads, _LastSeesFirst()
+            texts = [torch.tensor([[1, *between, 2]], device=self.device) % self.network.config.vocab_size for between in ([], [0] * 6)]
+            near, far = (self.hidden(text)[:, -1] for text in texts)
+        self.slopes, self.attention = slopes, attention
+        return not torch.allclose(near, far, rtol=1e-3, atol=1e-3)
+
     # -- weights -----------------------------------------------------------------------------------------------------
 
     def parameters(self) -> list[nn.Parameter]:
@@ -245,5 +315,8 @@ class LanguageModel:
         return sum(p.numel() for p in self.network.parameters())
 
     def save(self, folder: Path) -> None:
-        """A transformers folder that `from_pretrained` opens without this project."""
-        self.network.save_pretrained(folder, safe_serialization=True)
+        """A transformers folder that `from_pretrained` opens without this project; what it would open wrongly only this project opens."""
+        if self.position.is_plain:
+            self.network.save_pretrained(folder, safe_serialization=True)
+        else:
+            own_format.save(self.network, self.position, *self._lengths, folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from elongate.context.position.scaling import Rotary
 from elongate.errors import require
 from elongate.models.fields import require_dropouts, require_heads, require_positive
 from elongate.models.model import Model
@@ -39,6 +40,10 @@ class ModernBert(Model):
         require(self.local_length % 2 == 0, "local_length", self.local_length, rule, f"use {{key}}={self.local_length + 1}")
         require(self.rope_theta > 1, "rope_theta", self.rope_theta, "must be above 1", "use {key}=10000")
         require_dropouts(self, "dropout")
+
+    @property
+    def rotary(self) -> Rotary:
+        return Rotary(self.dim // self.num_heads, self.rope_theta, self.original_length)
 
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         import torch

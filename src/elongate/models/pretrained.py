@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from elongate.errors import ConfigError, require
+from elongate.models.bidirectional_autoencoder import BidirectionalAutoencoder
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
     from elongate.models.language_model import LanguageModel
 
@@ -68,29 +68,32 @@ class Pretrained(Model):
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         from huggingface_hub.errors import HFValidationError
         from safetensors import SafetensorError
-        from transformers import AutoConfig
         from transformers.utils import logging as transformers_logging
 
+        import elongate.models.autoencoder.network  # noqa: F401  # registers it with the Auto classes
         from elongate.context.attention.interface import IMPLEMENTATION
-        from elongate.models.language_model import LanguageModel
+        from elongate.models import own_format
         from elongate.network import hub_answers
 
         # Its report of what does not fit, ten lines of it; ours is one.
         transformers_logging.set_verbosity_error()
+        source = str(self.folder) if self.is_folder else self.source
         where = {
-            "pretrained_model_name_or_path": str(self.folder) if self.is_folder else self.source,
             "revision": self.revision,
             "trust_remote_code": False,
             "local_files_only": self.is_folder or not hub_answers(),
         }
         try:
-            config = AutoConfig.from_pretrained(**where)
+            config, ours = own_format.read_config(source, **where)
             for key in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"):
                 if hasattr(config, key):
                     setattr(config, key, self.attention_dropout)
-            network, loaded = _auto_class(config).from_pretrained(
+            opener, wrapper = _classes(config)
+            network, loaded = opener.from_pretrained(
+                source,
                 **where,
                 config=config,
+                variant=None if ours is None else own_format.VARIANT,
                 use_safetensors=True,
                 dtype="float32",
                 attn_implementation=IMPLEMENTATION,
@@ -113,8 +116,10 @@ class Pretrained(Model):
         if unfit := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
             rule = f"is damaged: {unfit[0]} is missing or of another shape than its config.json says ({len(unfit)} such weights)"
             raise ConfigError("model.source", self.source, rule, "fetch or save the checkpoint again")
-        model = LanguageModel(network, word=self.word)
+        model = wrapper(network, word=self.word)
         check_vocabulary(model, vocab_size)
+        if ours is not None:
+            model.place(own_format.read_position(ours, self.source), ours["original_length"], ours["length"])
         return model
 
     def _refusal(self, fault: Exception) -> ConfigError:
@@ -133,15 +138,23 @@ def check_vocabulary(model: LanguageModel, vocab_size: int) -> None:
         raise ConfigError("tokenizer", "", rule, "use tokenizer=pretrained")
 
 
-def _auto_class(config: PreTrainedConfig) -> type[_BaseAutoModelClass]:
-    """What opens the checkpoint: by the head that it was saved with, and by what its architecture can be where that says nothing."""
+def _classes(config: PreTrainedConfig) -> tuple[Any, type[LanguageModel]]:
+    """The Auto class that opens the checkpoint, and what its network becomes.
+
+    By the head that it was saved with, and by what its architecture can be where that says nothing.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
+    from elongate.models.autoencoder.autoencoder import Autoencoder
+    from elongate.models.language_model import LanguageModel
+
+    if config.model_type == BidirectionalAutoencoder.word:
+        return AutoModelForMaskedLM, Autoencoder
     saved = (config.architectures or [""])[0]
     can_mask, only_masks = type(config) in MODEL_FOR_MASKED_LM_MAPPING, type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
     masks = can_mask and (only_masks or saved.endswith(("ForMaskedLM", "ForPreTraining")))
-    return AutoModelForMaskedLM if masks else AutoModelForCausalLM
+    return AutoModelForMaskedLM if masks else AutoModelForCausalLM, LanguageModel
 
 
 def _trained_length(config: dict[str, Any]) -> int | None:

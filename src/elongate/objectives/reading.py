@@ -55,6 +55,13 @@ class LeftToRight(Reading):
         if model.last_position(length) < length:
             return np.full((count, num_choices), np.nan), np.zeros((count, num_choices), dtype=bool)
         wanted = torch.from_numpy(choices).flatten(0, 1).to(model.device)
+        texts = torch.cat([torch.from_numpy(prefix).to(model.device).repeat_interleave(num_choices, dim=0), wanted[:, :-1]], dim=1)
+        if not model.layout(texts, None).is_plain:
+            # A cache of transformers knows nothing of regions.
+            with torch.no_grad(), model.autocast():
+                states = model.before_head(model.hidden(texts)[:, -size:])
+                return scored_answers(torch.nn.functional.linear(states, *model.head), wanted, num_choices)
+        model.reads(length)
         with torch.no_grad(), model.autocast():
             # One prefill serves all choices.
             prefilled = model.network(input_ids=torch.from_numpy(prefix).to(model.device), use_cache=True, logits_to_keep=1)

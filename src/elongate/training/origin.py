@@ -104,6 +104,9 @@ def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, in
         "version": __version__,
     }
     identity |= {"isolate_documents": job.data.isolate_documents}
+    position = job.strategy.position if job.strategy.position.from_the_start else Unchanged()
+    if position.from_the_start:
+        identity |= {"position": job.config["context"]["position"]}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     directory = RunDirectory(Path(base.directory) / f"{job.model.word}-{length}-{digest[:8]}")
     directory.path.mkdir(parents=True, exist_ok=True)
@@ -123,7 +126,7 @@ def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, in
             say(f"base: {directory.path}, trained before")
             return directory
         say(f"base: {directory.path}, {base.steps} steps at length {length}, shared by all runs that differ only in the extension")
-        strategy = Strategy(position=Unchanged(), attention=Full(), curriculum=Fixed(), target_length=length)
+        strategy = Strategy(position=position, attention=Full(), curriculum=Fixed(), target_length=length)
         optimizer = replace(job.optimizer, lr=base.lr_ratio * job.optimizer.lr)
         # All runs share it, however they fit their own sequences into memory.
         memory = job.memory if job.memory.is_exact else Plain()
@@ -163,7 +166,7 @@ def _weights_hash(directory: RunDirectory) -> str:
 
 
 def export(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """A folder that plain transformers opens: weights, configuration and tokenizer."""
+    """A folder that plain transformers opens where it can express the model: weights, configuration and tokenizer."""
     with written_aside(folder) as aside:
         model.save(aside)
         tokenizer.save(aside)

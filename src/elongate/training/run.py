@@ -13,11 +13,12 @@ from elongate.data.tokens import Corpus, load_corpus
 from elongate.errors import ConfigError, Stopped, inside
 from elongate.evaluation.evaluation import Setting, add_row
 from elongate.evaluation.report.page import write_report
-from elongate.training.display import say
+from elongate.training.display import say, warn
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job, check_able, check_lengths
 from elongate.training.origin import Origin, export, find_device, find_origin, fitted_tokenizer
 from elongate.training.run_directory import RunDirectory
+from elongate.training.search import check_documents, settled
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -38,6 +39,8 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
     with inside("data"):
         corpus = load_corpus(job.data, tokenizer)
     _check_tokens(job, corpus)
+    if job.model.original_length is not None:
+        check_documents(job, corpus, job.model.original_length)
     find_device(job.device)
     _check_tuning(job, tokenizer.vocab_size)
     with Interrupt() as interrupt, _Tracked(job, directory).session() as tracked:
@@ -45,20 +48,27 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         model = origin.build(job)
         original_length = job.model.original_length or model.original_length
         check_able(job, model.has, original_length)
-        check_lengths(job, original_length)
+        check_lengths(job, original_length, model.block_length)
+        check_documents(job, corpus, original_length)
         model.check(job.strategy, original_length)
+        _warn_of_lost_positions(job, model)
         _tune(job, model)
         setting = Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed, job.objective.reading)
         headers = {evaluation.word: evaluation.header(setting) for evaluation in job.evaluations}
         # Only now is the folder taken: whatever could not work has been refused without a trace.
         directory.claim(job.config, job.overwrite)
         results = directory.read_results()
+        job = settled(job, model, original_length, corpus, directory, interrupt)
         results |= _trained(job, model, original_length, corpus, directory, origin, tracked.start, interrupt)
         directory.write_results(results)
         job.tuning.merge(model)
         if not directory.model.exists():
             export(model, tokenizer, directory.model)
-            if (word := job.strategy.measured_attention.word) != "full":
+            if not model.position.is_plain:
+                say(
+                    f"plain transformers cannot express {model.position.word}: evaluate with python evaluate.py checkpoint={directory.path}"
+                )
+            elif (word := job.strategy.measured_attention.word) != "full":
                 say(f"plain transformers reads {directory.model} with full attention, evaluate.py checkpoint={directory.path} with {word}")
         results = headers | results
         _measure(job, model, setting, origin, directory, results, interrupt)
@@ -115,7 +125,9 @@ def _trained(
     target_length = job.strategy.target_length
     stages = job.strategy.stages(original_length, job.steps)
     fitted = fit(job, model, original_length, corpus.train, stages, directory, origin.metrics, track, interrupt)
-    for line in _proof_lines(job, fitted.proof):
+    # Measured and exported for the target, which the training may have left to the positions.
+    proof = fitted.proof if stages[-1].reach == target_length else model.extend(job.strategy, original_length, target_length)
+    for line in _proof_lines(job, proof):
         say(line)
     lines = directory.read_metrics()[len(origin.metrics) :]
     strategy = {
@@ -132,7 +144,7 @@ def _trained(
         "original_length": original_length,
         "target_length": target_length,
         "factor": target_length / original_length,
-        "proof": fitted.proof,
+        "proof": proof,
     }
     data = {
         "source": job.data.__module__.rpartition(".")[2],
@@ -168,6 +180,12 @@ def _proof_lines(job: Job, proof: dict[str, Any]) -> Iterator[str]:
         table = proof["table"]
         made = f"a table of {table['length']} positions made of {table['original_length']}"
         yield f"position {word} is on: {made}; off the closed form by at most {table['row_error']:.0e}"
+    if "slopes" in proof:
+        slopes = proof["slopes"]
+        yield (
+            f"position {word} is on: {len(slopes)} slopes {slopes[0]:.3g} … {slopes[-1]:.3g} per token, the model's own positions are off; "
+            f"off its definition by at most {attention['output_error']:.0e}"
+        )
     if "frequencies" not in proof:
         if "rope_parameters" in proof:
             yield f"position {word}: left as the checkpoint has it ({proof['rope_parameters']['rope_type']})"
@@ -233,6 +251,12 @@ def _check_tuning(job: Job, vocab_size: int) -> None:
     if job.model.fresh:
         with torch.device("meta"), inside("tuning"):
             job.tuning.apply(job.model.build(vocab_size, job.seed), job.seed)
+
+
+def _warn_of_lost_positions(job: Job, model: LanguageModel) -> None:
+    position = job.strategy.position
+    if position.from_the_start and not job.model.fresh and model.position.word != position.word:
+        warn(f"{position.word} takes the place of the positions that the checkpoint was trained with: it needs long training")
 
 
 def _tune(job: Job, model: LanguageModel) -> None:

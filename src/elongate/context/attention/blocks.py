@@ -93,3 +93,57 @@ def restricted(blocks: Iterable[Block], queries: Range) -> Iterator[Block]:
         beside = (block.keys[0], corner) if block.shape == "lower" else (end, block.keys[1])
         if beside[0] < beside[1]:
             yield Block((start, stop), beside)
+
+
+def behind_and_ahead(blocks: Iterable[Block]) -> tuple[list[Block], list[Block]]:
+    """The same pairs in two lists: those whose key is not after its query, and those whose key is."""
+    behind: list[Block] = []
+    ahead: list[Block] = []
+    for block in blocks:
+        nearest, farthest = _reach(block)
+        if farthest <= 0:
+            behind.append(block)
+        elif nearest > 0:
+            ahead.append(block)
+        else:
+            for found, more in zip((behind, ahead), behind_and_ahead(_cut_at_the_diagonal(block)), strict=True):
+                found += more
+    return behind, ahead
+
+
+def _reach(block: Block) -> Range:
+    """By how much the key is after its query, at least and at most."""
+    first, last = block.keys[0] - block.queries[1] + 1, block.keys[1] - 1 - block.queries[0]
+    corner = block.keys[0] - block.queries[0]  # the pairs on the diagonal of a half
+    return (corner if block.shape == "upper" else first), (corner if block.shape == "lower" else last)
+
+
+def _cut_at_the_diagonal(block: Block) -> Iterator[Block]:
+    """A block with pairs on both sides of key = query, in parts with fewer of them."""
+    (q, q_stop), (k, k_stop) = block.queries, block.keys
+    if block.shape != "all":
+        # No attention has such a half; cut in two it is two smaller ones and a square.
+        middle = (q_stop - q) // 2
+        yield from restricted([block], (q, q + middle))
+        yield from restricted([block], (q + middle, q_stop))
+        return
+    start, stop = max(q, k), min(q_stop, k_stop)
+    for queries in ((q, start), (stop, q_stop)):
+        if queries[0] < queries[1]:
+            yield Block(queries, block.keys)
+    for keys in ((k, start), (stop, k_stop)):
+        if keys[0] < keys[1]:
+            yield Block((start, stop), keys)
+    yield Block((start, stop), (start, stop), "lower")
+    if stop - start > 1:
+        yield Block((start, stop - 1), (start + 1, stop), "upper")
+
+
+def strips(blocks: Iterable[Block], size: int) -> Iterator[Block]:
+    """The same pairs; of a half, `size` queries at a time."""
+    for block in blocks:
+        if block.shape == "all":
+            yield block
+            continue
+        for start in range(*block.queries, size):
+            yield from restricted([block], (start, start + size))

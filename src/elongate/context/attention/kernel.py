@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from elongate.context.attention.blocks import Block, Range
-from elongate.context.attention.operators import Keys, LogSumExp, Outputs, Queries, Values, block_backward, block_forward
+from elongate.context.attention.operators import Bias, Keys, LogSumExp, Outputs, Queries, Values, block_backward, block_forward
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,39 @@ class Rotation:
 
 
 @dataclass(frozen=True)
+class Slopes:
+    """Takes slope · |i - j| off the score of the query at position i and the key at position j (Press et al. 2021, arXiv:2108.12409).
+
+    On one side of the query |i - j| = |i - c| - |c - j| with any c between them, signs kept: the operators are given what depends on
+    the key, and what depends on the query moves their log-sum-exp. c is the key of the block that is nearest to the queries: numbers
+    stay small, and are rounded little, where weights are large.
+    """
+
+    slopes: Float[Tensor, " heads"]  # above 0
+    queries: Int[Tensor, "#batch queries"]  # positions
+    keys: Int[Tensor, "#batch keys"]
+    ahead: bool  # all keys come after the queries; else none does
+
+    def of(self, block: Block, rows: slice, heads: slice) -> tuple[Bias, Float[Tensor, "#batch heads queries"]]:
+        """What a block is given, and what is to be taken off its log-sum-exp."""
+        queries, keys = (
+            x[rows if len(x) > 1 else slice(None), slice(*tokens)] for x, tokens in ((self.queries, block.queries), (self.keys, block.keys))
+        )
+        nearest = keys[:, :1] if self.ahead else keys[:, -1:]
+        slopes = self.slopes[heads]
+        beyond = nearest - queries if self.ahead else queries - nearest
+        return Bias(slopes, (keys - nearest).abs()), slopes[:, None] * beyond[:, None]
+
+
+@dataclass(frozen=True)
 class Part:
-    """A region with the blocks of every row of the batch, and its rotations as tensors."""
+    """A region with the blocks of every row of the batch, and its rotations and slopes as tensors."""
 
     rows: Sequence[Sequence[Block]]  # one list of blocks a row, or one for all rows
     heads: Range | None = None
     queries: Rotation | None = None
     keys: Rotation | None = None
+    slopes: Slopes | None = None
 
 
 @dataclass(frozen=True)
@@ -98,13 +124,17 @@ def attend(q: Queries, k: Keys, v: Values, parts: Sequence[Part], scale: float) 
     for piece in _pieces(parts, heads, k.shape[1]):
         queries, keys, key_start = _turned(q, k, piece)
         for block in piece.blocks:
+            bias, moved = _bias(piece, block, wide)
             part_out, part_lse = block_forward(
                 queries[:, :, slice(*block.queries)],
                 keys[:, :, block.keys[0] - key_start : block.keys[1] - key_start],
                 v[piece.rows, piece.kv_heads, slice(*block.keys)],
                 block.shape,
                 scale,
+                bias,
             )
+            if moved is not None:
+                part_lse = part_lse - moved
             if part_out.shape[:3] == (batch, heads, length) and _is_alone(block, parts):
                 return part_out, part_lse
             if not out.numel():
@@ -134,21 +164,24 @@ def attend_backward(
     grad_v: Values,
 ) -> Queries:
     """The gradient of the queries; those of keys and values are added to `grad_k` and `grad_v`."""
-    grad_q = torch.zeros(q.shape, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    grad_q = torch.zeros(q.shape, dtype=wide, device=q.device)
     for piece in _pieces(parts, q.shape[1], k.shape[1]):
         queries, keys, key_start = _turned(q, k, piece)
         for block in piece.blocks:
             at = (piece.rows, piece.heads, slice(*block.queries))
             key_at = (piece.rows, piece.kv_heads, slice(*block.keys))
+            bias, moved = _bias(piece, block, wide)
             dq, dk, dv = block_backward(
                 grad[at],
                 queries[:, :, slice(*block.queries)],
                 keys[:, :, block.keys[0] - key_start : block.keys[1] - key_start],
                 v[key_at],
                 out[at],
-                lse[at],
+                lse[at] if moved is None else lse[at] + moved,
                 block.shape,
                 scale,
+                bias,
             )
             if piece.part.queries is not None:
                 dq = piece.part.queries[piece.rows, slice(*block.queries)].turn(dq, back=True)
@@ -158,6 +191,13 @@ def attend_backward(
             grad_k[key_at] += dk
             grad_v[key_at] += dv
     return grad_q.to(q.dtype)
+
+
+def _bias(piece: _Piece, block: Block, dtype: torch.dtype) -> tuple[Bias | None, Tensor | None]:
+    if piece.part.slopes is None:
+        return None, None
+    bias, moved = piece.part.slopes.of(block, piece.rows, piece.heads)
+    return bias, moved.to(dtype)
 
 
 def _turned(q: Tensor, k: Tensor, piece: _Piece) -> tuple[Tensor, Tensor, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -11,9 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elongate.context.attention.attention import Attention, Region
-from elongate.context.attention.blocks import Block, Range, restricted
+from elongate.context.attention.blocks import Block, Range, behind_and_ahead, restricted, strips
 from elongate.context.attention.full import Full
-from elongate.context.attention.kernel import Part, Rotation
+from elongate.context.attention.kernel import Part, Rotation, Slopes
+
+# Queries of a half that are computed at once under slopes: its numbers grow by the slope from its corner on, and so does what float32
+# rounds off. It costs nothing on a CPU, whose operator works in tiles of this size; a GPU computes in bfloat16, which is coarser by far.
+_STRIP, _STRIP_ELSEWHERE = 256, 8192
 
 Output = tuple[Float[Tensor, "batch heads length value_dim"], Float[Tensor, "batch heads length"]]
 
@@ -44,13 +49,16 @@ class Layout:
     length: int  # of the sequence
     documents: tuple[tuple[Range, ...], ...]
     chunk: Range  # the tokens of this call
-    positions: Int[Tensor, "rows length"] | None = None  # in the document; only where the attention rotates
-    frequencies: Float[Tensor, " half"] | None = None  # radians per token, likewise
+    positions: Int[Tensor, "rows length"] | None = None  # in the document; only where the attention rotates or there are slopes
+    frequencies: Float[Tensor, " half"] | None = None  # radians per token; only where the attention rotates
+    slopes: Float[Tensor, " heads"] | None = None  # what a token of distance takes off a score; None: nothing
     kept: Kept | None = None
     _parts: dict[tuple[int, bool, int | None], list[Part]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, attention: Attention, shape: Range, positions: Tensor | None, frequencies: Tensor | None) -> Layout:
+    def of(
+        cls, attention: Attention, shape: Range, positions: Tensor | None, frequencies: Tensor | None, slopes: Tensor | None = None
+    ) -> Layout:
         """Of a whole batch, rows × length. A position that is not above the one before it starts a document."""
         length = shape[1]
         documents: tuple[tuple[Range, ...], ...] = (((0, length),),)
@@ -58,11 +66,11 @@ class Layout:
             documents = tuple(_documents(row) for row in positions.cpu())
             if len(set(documents)) == 1:
                 documents = documents[:1]
-        if not attention.rotates:
+        if not attention.rotates and slopes is None:
             return cls(attention, length, documents, (0, length))
         if positions is None:
             positions = torch.arange(length)[None]
-        return cls(attention, length, documents, (0, length), positions, frequencies)
+        return cls(attention, length, documents, (0, length), positions, frequencies, slopes)
 
     def at(self, chunk: Range, kept: Kept | None) -> Layout:
         """The same sequence, a part of it computed."""
@@ -70,9 +78,9 @@ class Layout:
 
     @property
     def is_plain(self) -> bool:
-        """One document, all of it, every pair: what torch's own call computes."""
+        """One document, all of it, every pair as it is: what torch's own call computes."""
         whole = self.documents == (((0, self.length),),) and self.chunk == (0, self.length)
-        return whole and isinstance(self.attention, Full) and not self.attention.rotates
+        return whole and isinstance(self.attention, Full) and not self.attention.rotates and self.slopes is None
 
     @property
     def windows(self) -> set[int | None]:
@@ -101,9 +109,28 @@ class Layout:
                     if first < stop and last > start:
                         own = _regions(attention, last - first, num_heads, causal)[number].blocks
                         found += restricted((block.shifted(first) for block in own), self.chunk)
-                rows.append([replace(b, queries=(b.queries[0] - start, b.queries[1] - start)) for b in found])
-            parts.append(Part(rows, region.heads, *self._rotations(region)))
+                rows.append(found)
+            if self.slopes is None:
+                parts.append(Part([self._from_chunk(row) for row in rows], region.heads, *self._rotations(region)))
+            else:
+                parts += self._sloping(rows, region.heads)
         return parts
+
+    def _from_chunk(self, blocks: Iterable[Block]) -> list[Block]:
+        """Queries counted from the first one of the chunk."""
+        start = self.chunk[0]
+        return [replace(b, queries=(b.queries[0] - start, b.queries[1] - start)) for b in blocks]
+
+    def _sloping(self, rows: list[list[Block]], heads: Range | None) -> Iterator[Part]:
+        """Keys behind the queries and keys ahead of them apart, where there are any."""
+        assert self.positions is not None, "given with the slopes"
+        assert self.slopes is not None
+        positions = self.positions.to(self.slopes.device)
+        size = _STRIP if self.slopes.device.type == "cpu" else _STRIP_ELSEWHERE
+        for ahead, side in enumerate(zip(*map(behind_and_ahead, rows), strict=True)):
+            if any(side):
+                slopes = Slopes(self.slopes, positions[:, slice(*self.chunk)], positions[:, : self.chunk[1]], bool(ahead))
+                yield Part([self._from_chunk(strips(row, size)) for row in side], heads, slopes=slopes)
 
     def _rotations(self, region: Region) -> tuple[Rotation | None, Rotation | None]:
         if self.positions is None or self.frequencies is None:

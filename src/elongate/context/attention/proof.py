@@ -68,5 +68,7 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, regions: tuple[Region, ...], layout:
             keys = Rotation.of(there, frequencies).turn(k)
         own = slice(*(region.heads or (0, heads)))
         products = queries[:, own] @ keys[:, own].mT * q.shape[-1] ** -0.5
+        if layout.slopes is not None:
+            products = products - layout.slopes[own, None, None] * (numbers[first:, None] - numbers).abs()
         scores[:, own] = torch.where(seen, products, scores[:, own])
     return scores.softmax(-1) @ v
