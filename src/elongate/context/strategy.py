@@ -52,9 +52,19 @@ class Strategy:
             if missing := attention.needs() & self.position.removes:
                 rule = f"needs {_WORDS[min(missing)]}, which context/position={self.position.word} switches off"
                 raise ConfigError("context/attention", attention.word, rule, "use context/attention=window")
-        if self.sampling is not None and self.attention.rotates:
-            rule = f"cannot be had with context/attention={self.attention.word}, which sees positions of its own"
-            raise ConfigError("context/sampling", self.sampling.word, rule, "use context/attention=full")
+        if self.sampling is not None:
+            self._check_sampling(self.sampling.word, has)
+
+    def _check_sampling(self, sampling: str, has: frozenset[str]) -> None:
+        """Raises `ConfigError` for an answer that sampled positions would mean nothing to."""
+        if self.attention.word != "full":
+            counts = "sees positions of its own" if self.attention.rotates else "counts tokens and not positions"
+            rule = f"cannot be had with context/attention={self.attention.word}, which {counts}"
+            raise ConfigError("context/sampling", sampling, rule, "use context/attention=full")
+        if self.position.removes:
+            rule = f"cannot be had with context/position={self.position.word}, which leaves no positions to sample"
+            remedy = f"use context/position={'interpolate' if 'learned_positions' in has else 'yarn'}"
+            raise ConfigError("context/sampling", sampling, rule, remedy)
 
     def check_length(self, original_length: int) -> None:
         """Raises `ConfigError` for an answer that does not fit the lengths."""

@@ -25,6 +25,7 @@ _SLOWED = 1e27
 @dataclass(frozen=True, kw_only=True)
 class Dropped(Scaling):
     word: ClassVar[str] = "drope"
+    removes: ClassVar[frozenset[str]] = frozenset({"rotary"})
 
     def needs(self, factor: float) -> frozenset[str]:
         # Without a causal mask, a model without positions sees a bag of words.
