@@ -66,6 +66,6 @@ def test_pretrained_models_bring_their_curriculum_and_tokenizer(tmp_path: Path) 
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 256}')
     model = ["model=pretrained", f"model.source={tmp_path}"]
     job = build_job(*composed(*model))
-    assert (job.strategy.curriculum.word, type(job.tokenizer).__name__, job.tokenizer.source) == ("fixed", "Pretrained", str(tmp_path))
+    assert (job.strategy.curriculum.word, type(job.tokenizer).__name__, job.tokenizer.source) == ("extend", "Pretrained", str(tmp_path))
     assert build_job(*composed(*model, "context=progressive")).strategy.curriculum.word == "progressive"
     assert build_job(*composed(*model, "tokenizer=byte")).tokenizer.__class__.__name__ == "Byte"

@@ -1,4 +1,4 @@
-"""`python evaluate.py`: the evaluations of a run, or of any causal checkpoint, on their own."""
+"""`python evaluate.py`: the evaluations of a run, or of any causal or masked checkpoint, on their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Setting, add_row
 from elongate.evaluation.report.page import write_report
 from elongate.files import write_json
-from elongate.models.pretrained import Pretrained
+from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
 from elongate.training.display import say
 from elongate.training.origin import find_device
@@ -67,7 +67,6 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         network.check_head()
     except ConfigError as fault:
         raise _of_checkpoint(fault, top.checkpoint) from fault.__cause__
-    network.mask_token = tokenizer.mask
     network.precision = top.precision or trained.get("precision", "fp32")
     original, target = top.original_length, top.target_length
     results: dict[str, Any] = {}
@@ -76,6 +75,11 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         original, target = original or strategy["original_length"], target or strategy["target_length"]
     seed = trained.get("seed", 0) if top.seed is None else top.seed
     objective = build(_objective_node(trained, conf, network.has), "objective")
+    if objective.masks:
+        with inside("tokenizer"):
+            tokenizer = tokenizer.with_mask()
+        check_vocabulary(network, tokenizer.vocab_size)
+    network.mask_token = tokenizer.mask
     original, target = original or network.original_length, target or network.original_length
     with inside("attention"):
         attention = _attention(config, trained)

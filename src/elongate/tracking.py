@@ -401,7 +401,7 @@ def flatten(results: Values) -> dict[str, Any]:
         for row, figures in results["needle"].items():
             for measure, matrix in figures.items() if isinstance(figures, Mapping) else ():
                 if not measure.endswith("_standard_error"):
-                    means = zip(lengths, map(fmean, matrix), strict=True)
+                    means = zip(lengths, (None if None in cells else fmean(cells) for cells in matrix), strict=True)
                     flat |= {f"needle/{row}/{measure}/{length}": mean for length, mean in means}
     return {key: value for key, value in flat.items() if value is not None}
 

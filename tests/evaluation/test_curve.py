@@ -63,11 +63,14 @@ def test_the_batch_does_not_matter(model: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_mean_and_standard_error_are_those_of_numpy() -> None:
-    losses = np.random.default_rng(0).normal(size=(5, 15))
+    losses = np.random.default_rng(0).normal(size=(5, 16))
+    losses[:, [0, 9]] = np.nan  # not scored
     figures = _binned(losses, [0, 4, 16])
-    parts = [losses[:, :3].mean(1), losses[:, 3:].mean(1)]
+    parts = [losses[:, 1:4].mean(1), np.delete(losses, 9, axis=1)[:, 4:].mean(1)]
     np.testing.assert_allclose(figures["loss"], [part.mean() for part in parts])
     np.testing.assert_allclose(figures["standard_error"], [part.std(ddof=1) / 5**0.5 for part in parts])
+    losses[:, 4:] = np.nan
+    assert _binned(losses, [0, 4, 16])["loss"][1] is None
 
 
 @pytest.mark.parametrize(("original", "length"), [(256, 4096), (32, 512), (8, 100), (4, 7), (100, 150)])

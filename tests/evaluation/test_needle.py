@@ -60,12 +60,12 @@ def test_a_model_that_does_not_read_the_needle_has_no_margin(setting: Setting, m
     np.testing.assert_array_equal(first.answers, second.answers[::-1])
     assert (first.prefix != second.prefix).sum() == 5
     deaf = [Sample(first.prefix, sample.answers) for sample in (first, second)]
-    assert abs(_score(model, deaf)[:, 1].sum()) < 1e-9 < abs(_score(model, deaf)[0, 1])
+    assert abs(_score(model, LeftToRight(), deaf)[:, 1].sum()) < 1e-9 < abs(_score(model, LeftToRight(), deaf)[0, 1])
 
 
 def test_scores_equal_those_of_whole_forwards(setting: Setting, model: Any) -> None:
     samples = [one(setting, 120, 0.5, i) for i in range(3)]
-    for scores, sample in zip(_score(model, samples), samples, strict=True):
+    for scores, sample in zip(_score(model, LeftToRight(), samples), samples, strict=True):
         totals = []
         for answer in sample.answers:
             tokens = torch.from_numpy(np.concatenate([sample.prefix, answer]))[None]
@@ -85,13 +85,13 @@ def test_exact_match_is_what_greedy_generation_writes(setting: Setting, model: A
     shifted = generated.copy()
     shifted[-1] = (shifted[-1] + 1) % 256
     for answer, expected in ((generated, 1.0), (shifted, 0.0)):
-        (scores,) = _score(model, [type(sample)(sample.prefix, np.stack([answer, sample.answers[1]]))])
+        (scores,) = _score(model, LeftToRight(), [type(sample)(sample.prefix, np.stack([answer, sample.answers[1]]))])
         assert scores[2] == expected
 
 
 def test_means_and_errors_are_over_the_samples_of_a_cell(setting: Setting, model: Any) -> None:
     figures = Needle(lengths=[100], depths=[0.5], num_samples=4).measure(model, setting, lambda text: None)
-    pairs = [_score(model, _sample_pair(setting, 100, 0.5, i)) for i in range(4)]
+    pairs = [_score(model, LeftToRight(), _sample_pair(setting, 100, 0.5, i)) for i in range(4)]
     scores = np.stack([pair.mean(axis=0) for pair in pairs])
     assert figures["margin"] == [[pytest.approx(scores[:, 1].mean())]]
     assert figures["margin_standard_error"] == [[pytest.approx(scores[:, 1].std(ddof=1) / 2)]]

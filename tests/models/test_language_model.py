@@ -130,10 +130,11 @@ def gpt2(tmp_path: Path) -> LanguageModel:
 
 def test_a_rotary_strategy_on_learned_positions_is_refused(gpt2: LanguageModel, build_tiny: Callable[..., Any]) -> None:
     with pytest.raises(
-        ConfigError, match="context/position=yarn: needs rotary positions, which model=pretrained does not have; use a rotary model"
+        ConfigError,
+        match="context/position=yarn: needs rotary positions, which model=pretrained does not have; use context/position=interpolate",
     ):
         gpt2.check(build_tiny("context=yarn", "context.target_length=256").strategy, 64)
-    with pytest.raises(ConfigError, match=r"context/position=none: needs positions that are computed .*; use context\.target_length=64"):
+    with pytest.raises(ConfigError, match=r"context/position=none: needs positions that are computed .*; use .* context\.target_length=64"):
         gpt2.check(build_tiny("context=none", "context.target_length=256").strategy, 64)
     gpt2.check(build_tiny("context=none", "context.target_length=64").strategy, 64)
 
@@ -152,18 +153,19 @@ def test_a_checkpoint_that_was_extended_before_is_not_extended_again(word: str, 
             extended.check(again, 128)
 
 
-def test_layers_with_different_rotary_parameters_are_refused(build_tiny: Callable[..., Any], tmp_path: Path) -> None:
-    shape = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-    }
-    gemma = opened(saved(Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=257, **shape)), tmp_path / "gemma"))
-    with pytest.raises(ConfigError, match="cannot act on a gemma3_text whose layers have different rotary parameters"):
-        gemma.check(build_tiny("context=pi").strategy, 32)
+def test_a_scaling_acts_on_the_layers_that_see_the_whole_sequence(build_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
+    local = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8, "num_key_value_heads": 1}
+    gemma = opened(saved(Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=257, **shape, **local)), tmp_path / "gemma"))
+    before = {name: buffer.clone() for name, buffer in gemma.network.named_buffers() if name.endswith("_attention_inv_freq")}
+    gemma.extend(build_tiny("context=pi").strategy, 32, 128)
+    for name, buffer in gemma.network.named_buffers():
+        if name in before:
+            assert_close(buffer, before[name] / (4 if "full" in name else 1))
+    export(gemma, build_tiny().tokenizer.fit(build_tiny().data), tmp_path / "model")
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model")(TOKENS[:, :128]).logits
+        assert_close(theirs, torch.nn.functional.linear(gemma.hidden(TOKENS[:, :128]), *gemma.head), rtol=0, atol=1e-5)
 
 
 def test_a_network_that_changes_its_logits_after_the_head_is_refused(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_pretrained_model_is_extended_with_its_own_tokenizer_and_length(ran: C
     first, _ = ran("first", "context.curriculum.base.steps=2", "context=none", "context.target_length=32", "batch_tokens=64")
     second, results = ran("second", "model=pretrained", f"model.source={first.model}", "context=ntk")
     assert results["strategy"]["original_length"] == 32
-    assert results["strategy"]["curriculum"] == "fixed"
+    assert results["strategy"]["curriculum"] == "extend"
     assert results["budget"]["base"] is None
     assert [line["step"] for line in second.read_metrics()] == [1, 2, 3]
 

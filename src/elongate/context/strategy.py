@@ -57,7 +57,12 @@ class Strategy:
             raise ConfigError("context/sampling", self.sampling.word, rule, "use context/attention=full")
 
     def check_length(self, original_length: int) -> None:
-        """Raises `ConfigError` for an attention that does not fit the target length."""
+        """Raises `ConfigError` for an answer that does not fit the lengths."""
+        self.position.check_length(self.target_length, original_length)
+        if self.sampling is not None:
+            rule = f"is the model's original length: context/sampling={self.sampling.word} has no further positions to sample"
+            remedy = f"use {{key}}={4 * original_length}"
+            require(self.target_length > original_length, "context.target_length", self.target_length, rule, remedy)
         with inside("context.attention"):
             self.attention.check(self.target_length, original_length)
         if self.evaluation_attention is not None:

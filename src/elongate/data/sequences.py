@@ -22,6 +22,11 @@ class Batch:
     starts: np.ndarray | None
     """bool [count, length + 1], True at a token that does not follow on the one before it; None where positions is None."""
 
+    @property
+    def reach(self) -> int:
+        """Tokens that the positions reach to."""
+        return self.tokens.shape[1] - 1 if self.positions is None else int(self.positions.max()) + 1
+
 
 class Sequences:
     """An endless row of sequences over one split, `len` of them an epoch.
@@ -77,21 +82,24 @@ class Sequences:
 
 
 class SampledSequences:
-    """Sequences whose positions are sampled; each is a pure function of the seed and of the text that it is drawn from."""
+    """Sequences whose positions are sampled, each out of a stretch of text: a pure function of (seed, index, length) again."""
 
     def __init__(self, tokens: Tokens, sampling: Sampling, length: int, reach: int, seed: int) -> None:
-        text_length = min(sampling.text_length(length), len(tokens) - 1)
+        text_length = max(length, min(sampling.text_length(length), len(tokens) - 1))
         self._texts = Sequences(tokens, text_length, seed, isolate_documents=False)
         self._sampling, self._length, self._reach, self._seed = sampling, length, reach, seed
 
     def batch(self, first: int, count: int) -> Batch:
         texts = self._texts.batch(first, count).tokens
-        drawn = [self._sampling.draw(self._random(text), self._length, self._reach) for text in texts]
+        drawn = [
+            self._sampling.draw(self._random(index), self._texts.length, self._length, self._reach) for index in range(first, first + count)
+        ]
         tokens = np.stack([text[one.tokens] for text, one in zip(texts, drawn, strict=True)])
         return Batch(tokens, np.stack([one.positions for one in drawn]), np.stack([one.seams for one in drawn]))
 
-    def _random(self, text: np.ndarray) -> np.random.Generator:
-        key = hashlib.sha256(f"{self._seed} {self._sampling.word}".encode() + text.tobytes()).digest()[:16]
+    def _random(self, index: int) -> np.random.Generator:
+        # Of the index and not of the text: a short text comes round again, at other positions.
+        key = hashlib.sha256(f"{self._seed} {self._sampling.word} {index}".encode()).digest()[:16]
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 

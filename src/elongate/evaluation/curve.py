@@ -1,7 +1,8 @@
 """Loss by position: how much a token's context is worth, up to four times the target length.
 
 Every sequence is the beginning of a held-out document, all have the same length, so every position is scored on the same
-documents: a mean over tokens, in nats, summed in float64, with the standard error over sequences. One forward pass a sequence.
+documents: a mean over tokens, in nats, summed in float64, with the standard error over sequences. How a text is read is the
+objective's: a causal model in one forward pass, a model that sees both sides in one for each doubling, and no farther than the target.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from jaxtyping import Float
 
 from elongate.data.sequences import HeldOut, held_out
 from elongate.errors import ConfigError, require
-from elongate.evaluation.evaluation import Evaluation, Setting, figures, standard_error
+from elongate.evaluation.evaluation import Evaluation, Setting, mean, standard_error
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -28,13 +29,13 @@ BATCH_TOKENS = 8192  # read at once
 
 @dataclass(frozen=True, kw_only=True)
 class Curve(Evaluation):
-    length: int | None = None  # tokens, at least 2; null: four times the target length
+    length: int | None = None  # tokens, at least 2; null: four times the target length; the target itself for a model that sees both sides
     num_sequences: int = 48  # at most so many, at least 1
 
     word: ClassVar[str] = "curve"
 
     def __post_init__(self) -> None:
-        require(self.length is None or self.length > 1, "length", self.length, "must be at least 2", "use {key}=null for 4 × target")
+        require(self.length is None or self.length > 1, "length", self.length, "must be at least 2", "use {key}=null")
         require(self.num_sequences > 0, "num_sequences", self.num_sequences, "must be at least 1", "use {key}=48")
 
     def header(self, setting: Setting) -> dict[str, Any]:
@@ -56,8 +57,8 @@ class Curve(Evaluation):
         return {"table": _binned(losses, table), "fine": _binned(losses, fine)}
 
     def _samples(self, setting: Setting) -> HeldOut:
-        """As long as asked for; where nothing is asked for, four times the target, halved until enough documents are that long."""
-        length = self.length or 4 * setting.target_length
+        """As long as asked for; where nothing is asked for, as long as the default, halved until enough documents are that long."""
+        length = self.length or (1 if setting.reading.two_sided else 4) * setting.target_length
         samples = held_out(setting.held_out, length, self.num_sequences)
         while self.length is None and len(samples) < min(ENOUGH, self.num_sequences) and length // 2 >= setting.original_length:
             length //= 2
@@ -73,7 +74,7 @@ class Curve(Evaluation):
 def _binned(losses: Float[np.ndarray, "n length"], edges: list[int]) -> dict[str, Any]:
     """Mean and standard error of each bin of positions; None for a bin without a scored token."""
     means = np.stack([_means(losses[:, a:b]) for a, b in itertools.pairwise(edges)], axis=1)
-    return {"loss": figures(means.mean(axis=0)), "standard_error": standard_error(means)}
+    return {"loss": mean(means), "standard_error": standard_error(means)}
 
 
 def _means(losses: Float[np.ndarray, "n bin"]) -> Float[np.ndarray, " n"]:

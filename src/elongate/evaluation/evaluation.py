@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,12 +49,15 @@ def add_row(section: dict[str, Any], row: str, figures: dict[str, Any]) -> None:
         section[row] = figures
 
 
+def mean(samples: np.ndarray) -> list[float | None]:
+    """Over axis 0, of the samples that were measured (others are nan); None where none was."""
+    return [float(column.mean()) if len(column) else None for column in _measured(samples)]
+
+
 def standard_error(samples: np.ndarray) -> list[float | None]:
-    """Of the mean over axis 0; None where one sample cannot tell."""
-    n = len(samples)
-    return [None] * samples.shape[1] if n < 2 else figures(samples.std(axis=0, ddof=1) / n**0.5)
+    """Of that mean; None where there are not two samples to tell."""
+    return [float(column.std(ddof=1)) / len(column) ** 0.5 if len(column) > 1 else None for column in _measured(samples)]
 
 
-def figures(values: np.ndarray) -> list[float | None]:
-    """As JSON knows them: None for what could not be measured."""
-    return [None if math.isnan(value) else float(value) for value in values]
+def _measured(samples: np.ndarray) -> list[np.ndarray]:
+    return [column[column == column] for column in samples.T]  # nan is unlike itself

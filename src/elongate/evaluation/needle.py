@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError, require
-from elongate.evaluation.evaluation import Evaluation, Setting, figures, standard_error
+from elongate.evaluation.evaluation import Evaluation, Setting, mean, standard_error
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -37,7 +37,9 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Needle(Evaluation):
-    lengths: list[int] | None = None  # tokens, the answer included; null: the original length and its doublings to twice the target
+    lengths: list[int] | None = (
+        None  # tokens, the answer included; null: the original length and its doublings to twice the target, see `_lengths`
+    )
     depths: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])  # 0 the beginning, 1 the end
     num_samples: int = 8  # haystacks of each cell, at least 1
 
@@ -72,17 +74,17 @@ class Needle(Evaluation):
                 rows = max(1, BATCH_TOKENS // length)
                 scores = np.concatenate([_score(model, setting.reading, samples[i : i + rows]) for i in range(0, len(samples), rows)])
                 scores = scores.reshape(self.num_samples, 2, -1).mean(axis=1)
-                for figure, mean, error in zip(FIGURES, figures(scores.mean(axis=0)), standard_error(scores), strict=True):
-                    row[figure][-1].append(mean)
+                for figure, value, error in zip(FIGURES, mean(scores), standard_error(scores), strict=True):
+                    row[figure][-1].append(value)
                     row[f"{figure}_standard_error"][-1].append(error)
         return row
 
     def _lengths(self, setting: Setting) -> list[int]:
-        """Those that hold needle and query and that the held-out text can fill."""
+        """Those that hold needle and query and that the held-out text can fill; to the target only for a model that sees both sides."""
         asked = self.lengths
         if asked is None:
             asked = [setting.original_length]
-            while asked[-1] < 2 * setting.target_length:
+            while asked[-1] < (1 if setting.reading.two_sided else 2) * setting.target_length:
                 asked.append(2 * asked[-1])
         key = _keys(setting.tokenizer, 0)[0]
         shortest = 1 + sum(len(setting.tokenizer.encode(text)) for text in (NEEDLE.format(key=key), QUERY, key))
@@ -127,5 +129,7 @@ def _score(model: LanguageModel, reading: Reading, samples: list[Sample]) -> np.
         chosen = [i for i, s in enumerate(shapes) if s == shape]
         prefix, answers = (np.stack([getattr(samples[i], name) for i in chosen]) for name in ("prefix", "answers"))
         totals, exact = reading.answers(model, prefix, answers)
-        scores[chosen] = np.stack([totals[:, 0], totals[:, 0] - totals[:, 1], exact[:, 0]], axis=1)
+        # What could not be read was not missed either.
+        found = np.where(np.isnan(totals[:, 0]), np.nan, exact[:, 0])
+        scores[chosen] = np.stack([totals[:, 0], totals[:, 0] - totals[:, 1], found], axis=1)
     return scores

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from elongate.context.position.scaling import Rotary
 from elongate.errors import require
+from elongate.models.fields import require_heads, require_positive
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
@@ -28,20 +30,15 @@ class Gpt(Model):
     has: ClassVar[frozenset[str]] = frozenset({"causal", "rotary", "computed_positions", "regions"})
 
     def __post_init__(self) -> None:
-        for name in ("original_length", "num_layers", "dim", "num_heads", "num_kv_heads", "mlp_dim"):
-            value = getattr(self, name)
-            require(value > 0, name, value, "must be at least 1", f"use {{key}}={Gpt.__dataclass_fields__[name].default}")
+        require_positive(self, "original_length", "num_layers", "dim", "num_heads", "num_kv_heads", "mlp_dim")
         require(self.rope_theta > 1, "rope_theta", self.rope_theta, "must be above 1", "use {key}=10000")
-        rule = f"must be an even multiple of num_heads={self.num_heads}: rotary positions turn pairs"
-        require(
-            self.dim % (2 * self.num_heads) == 0,
-            "dim",
-            self.dim,
-            rule,
-            f"use {{key}}={2 * self.num_heads * max(1, self.dim // (2 * self.num_heads))}",
-        )
+        require_heads(self.dim, self.num_heads, pairs=True)
         rule = f"must divide num_heads={self.num_heads}"
         require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", self.num_kv_heads, rule, f"use {{key}}={self.num_heads}")
+
+    @property
+    def rotary(self) -> Rotary:
+        return Rotary(self.dim // self.num_heads, self.rope_theta, self.original_length)
 
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         import torch

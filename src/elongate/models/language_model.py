@@ -27,6 +27,7 @@ from elongate.context.position.table import Table
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
 from elongate.models import own_format
+from elongate.models.heads import transform_of
 from elongate.models.rotary import RotaryPositions, head_dim
 from elongate.models.tables import LearnedPositions
 
@@ -53,7 +54,9 @@ class _LastSeesFirst(Attention):
 
 
 class LanguageModel:
-    """A causal transformers network whose head is applied apart from its body, so that no logits of a whole sequence ever exist."""
+    """A transformers network whose head is applied apart from its body, so that no logits of a whole sequence ever exist."""
+
+    block_length: int = 1  # tokens that are encoded together
 
     def __init__(self, network: PreTrainedModel, word: str) -> None:
         self.network = network
@@ -62,6 +65,7 @@ class LanguageModel:
         self.attention: Attention = Full()
         self.rotary = RotaryPositions(network)
         self.learned = LearnedPositions(network)
+        self._sampled_below: int | None = None  # positions that are given are sampled below it; None: they number the tokens
         self.position: Position = Unchanged()
         self.slopes: tuple[float, ...] | None = None  # what a token of distance takes off the scores of each head; None: nothing
         self._lengths = (0, 0)  # original and present one, of a position that was set
@@ -76,7 +80,7 @@ class LanguageModel:
         if not hasattr(config, "max_position_embeddings"):
             rule = f"is a {config.model_type}, whose configuration does not say how long it was trained"
             raise ConfigError("model.source", config.name_or_path, rule, "name a checkpoint with max_position_embeddings")
-        return int(config.max_position_embeddings)
+        return int(config.max_position_embeddings) - self.learned.first
 
     @property
     def has(self) -> frozenset[str]:
@@ -99,9 +103,16 @@ class LanguageModel:
 
     def layout(self, inputs: Int[Tensor, "batch length"], positions: Int[Tensor, "batch length"] | None) -> Layout:
         """Who sees whom in these sequences. Positions that restart within a row part it into documents that do not see each other."""
-        frequencies = self.rotary.frequencies if self.attention.rotates else None
+        frequencies = None
+        if self.attention.rotates:
+            self.reads(inputs.shape[1], positions)
+            frequencies = self.rotary.frequencies.clone()
         slopes = None if self.slopes is None else torch.tensor(self.slopes, dtype=torch.float64, device=self.device)
         return Layout.of(self.attention, tuple(inputs.shape), positions, frequencies, slopes)
+
+    def reads(self, length: int, positions: Int[Tensor, "batch length"] | None = None) -> None:
+        """Makes ready for texts of `length` tokens what depends on that; `hidden` does so by itself, a call of the network does not."""
+        self.rotary.read(length if positions is None or self._sampled_below is None else self._sampled_below)
 
     def hidden(
         self,
@@ -121,20 +132,27 @@ class LanguageModel:
 
     def _given(self, inputs: Int[Tensor, "batch chunk"], positions: Int[Tensor, "batch length"] | None, layout: Layout) -> dict[str, Any]:
         """What the network is told beside its tokens."""
+        # Those of the whole text, also for a chunk of it.
+        self.reads(layout.length, positions)
         start, stop = layout.chunk
         if self.attention.rotates or self.slopes is not None:
             # At position 0 the model's own rotation is none: the regions turn queries and keys themselves, or slopes are all there is.
             positions = torch.zeros_like(inputs)
         elif positions is not None:
             positions = positions[:, start:stop]
-        elif start:
+        elif start or self.learned.first:
             positions = torch.arange(start, stop, device=inputs.device).expand_as(inputs)
+        if positions is not None:
+            positions = positions + self.learned.first
         # Left to transformers and torch, and their compiler, where they compute the same.
         known = {} if layout.is_plain and layout.kept is None else {"layout": layout}
         return {"position_ids": positions, **known}
 
     def before_head(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        """What lies between the last hidden states and the matrix of the head: nothing in a causal network."""
+        """What the matrix of the head is given: the last hidden states themselves in a causal network."""
+        with self.autocast():
+            for step in transform_of(self.network):
+                states = step(states)
         return states
 
     @property
@@ -148,9 +166,10 @@ class LanguageModel:
         if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
             rule = f"is a {config.model_type}, some of whose layers see chunks, which attention in regions does not compute"
             raise ConfigError("model.source", config.name_or_path, rule, "name a checkpoint of another architecture")
-        tokens = torch.arange(1, 9, device=self.device)[None] % config.vocab_size
+        # Past the token of padding, which RoBERTa and its kin do not count.
+        tokens = (torch.arange(1, 9, device=self.device)[None] + (getattr(config, "pad_token_id", None) or 0)) % config.vocab_size
         try:
-            with torch.no_grad():
+            with self.probed():
                 ours = nn.functional.linear(self.before_head(self.hidden(tokens)), *self.head)
                 theirs = self.network(input_ids=tokens, use_cache=False, **self._given(tokens, None, self.layout(tokens, None))).logits
         except ValueError as fault:  # told by context/attention/interface.py
@@ -202,6 +221,7 @@ class LanguageModel:
         and how far the attention is from its definition. May be called again for another length.
         """
         self.check(strategy, original_length)
+        self._sampled_below = None if strategy.sampling is None else length
         proof = self.place(strategy.position, original_length, length)
         return proof | {"attention": self.attend(strategy.attention, original_length, length)}
 

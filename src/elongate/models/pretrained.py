@@ -1,4 +1,7 @@
-"""A causal transformers checkpoint: a hub id or a folder. Weights are read from safetensors only, and no code that comes with it is run."""
+"""A causal or masked transformers checkpoint: a hub id or a folder.
+
+Weights are read from safetensors only, and no code that comes with it is run.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from elongate.errors import ConfigError, require
+from elongate.models.bidirectional_autoencoder import BidirectionalAutoencoder
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from elongate.models.language_model import LanguageModel
 
+# Their tables of positions begin with rows for padding, which max_position_embeddings counts too.
+_BEHIND_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "xmod")
 _ADAPTER = ("holds an adapter, which is no model", "merge it into its model with peft's merge_and_unload, and name the folder of that")
 
 
@@ -60,12 +68,11 @@ class Pretrained(Model):
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         from huggingface_hub.errors import HFValidationError
         from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM
         from transformers.utils import logging as transformers_logging
 
+        import elongate.models.autoencoder.network  # noqa: F401  # registers it with the Auto classes
         from elongate.context.attention.interface import IMPLEMENTATION
         from elongate.models import own_format
-        from elongate.models.language_model import LanguageModel
         from elongate.network import hub_answers
 
         # Its report of what does not fit, ten lines of it; ours is one.
@@ -81,7 +88,8 @@ class Pretrained(Model):
             for key in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"):
                 if hasattr(config, key):
                     setattr(config, key, self.attention_dropout)
-            network, loaded = AutoModelForCausalLM.from_pretrained(
+            opener, wrapper = _classes(config)
+            network, loaded = opener.from_pretrained(
                 source,
                 **where,
                 config=config,
@@ -99,8 +107,8 @@ class Pretrained(Model):
                 "model.source", self.source, f"is damaged: {_first_line(fault)}", "fetch or save the checkpoint again"
             ) from fault
         except (ValueError, KeyError) as fault:
-            rule = f"is no causal language model that transformers can open: {_first_line(fault)}"
-            raise ConfigError("model.source", self.source, rule, "name a causal checkpoint") from fault
+            rule = f"is no causal or masked language model that transformers can open: {_first_line(fault)}"
+            raise ConfigError("model.source", self.source, rule, "name a causal or masked checkpoint") from fault
         # With the peft library at hand, transformers puts an adapter that it finds onto the model, and would save nothing but that.
         if getattr(network, "peft_config", None):
             raise ConfigError("model.source", self.source, *_ADAPTER)
@@ -108,10 +116,8 @@ class Pretrained(Model):
         if unfit := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
             rule = f"is damaged: {unfit[0]} is missing or of another shape than its config.json says ({len(unfit)} such weights)"
             raise ConfigError("model.source", self.source, rule, "fetch or save the checkpoint again")
-        if vocab_size > network.config.vocab_size:
-            rule = f"has {vocab_size} tokens, the checkpoint's embedding {network.config.vocab_size}"
-            raise ConfigError("tokenizer", "", rule, "use tokenizer=pretrained")
-        model = LanguageModel(network, word=self.word)
+        model = wrapper(network, word=self.word)
+        check_vocabulary(model, vocab_size)
         if ours is not None:
             model.place(own_format.read_position(ours, self.source), ours["original_length"], ours["length"])
         return model
@@ -125,11 +131,38 @@ class Pretrained(Model):
         return ConfigError("model.source", self.source, rule, "check the spelling, or name a folder")
 
 
+def check_vocabulary(model: LanguageModel, vocab_size: int) -> None:
+    """Raises `ConfigError` for a tokenizer with more tokens than the model has embeddings."""
+    if vocab_size > (rows := model.network.config.vocab_size):
+        rule = f"has {vocab_size} tokens, the checkpoint's embedding {rows}"
+        raise ConfigError("tokenizer", "", rule, "use tokenizer=pretrained")
+
+
+def _classes(config: PreTrainedConfig) -> tuple[Any, type[LanguageModel]]:
+    """The Auto class that opens the checkpoint, and what its network becomes.
+
+    By the head that it was saved with, and by what its architecture can be where that says nothing.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    from elongate.models.autoencoder.autoencoder import Autoencoder
+    from elongate.models.language_model import LanguageModel
+
+    if config.model_type == BidirectionalAutoencoder.word:
+        return AutoModelForMaskedLM, Autoencoder
+    saved = (config.architectures or [""])[0]
+    can_mask, only_masks = type(config) in MODEL_FOR_MASKED_LM_MAPPING, type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    masks = can_mask and (only_masks or saved.endswith(("ForMaskedLM", "ForPreTraining")))
+    return AutoModelForMaskedLM if masks else AutoModelForCausalLM, LanguageModel
+
+
 def _trained_length(config: dict[str, Any]) -> int | None:
     """Tokens that the positions of a transformers configuration reach to."""
+    behind_padding = config.get("pad_token_id", 1) + 1 if config.get("model_type") in _BEHIND_PADDING else 0
     for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
         if key in config:
-            return int(config[key])
+            return int(config[key]) - behind_padding
     return None
 
 

@@ -1,7 +1,12 @@
-"""The table of learned positions of a network: a row a position, made longer in place."""
+"""The table of learned positions of a network: a row a position, made longer in place, and proved.
+
+Some tables have rows that are no positions, before all others: RoBERTa and its kin keep them for padding and count their tokens from
+behind them; OPT adds the two by itself. These rows are kept as they are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +16,9 @@ from transformers import PreTrainedModel
 
 from elongate.context.position.table import Table
 
-_NAMES = ("wpe", "position_embeddings")  # GPT-2's, and that of BERT and its kin
+_NAMES = ("wpe", "position_embeddings", "embed_positions")  # GPT-2's, BERT's, OPT's
+# What the embeddings of BERT and its kin remember about all rows beside the table.
+_BESIDE: dict[str, Callable[[int], Tensor]] = {"position_ids": torch.arange, "token_type_ids": lambda rows: torch.zeros(rows).long()}
 
 
 class _Nothing(Table):
@@ -24,6 +31,11 @@ class _Nothing(Table):
 class LearnedPositions:
     def __init__(self, network: PreTrainedModel) -> None:
         self.network = network
+        self._proof: dict[str, Any] | None = None
+        tables = self._tables()
+        padding = tables[0][1].padding_idx if tables else None
+        self.first = 0 if padding is None else padding + 1  # the number that the network knows position 0 by
+        self._kept = self.first or (getattr(tables[0][1], "offset", 0) if tables else 0)  # rows before that of position 0
 
     def __bool__(self) -> bool:
         return bool(self._tables())
@@ -31,26 +43,58 @@ class LearnedPositions:
     @property
     def length(self) -> int:
         """Positions that the table has."""
-        (_, module), *_ = self._tables()
-        return module.num_embeddings
+        return self._tables()[0][1].num_embeddings - self._kept
 
     def set(self, table: Table, original_length: int, length: int) -> dict[str, Any]:
-        """Makes the table longer, once: it is trained, so it cannot be made anew from what it was. Returns the proof."""
-        found = self._tables()
-        before = self.length
-        if length > before:
-            for parent, module in found:
-                with torch.no_grad():
-                    rows = table.extended(module.weight, length)
-                module.weight = nn.Parameter(rows)
-                module.num_embeddings = length
-                # BERT's embeddings remember the numbers of all positions beside the table.
-                for name, buffer in list(parent.named_buffers(recurse=False)):
-                    if buffer.shape[-1:] == (before,):
-                        made = torch.arange(length) if name == "position_ids" else torch.zeros(length, dtype=buffer.dtype)
-                        parent.register_buffer(name, made[None].to(buffer.device), persistent=False)
-            self.network.config.max_position_embeddings = length
-        return {"table": {"original_length": original_length, "length": self.length}}
+        """Makes the table longer, once: it is trained, so it cannot be made anew from what it was. Returns the proof of that time."""
+        if self._proof is None:
+            closed = table.extended(self._rows().double(), length)
+            if length > self.length:
+                self._replace(closed)
+            lengths = {"original_length": original_length, "length": self.length}
+            self._proof = {"table": lengths | {"row_error": self._row_error(closed, table.word)}}
+        assert length <= self.length, "whoever extends in stages names the longest first"
+        return self._proof
+
+    def _replace(self, rows: Float[Tensor, "length dim"]) -> None:
+        length, before = len(rows), self.length + self._kept
+        tables = self._tables()
+        # A table that is shared, as a module or as a weight, stays so.
+        longer = {module.weight: self._longer(module.weight, rows) for _, module in tables}
+        for module, weight in [(module, longer[module.weight]) for _, module in tables]:
+            module.weight, module.num_embeddings = weight, length + self._kept
+        for parent, _ in tables:
+            for name, made in _BESIDE.items():
+                if (buffer := parent._buffers.get(name)) is not None and buffer.shape[-1] == before:
+                    parent._buffers[name] = made(length + self._kept)[None].to(buffer.device)
+        self.network.config.max_position_embeddings = length + self.first
+
+    def _longer(self, old: nn.Parameter, rows: Float[Tensor, "length dim"]) -> nn.Parameter:
+        return nn.Parameter(torch.cat([old.detach()[: self._kept], rows.to(old.dtype)]), requires_grad=old.requires_grad)
+
+    def _rows(self) -> Float[Tensor, "length dim"]:
+        return self._tables()[0][1].weight.detach()[self._kept :]
+
+    def _row_error(self, closed: Float[Tensor, "length dim"], word: str) -> float:
+        """How far the table, and what the network looks up in it for its first and its last position, are from the closed form."""
+        error = (self._rows().double() - closed).abs().max()
+        ends = torch.tensor([0, len(closed) - 1], device=closed.device)
+        for found in self._looked_up(ends):
+            error = torch.maximum(error, (found.double() - closed[ends]).abs().max())
+        if error > torch.finfo(self._rows().dtype).eps * closed.abs().max():
+            raise AssertionError(f"{word} is not on: rows off by {error:.1e}")
+        return float(error)
+
+    def _looked_up(self, positions: Tensor) -> list[Tensor]:
+        """By every table, for tokens at these positions."""
+        found: list[Tensor] = []
+        hooks = [module.register_forward_hook(lambda module, given, rows: found.append(rows[0])) for _, module in self._tables()]
+        numbers = positions[None] + self.first
+        with torch.no_grad():
+            self.network.base_model(input_ids=torch.zeros_like(numbers), position_ids=numbers, use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        return found
 
     def switch_off(self, original_length: int, length: int) -> None:
         """No position has a vector any more, of `length` positions now; nor will training give it one."""
@@ -65,5 +109,6 @@ class LearnedPositions:
             (parent, module)
             for parent in self.network.modules()
             for name, module in parent.named_children()
-            if name in _NAMES and isinstance(module, nn.Embedding)
+            # One that is computed (RoFormer's) has no offset.
+            if name in _NAMES and isinstance(module, nn.Embedding) and (name != "embed_positions" or hasattr(module, "offset"))
         ]

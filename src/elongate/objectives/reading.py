@@ -61,6 +61,7 @@ class LeftToRight(Reading):
             with torch.no_grad(), model.autocast():
                 states = model.before_head(model.hidden(texts)[:, -size:])
                 return scored_answers(torch.nn.functional.linear(states, *model.head), wanted, num_choices)
+        model.reads(length)
         with torch.no_grad(), model.autocast():
             # One prefill serves all choices.
             prefilled = model.network(input_ids=torch.from_numpy(prefix).to(model.device), use_cache=True, logits_to_keep=1)

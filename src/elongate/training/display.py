@@ -45,3 +45,27 @@ class TrainingBar:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class SearchBar:
+    """Candidates of a search."""
+
+    def __init__(self, word: str) -> None:
+        self._word, self._began, self._said = word, time.monotonic(), 0.0
+        self._bar = tqdm(desc=f"{word} search", unit="candidate", leave=False) if sys.stderr.isatty() else None
+
+    def step(self, done: int, total: int, best: float) -> None:
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.set_postfix_str(f"best loss {best:.4f}", refresh=False)
+            self._bar.update(done - self._bar.n)
+            return
+        now = time.monotonic()
+        if now - self._said >= PLAIN_SECONDS or done == total:
+            self._said = now
+            left = (now - self._began) / done * (total - done)
+            say(f"{self._word} search  candidate {done}/{total}  best loss {best:.4f}  {left:.0f} s left")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -119,7 +119,7 @@ def fit(
                 seconds = time.perf_counter() - began
                 progress = _advance(progress, step, span.stage, batch, seconds)
                 if step % job.limits.log_steps == 0 or step == span.last:
-                    line = _line(progress, span.stage, loss, rate, norm, seconds, count, model)
+                    line = _line(progress, span.stage, batch, loss, rate, norm, seconds, model)
                     metrics.append(line)
                     log(line)
                     bar.step(line)
@@ -159,18 +159,19 @@ def _clip(model: LanguageModel, limit: float | None) -> float:
 
 
 def _line(
-    progress: Progress, stage: Stage, loss: float, rate: float, norm: float, seconds: float, count: int, model: LanguageModel
+    progress: Progress, stage: Stage, batch: Batch, loss: float, rate: float, norm: float, seconds: float, model: LanguageModel
 ) -> dict[str, Any]:
     """A line of metrics.jsonl."""
     return {
         "step": progress.step,
         "stage": stage.name,
         "length": stage.length,
+        "reach": batch.reach,
         "loss": loss,
         "lr": rate,
         "grad_norm": norm,
         "tokens": progress.tokens,
-        "tokens_per_second": count * stage.length / seconds,
+        "tokens_per_second": len(batch.tokens) * stage.length / seconds,
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(model.device),
     }

@@ -88,7 +88,8 @@ def find_origin(job: Job, corpus: Corpus, tokenizer: Tokenizer, interrupt: Inter
         return Origin(job.model, tokenizer, False, [], None)
     directory = _trained_base(job, base, corpus, tokenizer, interrupt)
     budget = directory.read_results()["budget"]
-    return Origin(Pretrained(source=str(directory.model)), tokenizer, True, directory.read_metrics(), budget)
+    base_model = Pretrained(source=str(directory.model), attention_dropout=job.model.attention_dropout)
+    return Origin(base_model, tokenizer, True, directory.read_metrics(), budget)
 
 
 def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, interrupt: Interrupt) -> RunDirectory:

@@ -25,12 +25,12 @@ def plan(job: Job) -> str:
     model = Origin(job.model, tokenizer, False, [], None).build(job)
     original_length = job.model.original_length or model.original_length
     check_able(job, model.has, original_length)
-    check_lengths(job, original_length)
+    check_lengths(job, original_length, model.block_length)
     with inside("tuning"):
         job.tuning.apply(model, job.seed)
-    longest = max(job.strategy.stages(original_length, job.steps), key=lambda stage: stage.length)
-    model.extend(job.strategy, original_length, longest.reach)
-    length = longest.length
+    stages = job.strategy.stages(original_length, job.steps)
+    model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
+    length = max(stage.length for stage in stages)
     return _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
 
 

@@ -18,6 +18,7 @@ from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job, check_able, check_lengths
 from elongate.training.origin import Origin, export, find_device, find_origin, fitted_tokenizer
 from elongate.training.run_directory import RunDirectory
+from elongate.training.search import check_documents, settled
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -38,6 +39,8 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
     with inside("data"):
         corpus = load_corpus(job.data, tokenizer)
     _check_tokens(job, corpus)
+    if job.model.original_length is not None:
+        check_documents(job, corpus, job.model.original_length)
     find_device(job.device)
     _check_tuning(job, tokenizer.vocab_size)
     with Interrupt() as interrupt, _Tracked(job, directory).session() as tracked:
@@ -45,7 +48,8 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         model = origin.build(job)
         original_length = job.model.original_length or model.original_length
         check_able(job, model.has, original_length)
-        check_lengths(job, original_length)
+        check_lengths(job, original_length, model.block_length)
+        check_documents(job, corpus, original_length)
         model.check(job.strategy, original_length)
         _warn_of_lost_positions(job, model)
         _tune(job, model)
@@ -54,6 +58,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         # Only now is the folder taken: whatever could not work has been refused without a trace.
         directory.claim(job.config, job.overwrite)
         results = directory.read_results()
+        job = settled(job, model, original_length, corpus, directory, interrupt)
         results |= _trained(job, model, original_length, corpus, directory, origin, tracked.start, interrupt)
         directory.write_results(results)
         job.tuning.merge(model)
@@ -120,7 +125,9 @@ def _trained(
     target_length = job.strategy.target_length
     stages = job.strategy.stages(original_length, job.steps)
     fitted = fit(job, model, original_length, corpus.train, stages, directory, origin.metrics, track, interrupt)
-    for line in _proof_lines(job, fitted.proof):
+    # Measured and exported for the target, which the training may have left to the positions.
+    proof = fitted.proof if stages[-1].reach == target_length else model.extend(job.strategy, original_length, target_length)
+    for line in _proof_lines(job, proof):
         say(line)
     lines = directory.read_metrics()[len(origin.metrics) :]
     strategy = {
@@ -137,7 +144,7 @@ def _trained(
         "original_length": original_length,
         "target_length": target_length,
         "factor": target_length / original_length,
-        "proof": fitted.proof,
+        "proof": proof,
     }
     data = {
         "source": job.data.__module__.rpartition(".")[2],
@@ -147,12 +154,16 @@ def _trained(
     }
     stage_rows = []
     for stage in stages:
-        losses = [line["loss"] for line in lines if line["stage"] == stage.name]
+        logged = [line for line in lines if line["stage"] == stage.name]
+        losses = [line["loss"] for line in logged]
         last = losses[-max(1, len(losses) // 10) :]
         tokens = job.batch_tokens // stage.length * stage.length * stage.steps
-        stage_rows.append(
-            {"name": stage.name, "length": stage.length, "steps": stage.steps, "tokens": tokens, "loss": sum(last) / len(last)}
-        )
+        # Of the steps that were logged: positions that were seen, not those that might have been.
+        row = {"name": stage.name, "length": stage.length, "reach": max(line["reach"] for line in logged), "steps": stage.steps}
+        stage_rows.append(row | {"tokens": tokens, "loss": sum(last) / len(last)})
+        if job.strategy.sampling is not None:
+            seen = f"positions up to {row['reach'] - 1} of {stage.reach - 1} met in sequences of {stage.length} tokens"
+            say(f"sampling {job.strategy.sampling.word} is on: {seen}")
     memory = {"plan": fitted.memory.word, "exact": fitted.memory.is_exact, **vars(fitted.memory)}
     return {"strategy": strategy, "memory": memory, "budget": _budget(model, fitted, lines, origin), "stages": stage_rows, "data": data}
 
@@ -165,6 +176,10 @@ def _proof_lines(job: Job, proof: dict[str, Any]) -> Iterator[str]:
             f"{attention['length']}; off its definition by at most {attention['output_error']:.0e}"
         )
     word = job.strategy.position.word
+    if "table" in proof:
+        table = proof["table"]
+        made = f"a table of {table['length']} positions made of {table['original_length']}"
+        yield f"position {word} is on: {made}; off the closed form by at most {table['row_error']:.0e}"
     if "slopes" in proof:
         slopes = proof["slopes"]
         yield (
@@ -255,6 +270,9 @@ def _tune(job: Job, model: LanguageModel) -> None:
 
 def _check_tokens(job: Job, corpus: Corpus) -> None:
     longest = job.strategy.target_length
+    if job.strategy.sampling is not None:
+        # Sequences are no longer than those that the model was trained on. What the hub has is opened later.
+        longest = min(longest, job.model.original_length or 1)
     if len(corpus.train) < longest + 1:
         rule = f"a sequence needs {longest + 1} tokens, the training text has {len(corpus.train)}"
-        raise ConfigError("context.target_length", longest, rule, "use a shorter length or more text")
+        raise ConfigError("context.target_length", job.strategy.target_length, rule, "use a shorter length or more text")

@@ -5,6 +5,7 @@ rotary frequencies (scaling.py), makes a longer table of learned positions (tabl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -29,6 +30,24 @@ class Positioned(Protocol):
         """`slopes` gives those of a number of heads; the model's own positions are switched off."""
 
 
+@runtime_checkable
+class Bench(Protocol):
+    """The model that is to be extended, not trained any further, for trying positions on texts as long as the target."""
+
+    rotary: Rotary
+    factor: float
+    seed: int
+
+    def losses(self, position: Position) -> Float[np.ndarray, " documents"]:
+        """The mean loss of each training document, in nats."""
+
+    def held_out_losses(self, position: Position) -> Float[np.ndarray, " documents"]:
+        """Of each held-out document; there may be none that is long enough."""
+
+    def told(self, done: int, total: int, best: float) -> None:
+        """How far the work has come."""
+
+
 class Position(ABC):
     """`factor` is target_length / original_length throughout, at least 1."""
 
@@ -43,6 +62,21 @@ class Position(ABC):
 
     def check(self, rotary: Rotary, factor: float) -> None:  # noqa: B027  # most suit every rotary embedding
         """Raises `ConfigError` where the position cannot act on such an embedding."""
+
+    def check_length(self, length: int, original_length: int) -> None:  # noqa: B027  # most reach to every length
+        """Raises `ConfigError` where a model of `original_length` tokens cannot be brought to `length`."""
+
+    def num_documents(self, factor: float) -> int:
+        """Training documents as long as the target that it needs to find what it is before training; 0: it knows."""
+        return 0
+
+    def searched(self, bench: Bench) -> dict[str, Any]:
+        """What it finds out on the model, as JSON knows it."""
+        raise AssertionError("asked only where documents are needed")
+
+    def found(self, file: Path) -> Position:
+        """What it becomes by what it found out, written to a JSON file."""
+        raise AssertionError("asked only where documents are needed")
 
     @abstractmethod
     def act(self, model: Positioned, original_length: int, length: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Rotary frequencies, scaled: two pure functions of the lengths.
+"""Rotary frequencies, scaled: pure functions of the lengths.
 
-`frequencies` is the closed form, in float64, that the built model is proved against;
-`rope_parameters` is how plain transformers expresses the same thing, whole, so that the export needs nothing of ours.
+`frequencies` is the closed form, in float64, that the built model is proved against; `read_frequencies` is the same where it depends on
+how long a text is read; `rope_parameters` is how plain transformers expresses it, whole, so that the export needs nothing of ours.
 """
 
 from __future__ import annotations
@@ -38,12 +38,20 @@ class Scaling(Position):
 
     @abstractmethod
     def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
-        """Radians per token of each pair of dimensions."""
+        """Radians per token of each pair of dimensions, in a text of the target length."""
+
+    def read_frequencies(self, rotary: Rotary, factor: float, length: int) -> Float[np.ndarray, half]:
+        """The same in a text of `length` tokens: most do not depend on it."""
+        return self.frequencies(rotary, factor)
 
     @abstractmethod
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:
         """The `rope_parameters` of a transformers 5 configuration that give the same frequencies."""
 
-    def attention_factor(self, factor: float) -> float:
+    def attention_factor(self, rotary: Rotary, factor: float) -> float:
         """Multiplies cosine and sine, so the attention logits by its square."""
         return 1.0
+
+    def stated_length(self, original_length: int, length: int) -> int:
+        """`max_position_embeddings` of a configuration that is extended to `length` tokens."""
+        return length

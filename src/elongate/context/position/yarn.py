@@ -46,7 +46,7 @@ class Yarn(Scaling):
         plain, share = rotary.frequencies(), self.interpolated(rotary)
         return plain / factor * share + plain * (1 - share)
 
-    def attention_factor(self, factor: float) -> float:
+    def attention_factor(self, rotary: Rotary, factor: float) -> float:
         return 0.1 * math.log(factor) + 1
 
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:
@@ -57,5 +57,5 @@ class Yarn(Scaling):
             "original_max_position_embeddings": rotary.original_length,
             "beta_fast": self.beta_fast,
             "beta_slow": self.beta_slow,
-            "attention_factor": self.attention_factor(factor),
+            "attention_factor": self.attention_factor(rotary, factor),
         }

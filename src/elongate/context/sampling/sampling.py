@@ -27,8 +27,8 @@ class Sampling(ABC):
 
     @abstractmethod
     def text_length(self, length: int) -> int:
-        """Tokens of text that a sequence of `length` tokens is drawn from, its last target not counted."""
+        """Tokens of text that a sequence of `length` tokens is drawn from at most, its last target not counted."""
 
     @abstractmethod
-    def draw(self, random: np.random.Generator, length: int, reach: int) -> Sampled:
-        """A sequence of `length` tokens whose positions are below `reach`."""
+    def draw(self, random: np.random.Generator, text_length: int, length: int, reach: int) -> Sampled:
+        """A sequence of `length` tokens out of `text_length`, neither with its last target, whose positions are below `reach`."""

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from elongate.data.tokenizer.byte import ByteTokenizer
-from elongate.data.tokenizer.subword import SubwordTokenizer, end_of_document, read_files
+from elongate.data.tokenizer.subword import SubwordTokenizer, end_of_document, read_files, without_mask_token
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError, require
 
@@ -26,11 +26,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         if "tokenizer.json" not in files or end_of_document(files) is None:
             files = _files_through_transformers(folder)
         require(end_of_document(files) is not None, "source", folder, "its tokenizer has no eos_token", REMEDY)
-        tokenizer = SubwordTokenizer(files)
+        plain = without_mask_token(files)
+        tokenizer = SubwordTokenizer(files if plain is None else plain)
     except ValueError as error:
         raise ConfigError("source", folder, f"its tokenizer files are broken ({error})", REMEDY) from error
     byte_tokenizer = ByteTokenizer()
-    return byte_tokenizer if tokenizer.fingerprint == byte_tokenizer.fingerprint else tokenizer
+    if tokenizer.fingerprint == byte_tokenizer.fingerprint:
+        tokenizer = byte_tokenizer
+    return tokenizer if plain is None else tokenizer.with_mask()
 
 
 def _files_through_transformers(folder: Path) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ import numpy as np
 import tokenizers
 
 from elongate.data.tokenizer.tokenizer import Tokenizer
+from elongate.errors import ConfigError
 
 END_OF_DOCUMENT = "<|endoftext|>"
+MASK = "[MASK]"
 # Everything that a saved model needs to be opened or converted again by other programs.
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
@@ -37,6 +40,7 @@ class SubwordTokenizer(Tokenizer):
             raise ValueError(f"its eos_token {end} is not in the vocabulary")
         self.vocab_size = max(vocabulary.values()) + 1
         self.end_of_document = vocabulary[end]
+        self.mask = vocabulary.get(_named(files, "mask_token") or "")
         parts = [self._tokenizer.to_str(), self._tokenizer.encode_special_tokens, self.end_of_document]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -49,6 +53,17 @@ class SubwordTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def with_mask(self) -> SubwordTokenizer:
+        if self.mask is not None:
+            return self
+        if not self._tokenizer.encode_special_tokens:
+            # A text that spells a token which is added here would have other ids than before.
+            remedy = "use tokenizer=byte or bpe with a fresh model, or the tokenizer of a masked checkpoint"
+            raise ConfigError("", "pretrained", "has no mask token", remedy)
+        masked = copy.copy(self)
+        masked._files, masked.mask, masked.vocab_size = with_mask_token(self._files), self.vocab_size, self.vocab_size + 1
+        return masked
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,8 +91,40 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 def end_of_document(files: dict[str, bytes]) -> str | None:
     """The token that the files name as the end of a text; masked models have none, they name one between texts."""
+    return _named(files, "eos_token") or _named(files, "sep_token")
+
+
+def with_mask_token(files: dict[str, bytes]) -> dict[str, bytes]:
+    """A last token for what is hidden, which no text is encoded to."""
+    tokenizer = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
+    tokenizer.add_special_tokens([tokenizers.AddedToken(MASK, normalized=False)])
+    config = json.loads(files["tokenizer_config.json"]) | {"mask_token": MASK}
+    return files | {
+        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
+        "tokenizer_config.json": json.dumps(config, indent=2).encode(),
+    }
+
+
+def without_mask_token(files: dict[str, bytes]) -> dict[str, bytes] | None:
+    """The files as they were before `with_mask_token`; None where they were not given their mask by it."""
+    config = json.loads(files.get("tokenizer_config.json", b"{}"))
+    if config.get("mask_token") != MASK or not config.get("split_special_tokens"):
+        return None
+    content = json.loads(files["tokenizer.json"])
+    *others, last = content["added_tokens"] or [{}]
+    if last.get("content") != MASK:
+        return None
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content | {"added_tokens": others}))
+    del config["mask_token"]
+    plain = {"tokenizer.json": tokenizer.to_str(pretty=True).encode(), "tokenizer_config.json": json.dumps(config, indent=2).encode()}
+    # A mask that is part of the vocabulary itself cannot be taken away.
+    return None if MASK in tokenizer.get_vocab() else files | plain
+
+
+def _named(files: dict[str, bytes], role: str) -> str | None:
+    """The token that the files name for a role."""
     named = json.loads(files.get("special_tokens_map.json", b"{}"))
     named |= json.loads(files.get("tokenizer_config.json", b"{}"))
-    token = named.get("eos_token") or named.get("sep_token")
+    token = named.get(role)
     content: str | None = token["content"] if isinstance(token, dict) else token
     return content

@@ -35,9 +35,9 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text, without special tokens; bytes that are no UTF-8 become the replacement character."""
 
+    @abstractmethod
     def with_mask(self) -> Tokenizer:
         """The same ids, with one more for what is hidden where there is none. Raises `ConfigError` where none can be added."""
-        raise NotImplementedError
 
     @abstractmethod
     def save(self, folder: Path) -> None:

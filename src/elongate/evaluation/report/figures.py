@@ -87,7 +87,8 @@ def needle_figure(needle: dict[str, Any]) -> Figure:
 
     rows = rows_of(needle)
     margins = {row: np.array(needle[row]["margin"], dtype=float).T for row in rows}
-    limit = max(float(np.abs(margin).max()) for margin in margins.values()) or 1.0
+    measured = np.concatenate([margin[~np.isnan(margin)] for margin in margins.values()])
+    limit = float(np.abs(measured).max(initial=0)) or 1.0
     height = 1.7 + 0.36 * len(needle["depths"])
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
     panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
@@ -111,6 +112,9 @@ def needle_figure(needle: dict[str, Any]) -> Figure:
 
 def write_matches(axes: Axes, intensity: np.ndarray, matches: np.ndarray) -> None:
     for (depth, length), match in np.ndenumerate(matches):
+        if np.isnan(match):  # could not be read
+            axes.text(length, depth, "–", ha="center", va="center", fontsize=8, color=INK)
+            continue
         colour = "white" if abs(intensity[depth, length]) > 0.6 else "black"
         axes.text(length, depth, f"{match:.0%}", ha="center", va="center", fontsize=8, color=colour)
 

@@ -149,7 +149,7 @@ def curve_table(curve: dict[str, Any]) -> dict[str, Any]:
 def needle_table(needle: dict[str, Any]) -> list[dict[str, Any]]:
     """One line for each length and row, averaged over the depths."""
     return [
-        {"length": length, "row": row} | {measure: needle_of(needle, row, measure)[length] for measure in NEEDLE_MEASURES}
+        {"length": length, "row": row} | {measure: needle_of(needle, row, measure).get(length) for measure in NEEDLE_MEASURES}
         for length in needle["lengths"]
         for row in rows_of(needle)
     ]

@@ -33,17 +33,22 @@ def losses_of(part: dict[str, Any], row: str) -> dict[Bin, Estimate]:
 
 
 def needle_of(needle: dict[str, Any], row: str, measure: str) -> dict[int, Estimate]:
-    """A needle figure by length, averaged over the depths, whose samples are independent."""
+    """A needle figure by length, averaged over the depths, whose samples are independent; without lengths that could not be read."""
     if row not in needle:
         return {}
-    values, errors = needle[row][measure], needle[row][f"{measure}_standard_error"]
-    return {length: mean_of_cells(cells, cell_errors) for length, cells, cell_errors in zip(needle["lengths"], values, errors, strict=True)}
+    by_length = zip(needle["lengths"], needle[row][measure], needle[row][f"{measure}_standard_error"], strict=True)
+    estimates = {length: mean_of_cells([known(cell) for cell in cells], errors) for length, cells, errors in by_length}
+    return {length: estimate for length, estimate in estimates.items() if estimate is not None}
 
 
-def mean_of_cells(cells: list[float], errors: list[float | None]) -> Estimate:
+def mean_of_cells(cells: list[float | None], errors: list[float | None]) -> Estimate | None:
+    """None unless every cell was measured: means over different depths would not be comparable."""
+    values = [cell for cell in cells if cell is not None]
+    if len(values) < len(cells):
+        return None
     finite = [error for error in map(known, errors) if error is not None]
     error = math.hypot(*finite) / len(cells) if len(finite) == len(cells) else None
-    return Estimate(sum(cells) / len(cells), error)
+    return Estimate(sum(values) / len(values), error)
 
 
 def known(value: float | None) -> float | None:

@@ -93,8 +93,8 @@ def needle_text(needle: dict[str, Any]) -> str:
     matches = [needle_of(needle, row, "exact_match") for row in rows]
     table = [["length", "margin in nats", "exact match"]]
     for length in needle["lengths"]:
-        margin = " → ".join(f"{values[length]:.2f}" for values in margins)
-        match = " → ".join(f"{values[length].mean:.2f}" for values in matches)
+        margin = " → ".join(f"{values[length]:.2f}" if length in values else "-" for values in margins)
+        match = " → ".join(f"{values[length].mean:.2f}" if length in values else "-" for values in matches)
         table.append([str(length), margin, match])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [f"{length:>{widths[0]}}   {margin:<{widths[1]}}   {match}" for length, margin, match in table]

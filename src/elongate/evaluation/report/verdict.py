@@ -27,14 +27,22 @@ def loss_verdict(curve: dict[str, Any]) -> list[str]:
     after = losses_of(curve["table"], "after" if tuned else "untuned")
     original_length, target_length = curve["original_length"], curve["target_length"]
     near = [bin_ for bin_ in before if bin_ in after and bin_[1] <= original_length]
-    far = [bin_ for bin_ in before if bin_ in after and bin_[0] >= original_length and bin_[1] <= target_length]
-    if not near or not far:
+    reached = [bin_ for bin_ in after if bin_[0] >= original_length and bin_[1] <= target_length]
+    if not near or not reached:
         return [] if target_length > original_length else ["The target length is the original length: nothing was extended."]
     end = "after" if tuned else "after it, without training"
+    change = f"at {span(near[-1])} it went from {before[near[-1]].mean:.2f} to {after[near[-1]].mean:.2f}."
+    far = [bin_ for bin_ in reached if bin_ in before]
+    if not far:
+        untuned = losses_of(curve["table"], "untuned").get(reached[-1]) if tuned else None
+        measured = (
+            f"Beyond the trained length ({span(reached[-1])}) the model could not be read before the extension, for want of positions; "
+            f"the loss is {after[reached[-1]]:.2f} nats {end}{f' ({untuned.mean:.2f} without training)' if untuned else ''}; {change}"
+        )
+        return [measured, *new_verdict(before, after, near[-1], reached[-1]), *near_verdict(before, after, near)]
     measured = (
         f"Beyond the trained length ({span(far[-1])}) the loss was {before[far[-1]]:.2f} nats before the extension and "
-        f"is {after[far[-1]]:.2f} {end}; at {span(near[-1])} it went from {before[near[-1]].mean:.2f} "
-        f"to {after[near[-1]].mean:.2f}."
+        f"is {after[far[-1]]:.2f} {end}; {change}"
     )
     return [measured, far_verdict(before, after, near[-1], far[-1]), *near_verdict(before, after, near)]
 
@@ -47,11 +55,23 @@ def far_verdict(before: dict[Bin, Estimate], after: dict[Bin, Estimate], near: B
         return "That is no distinguishable change: the extension bought nothing there."
     if not (before[far] - before[near]).positive:
         return f"That is {gain.mean:.2f} nats better, though there was no break past the trained length to repair."
+    level = level_text(excess, near)
     if excess.positive:
-        excess_text = f"{excess.mean:.2f} nats above {span(near)} before the extension"
-        return f"That is {gain.mean:.2f} nats better but not repaired: {excess_text}."
-    level = f"{'not distinguishably above' if excess.mean > 0 else 'no higher than'} {span(near)} before the extension"
+        return f"That is {gain.mean:.2f} nats better but not repaired: {level}."
     return f"That is {gain.mean:.2f} nats better, and {level}: the break is repaired."
+
+
+def new_verdict(before: dict[Bin, Estimate], after: dict[Bin, Estimate], near: Bin, far: Bin) -> list[str]:
+    """On a length that could not be read before: against what the model could read."""
+    excess = after[far] - before[near]
+    return [f"That is {level_text(excess, near)}{'' if excess.positive else ': the model reads on as well as it read before'}."]
+
+
+def level_text(excess: Estimate, near: Bin) -> str:
+    """How the loss beyond the trained length compares with that within it."""
+    if excess.positive:
+        return f"{excess.mean:.2f} nats above {span(near)} before the extension"
+    return f"{'not distinguishably above' if excess.mean > 0 else 'no higher than'} {span(near)} before the extension"
 
 
 def near_verdict(before: dict[Bin, Estimate], after: dict[Bin, Estimate], near: list[Bin]) -> list[str]:
