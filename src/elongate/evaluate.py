@@ -77,6 +77,8 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     seed = trained.get("seed", 0) if top.seed is None else top.seed
     objective = build(_objective_node(trained, conf, network.has), "objective")
     original, target = original or network.original_length, target or network.original_length
+    with inside("objective"):
+        objective = objective.on(network.has, original)
     with inside("attention"):
         attention = _attention(config, trained)
         attention.check(target, original)
