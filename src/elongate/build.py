@@ -66,7 +66,7 @@ def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
         job = check_able(job, model.has, model.original_length)
     check_together(job)
     if model.original_length is not None:
-        check_lengths(job, model.original_length)
+        check_lengths(job, model.original_length, model.block_length)
     return job
 
 

@@ -58,7 +58,7 @@ class Checkpoint(Memory):
         # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
         count = example.weight / example.share
         total = 0.0
-        for part in example.parts(self.rows(example.inputs.shape[1])):
+        for part in example.parts(self.rows(example.length)):
             layout = model.layout(part.inputs, part.positions)
             kept = Kept(outputs={}) if self.keep_attention else None
             hidden = model.hidden(part.inputs, part.positions, layout.at(layout.chunk, kept), part.context)

@@ -32,7 +32,7 @@ class Plain(Memory):
         # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
         count = example.weight / example.share
         total = 0.0
-        for part in example.parts(self.rows(example.inputs.shape[1])):
+        for part in example.parts(self.rows(example.length)):
             hidden = model.hidden(part.inputs, part.positions, context=part.context)
             loss = summed_loss(model, hidden, part) / count
             loss.backward()

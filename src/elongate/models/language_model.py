@@ -38,6 +38,8 @@ class _Turned(Full):
 class LanguageModel:
     """A causal transformers network whose head is applied apart from its body, so that no logits of a whole sequence ever exist."""
 
+    block_length: int = 1  # tokens that are encoded together
+
     def __init__(self, network: PreTrainedModel, word: str) -> None:
         self.network = network
         self.word = word

@@ -18,6 +18,7 @@ class Model(ABC):
     fresh: ClassVar[bool]  # starts from random weights, so that a base can be trained
     has: ClassVar[frozenset[str] | None] = None  # what strategies and objectives build on; None: only known once the model is opened
     original_length: int | None  # tokens; None: only known once the model is opened
+    block_length: int = 1  # tokens that are encoded together: what an objective has encoded is a whole number of them
     attention_dropout: float = 0.0  # of attention weights, in training; above 0 the whole matrix of them must exist
 
     @abstractmethod

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from elongate.errors import ConfigError, require
+from elongate.models.bidirectional_autoencoder import BidirectionalAutoencoder
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from elongate.models.language_model import LanguageModel
 
 _ADAPTER = ("holds an adapter, which is no model", "merge it into its model with peft's merge_and_unload, and name the folder of that")
@@ -60,11 +63,11 @@ class Pretrained(Model):
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         from huggingface_hub.errors import HFValidationError
         from safetensors import SafetensorError
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
         from transformers.utils import logging as transformers_logging
 
+        import elongate.models.autoencoder.network  # noqa: F401  # registers it with the Auto classes
         from elongate.context.attention.interface import IMPLEMENTATION
-        from elongate.models.language_model import LanguageModel
         from elongate.network import hub_answers
 
         # Its report of what does not fit, ten lines of it; ours is one.
@@ -80,7 +83,8 @@ class Pretrained(Model):
             for key in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"):
                 if hasattr(config, key):
                     setattr(config, key, self.attention_dropout)
-            network, loaded = AutoModelForCausalLM.from_pretrained(
+            opener, wrapper = _classes(config)
+            network, loaded = opener.from_pretrained(
                 **where,
                 config=config,
                 use_safetensors=True,
@@ -108,7 +112,7 @@ class Pretrained(Model):
         if vocab_size > network.config.vocab_size:
             rule = f"has {vocab_size} tokens, the checkpoint's embedding {network.config.vocab_size}"
             raise ConfigError("tokenizer", "", rule, "use tokenizer=pretrained")
-        return LanguageModel(network, word=self.word)
+        return wrapper(network, word=self.word)
 
     def _refusal(self, fault: Exception) -> ConfigError:
         if self.is_folder:
@@ -117,6 +121,18 @@ class Pretrained(Model):
             )
         rule = "is neither a folder here nor a repository that the hub hands out (is there a network?)"
         return ConfigError("model.source", self.source, rule, "check the spelling, or name a folder")
+
+
+def _classes(config: PreTrainedConfig) -> tuple[Any, type[LanguageModel]]:
+    """The Auto class that opens such a checkpoint, and what its network becomes."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    from elongate.models.autoencoder.autoencoder import Autoencoder
+    from elongate.models.language_model import LanguageModel
+
+    if config.model_type == BidirectionalAutoencoder.word:
+        return AutoModelForMaskedLM, Autoencoder
+    return AutoModelForCausalLM, LanguageModel
 
 
 def _trained_length(config: dict[str, Any]) -> int | None:

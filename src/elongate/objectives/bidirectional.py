@@ -101,6 +101,10 @@ class Mixture(Objective):
         for objective, _ in self._parts:
             objective.check_length(length, original_length)
 
+    def check_blocks(self, length: int, original_length: int, block_length: int) -> None:
+        for objective, _ in self._parts:
+            objective.check_blocks(length, original_length, block_length)
+
     def examples(self, batch: Batch, model: LanguageModel) -> list[Example]:
         return [
             replace(example, share=share * example.share)

@@ -27,12 +27,17 @@ class Example:
     inputs: Int[Tensor, "batch length"]
     targets: Int[Tensor, "batch length"]
     scored: Bool[Tensor, "batch length"]
-    positions: Int[Tensor, "batch length"] | None
+    positions: Int[Tensor, "batch text"] | None  # of the inputs; where there is a context, of it and of all inputs but the first
     weights: Float[Tensor, "batch length"] | None = None  # of the targets, at least 0; None: 1
     context: Int[Tensor, "batch context"] | None = None  # what an autoencoder encodes
     share: float = 1.0  # of the loss of a step; those of all its examples add up to 1
     rows_together: int = 1  # rows that must not be parted
     agreement: float = 0.0  # weight, beside those of the targets, of the distance between the two rows of a pair (agreement.py)
+
+    @property
+    def length(self) -> int:
+        """Tokens of a sequence, those that are encoded included."""
+        return self.inputs.shape[1] + (0 if self.context is None else self.context.shape[1])
 
     @property
     def weight(self) -> float:
@@ -87,6 +92,9 @@ class Objective(ABC):
 
     def check_length(self, length: int, original_length: int) -> None:  # noqa: B027  # most fit every length
         """Raises `ConfigError` where sequences of `length` tokens cannot be learned from."""
+
+    def check_blocks(self, length: int, original_length: int, block_length: int) -> None:  # noqa: B027  # most encode nothing
+        """Raises `ConfigError` where what is encoded of a sequence of `length` tokens is no whole number of blocks."""
 
 
 def usual_objective(has: frozenset[str]) -> str:

@@ -90,20 +90,26 @@ def check_able(job: Job, has: frozenset[str], original_length: int) -> Job:
     """The job, its objective filled in for the model. Raises `ConfigError` where that lacks what the strategy or the objective needs."""
     job.strategy.check(has, original_length, job.model.word)
     job.objective.check(has, job.model.word)
+    if job.data.isolate_documents and "regions" not in has:
+        rule = f"needs attention in regions, which model={job.model.word} does not have"
+        raise ConfigError("data.isolate_documents", "true", rule, "use {key}=false")
     with inside("objective"):
         return replace(job, objective=job.objective.on(has, original_length))
 
 
-def check_lengths(job: Job, original_length: int) -> None:
+def check_lengths(job: Job, original_length: int, block_length: int) -> None:
     """Raises `ConfigError` where the lengths do not fit each other, or a batch does not hold one sequence."""
     target = job.strategy.target_length
     rule = f"is below the model's original length of {original_length}: there is nothing to extend"
     require(target >= original_length, "context.target_length", target, rule, f"use {{key}}={4 * original_length}")
     job.strategy.check_length(original_length)
-    longest = max(stage.length for stage in job.strategy.stages(original_length, job.steps))
+    lengths = {stage.length for stage in job.strategy.stages(original_length, job.steps)}
+    longest = max(lengths)
     with inside("memory"):
         job.memory.check(longest)
     with inside("objective"):
         job.objective.check_length(longest, original_length)
+        for length in sorted(lengths | ({original_length} if job.model.fresh else set())):
+            job.objective.check_blocks(length, original_length, block_length)
     rule = f"is less than one sequence of {longest} tokens"
     require(job.batch_tokens >= longest, "batch_tokens", job.batch_tokens, rule, f"use {{key}}={longest} or more")

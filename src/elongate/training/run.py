@@ -45,7 +45,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         model = origin.build(job)
         original_length = job.model.original_length or model.original_length
         job = check_able(job, model.has, original_length)
-        check_lengths(job, original_length)
+        check_lengths(job, original_length, model.block_length)
         model.check(job.strategy, original_length)
         _tune(job, model)
         setting = Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed, job.objective.reading)

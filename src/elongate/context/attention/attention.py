@@ -40,7 +40,7 @@ class Attention(ABC):
 
     def needs(self) -> frozenset[str]:
         """What a model must have for this attention to act on it."""
-        return frozenset({"rotary", "causal"} if self.rotates else ())
+        return frozenset({"regions", "rotary", "causal"} if self.rotates else {"regions"})
 
     def check(self, length: int, original_length: int) -> None:  # noqa: B027  # most fit every length
         """Raises `ConfigError` where the attention cannot act on sequences of `length` tokens."""

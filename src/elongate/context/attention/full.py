@@ -14,6 +14,9 @@ from elongate.context.attention.window import Window
 class Full(Attention):
     word: ClassVar[str] = "full"
 
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
     def narrowed(self, width: int) -> Attention:
         return Window(window_length=width)
 

@@ -1,0 +1,27 @@
+"""The configuration of the bidirectional autoencoder, as transformers keeps it: config.json of an exported folder."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class BidirectionalAutoencoderConfig(PreTrainedConfig):
+    model_type = "bidirectional_autoencoder"
+
+    vocab_size: int = 257
+    hidden_size: int = 128
+    intermediate_size: int = 352
+    num_encoder_layers: int = 2
+    num_decoder_layers: int = 4
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 2
+    block_length: int = 64  # tokens
+    latents_per_block: int = 64  # equal to block_length: the states of the tokens themselves
+    max_position_embeddings: int = 256  # tokens of a text, those that are decoded included
+    rope_parameters: dict[str, Any] | None = None  # of the decoder: what an extension changes
+    encoder_rope_theta: float = 10_000.0  # within a block, where no distance ever grows
+    hidden_act: str = "silu"
+    mlp_bias: bool = False
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
