@@ -11,22 +11,27 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from tests.conftest import composed
 from tests.networks import VOCAB, network
 from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
+from elongate.build import build_job
 from elongate.data.sequences import Batch
 from elongate.errors import ConfigError
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.memory import Memory
 from elongate.memory.plain import Plain
+from elongate.models.bidirectional_autoencoder import BidirectionalAutoencoder
 from elongate.models.language_model import LanguageModel
 from elongate.objectives import agreement
 from elongate.objectives.agreement import meeting, summed_disagreement
-from elongate.objectives.bidirectional import Bidirectional, turned_positions
-from elongate.objectives.objective import Example
+from elongate.objectives.bidirectional import Bidirectional, Mixture, turned_positions
+from elongate.objectives.continuation import Continuation
+from elongate.objectives.objective import Example, Objective
+from elongate.objectives.reconstruction import Reconstruction
 
 ROWS, LENGTH = 3, 14
 TOKENS = np.random.default_rng(0).integers(VOCAB, size=(ROWS, LENGTH + 1))
@@ -151,6 +156,39 @@ def test_a_pair_is_never_parted() -> None:
     for part in parts[1]:
         whole = torch.cat([part.inputs[0], part.targets[0, -1:]])
         assert_array_equal(torch.cat([part.inputs[1], part.targets[1, -1:]]), whole.flip(0))
+
+
+def test_on_the_autoencoder_it_is_the_mixture_of_its_two_objectives() -> None:
+    tiny = {"original_length": 16, "block_length": 4, "latents_per_block": 4, "dim": 16, "num_heads": 2, "mlp_dim": 24}
+    model = BidirectionalAutoencoder(**tiny).build(VOCAB, seed=0)
+    model.network.double()
+    model.mask_token = VOCAB - 1
+    texts = Batch(np.random.default_rng(0).integers(VOCAB, size=(ROWS, 17)), None, None)
+
+    def computed(objective: Objective) -> tuple[float, list[Tensor]]:
+        model.network.zero_grad()
+        loss = sum(Plain(micro_batch_tokens=20).backward(model, example) for example in objective.examples(texts, model))
+        # The decoder alone never meets what reconstruction teaches, and the other way round.
+        return loss, [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+    mixture = Bidirectional(reconstruction_share=0.3).on(model.has, 16)
+    assert mixture.masks
+    assert mixture.reading == Continuation().reading
+    (reconstructed, one), (continued, other) = (computed(objective.on(model.has, 16)) for objective in (Reconstruction(), Continuation()))
+    loss, gradients = computed(mixture)
+    assert reconstructed != pytest.approx(continued)
+    assert loss == pytest.approx(0.3 * reconstructed + 0.7 * continued, rel=1e-12)
+    for mixed, a, b in zip(gradients, one, other, strict=True):
+        expected = 0.3 * a + 0.7 * b
+        assert (mixed - expected).norm() <= 1e-6 * expected.norm()  # its norms are float32, and round what is scaled otherwise
+
+
+def test_a_job_on_the_autoencoder_holds_the_mixture_whatever_the_memory() -> None:
+    words = ["model=bidirectional_autoencoder", "objective=bidirectional", "objective.reconstruction_share=0.25", "memory=auto"]
+    job = build_job(*composed(*words))
+    assert job.objective == Mixture(reconstruction_share=0.25)
+    with pytest.raises(ConfigError, match=r"context.target_length=1000: is no whole number of blocks"):
+        build_job(*composed(*words, "context.target_length=1000"))
 
 
 @pytest.mark.parametrize(
