@@ -81,6 +81,8 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         check_vocabulary(network, tokenizer.vocab_size)
     network.mask_token = tokenizer.mask
     original, target = original or network.original_length, target or network.original_length
+    with inside("objective"):
+        objective = objective.on(network.has, original)
     with inside("attention"):
         attention = _attention(config, trained)
         attention.check(target, original)

@@ -7,6 +7,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -191,6 +192,26 @@ def test_whatever_is_scored(kind: str, labels: str, plan: str) -> None:
     loss, found = ours(kind, "packed", "tied", PLANS[plan], labels)
     assert loss == pytest.approx(expected_loss, rel=1e-12)
     assert_same(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("plan", ["plain", "plain row by row", "checkpoint", "stream 7", "stream longer"])
+@pytest.mark.parametrize("labels", ["all", "random", "unequal rows"])
+@pytest.mark.parametrize("kind", ["llama-2", "gpt2"])
+def test_however_the_targets_are_weighed(kind: str, labels: str, plan: str) -> None:
+    """Of a share of the loss; some targets weigh nothing, and the weight of one that is not scored does not count."""
+    weights = torch.rand(ROWS, LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 5
+    weights[:, 3:5] = 0
+    batch = replace(example(labels, packed=True), weights=weights, share=0.3)
+    reference, model = network(kind), LanguageModel(network(kind, "elongate"), kind)
+    logits = reference(
+        input_ids=batch.inputs, attention_mask=dense_mask("packed", batch.positions, True), position_ids=batch.positions
+    ).logits
+    each = F.cross_entropy(logits[batch.scored], batch.targets[batch.scored], reduction="none")
+    expected = 0.3 * (weights[batch.scored] * each).sum() / weights[batch.scored].sum()
+    expected.backward()
+    loss, found = computed(PLANS[plan], model, batch)
+    assert loss == pytest.approx(expected.item(), rel=1e-12)
+    assert_same(found, gradients(reference), 1e-12)
 
 
 @pytest.mark.parametrize("plan", ["checkpoint", "stream 7"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,19 @@ class LanguageModel:
             for step in transform_of(self.network):
                 states = step(states)
         return states
+
+    @cached_property
+    def meets_in_attention(self) -> bool:
+        """Whether tokens meet nowhere but in the attention: a short text has the same hidden states in two chunks as in one."""
+        length = min(24, self.original_length)
+        tokens = torch.arange(1, length + 1, device=self.device)[None] % self.network.config.vocab_size
+        layout, kept = self.layout(tokens, None), Kept(past={})
+        with self.probed():
+            whole = self.hidden(tokens, None)
+            halves = [
+                self.hidden(tokens[:, slice(*chunk)], None, layout.at(chunk, kept)) for chunk in ((0, length // 2), (length // 2, length))
+            ]
+        return torch.allclose(torch.cat(halves, dim=1), whole, rtol=1e-3, atol=1e-3)
 
     @property
     def head(self) -> tuple[Float[Tensor, "vocab dim"], Float[Tensor, " vocab"] | None]:

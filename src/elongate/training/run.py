@@ -47,7 +47,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         origin = find_origin(job, corpus, tokenizer, interrupt)
         model = origin.build(job)
         original_length = job.model.original_length or model.original_length
-        check_able(job, model.has, original_length)
+        job = check_able(job, model.has, original_length)
         check_lengths(job, original_length, model.block_length)
         check_documents(job, corpus, original_length)
         model.check(job.strategy, original_length)
