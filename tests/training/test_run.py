@@ -35,7 +35,9 @@ def ran(build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monke
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains_measures_and_exports(preset: str, ran: Callable[..., Any]) -> None:
-    directory, results = ran("run", f"context={preset}", "context.curriculum.base.steps=2", "steps=4")
+    quick = ["context.position.search.population=2", "context.position.search.parents=2", "context.position.search.iterations=1"]
+    more = quick if preset == "longrope" else []
+    directory, results = ran("run", f"context={preset}", "context.curriculum.base.steps=2", "steps=4", *more)
     assert json.loads(directory.results.read_text()) == results
     assert results["strategy"]["context"] == preset
     assert results["strategy"]["proof"]["frequency_error"] < 1e-5
@@ -49,10 +51,11 @@ def test_every_preset_trains_measures_and_exports(preset: str, ran: Callable[...
     assert rows <= set(results["needle"])
     lines = directory.read_metrics()
     assert [line["step"] for line in lines] == list(range(1, 7))
-    lengths = [32, 32, 64, 64, 128, 128] if preset == "progressive" else [32, 32, 128, 128, 128, 128]
-    assert [line["length"] for line in lines] == lengths
+    lengths = {"progressive": [64, 64, 128, 128], "drope": 4 * [32]}.get(preset, 4 * [128])
+    assert [line["length"] for line in lines] == [32, 32, *lengths]
     opened = AutoModelForCausalLM.from_pretrained(directory.model)
-    assert opened.config.max_position_embeddings == 128
+    # transformers takes it for the length that was trained.
+    assert opened.config.max_position_embeddings == (32 if preset == "dynamic_ntk" else 128)
 
 
 def test_a_pretrained_model_is_extended_with_its_own_tokenizer_and_length(ran: Callable[..., Any]) -> None:
