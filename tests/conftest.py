@@ -49,6 +49,18 @@ def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
     return config, choices
 
 
+def evaluated(checkpoint: Path, directory: Path, *overrides: str) -> dict[str, Any]:
+    """The results of `python evaluate.py` with these overrides."""
+    from elongate.evaluate import evaluate_checkpoint
+
+    GlobalHydra.instance().clear()
+    register_resolvers()
+    directory.mkdir()
+    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+        config = compose("evaluate", overrides=[f"checkpoint={checkpoint}", *overrides])
+    return evaluate_checkpoint(config, conf_directory(), directory)
+
+
 @pytest.fixture
 def build_tiny(tmp_path: Path) -> Callable[..., Any]:
     """A job of a few seconds, its files below the test's folder."""
@@ -70,3 +82,19 @@ def text_folder(tmp_path: Path) -> Path:
     for i in range(12):
         (folder / f"{i:02d}.txt").write_text("".join(f"line {n} of document {i}: {n * i % 97}\n" for n in range(120)))
     return folder
+
+
+@pytest.fixture
+def ran(build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs a tiny job on a few documents and returns its directory and results."""
+    from elongate.training.run import run
+    from elongate.training.run_directory import RunDirectory
+
+    monkeypatch.chdir(tmp_path)
+
+    def ran(name: str, *overrides: str) -> tuple[Any, dict[str, Any]]:
+        directory = RunDirectory(tmp_path / name)
+        directory.path.mkdir()
+        return directory, run(build_tiny("data=text", f"data.path={text_folder}", *overrides), directory)
+
+    return ran

@@ -132,6 +132,24 @@ VISIBLE = [
         "model=pretrained model.source=.",
         "model.source=.: is no checkpoint: it holds no config.json; name a folder written by save_pretrained",
     ),
+    ("context=interpolate", "context/position=interpolate: needs a table of learned positions, which model=gpt does not have; use"),
+    (
+        "model=gpt2 context=yarn",
+        "context/position=yarn: needs rotary positions, which model=gpt2 does not have; use context/position=interpol",
+    ),
+    ("model=gpt2 context=none", "use context/position=interpolate, or context=none with context.target_length=256"),
+    (
+        "model=bert context=pose",
+        "context/position=yarn: needs rotary positions, which model=bert does not have; use context/position=interpol",
+    ),
+    (
+        "model=gpt2 context=tile context.target_length=1000",
+        "context.target_length=1000: must be a multiple of the original length of 256: context/position=tile repeats the table; "
+        "use context.target_length=1024",
+    ),
+    ("context=pose data.isolate_documents=true", "context/sampling=pose: cannot be had with data.isolate_documents=true"),
+    ("context=randomized context/attention=self_extend", "context/sampling=randomized: cannot be had with context/attention=self_extend"),
+    ("context=pose context.target_length=256", "is the model's original length: context/sampling=pose has no further positions to sample"),
     ("steps=[1", "command line=steps=[1: is not an override; write key=value"),
     ("--lr 3e-4", "command line=--lr 3e-4: unrecognized arguments: --lr; write key=value without dashes"),
     ("steps=10,20", "steps=10,20: holds several values, which make a sweep; add -m to the command line"),

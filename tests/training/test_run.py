@@ -9,38 +9,25 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from tests.conftest import evaluated
 from transformers import AutoModelForCausalLM
 
 from elongate.cli import conf_directory
-from elongate.evaluate import evaluate_checkpoint
-from elongate.training.run import run
-from elongate.training.run_directory import RunDirectory
 
 PRESETS = sorted(path.stem for path in (conf_directory() / "context").glob("*.yaml"))
-
-
-@pytest.fixture
-def ran(build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Runs a tiny job on a few documents and returns its directory and results."""
-    monkeypatch.chdir(tmp_path)
-
-    def ran(name: str, *overrides: str) -> tuple[RunDirectory, dict[str, Any]]:
-        directory = RunDirectory(tmp_path / name)
-        directory.path.mkdir()
-        return directory, run(build_tiny("data=text", f"data.path={text_folder}", *overrides), directory)
-
-    return ran
+OF_TABLES = {"interpolate", "tile"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains_measures_and_exports(preset: str, ran: Callable[..., Any]) -> None:
     quick = ["context.position.search.population=2", "context.position.search.parents=2", "context.position.search.iterations=1"]
     more = quick if preset == "longrope" else []
-    directory, results = ran("run", f"context={preset}", "context.curriculum.base.steps=2", "steps=4", *more)
+    model = "gpt2" if preset in OF_TABLES else "gpt"
+    directory, results = ran("run", f"model={model}", f"context={preset}", "context.curriculum.base.steps=2", "steps=4", *more)
     assert json.loads(directory.results.read_text()) == results
     assert results["strategy"]["context"] == preset
-    assert results["strategy"]["proof"]["frequency_error"] < 1e-5
+    proof = results["strategy"]["proof"]
+    assert (proof["table"]["row_error"] if preset in OF_TABLES else proof["frequency_error"]) < 1e-5
     assert results["budget"]["steps"] == 4
     assert sum(stage["steps"] for stage in results["stages"]) == 4
     assert results["budget"]["tokens"] == 4 * 256 == sum(stage["tokens"] for stage in results["stages"])
@@ -51,8 +38,12 @@ def test_every_preset_trains_measures_and_exports(preset: str, ran: Callable[...
     assert rows <= set(results["needle"])
     lines = directory.read_metrics()
     assert [line["step"] for line in lines] == list(range(1, 7))
-    lengths = {"progressive": [64, 64, 128, 128], "drope": 4 * [32]}.get(preset, 4 * [128])
-    assert [line["length"] for line in lines] == [32, 32, *lengths]
+    reaches = [32, 32, *{"progressive": [64, 64, 128, 128], "drope": 4 * [32]}.get(preset, 4 * [128])]
+    assert [line["length"] for line in lines] == (reaches if strategy["sampling"] is None else [32] * 6)
+    if strategy["sampling"] is None:
+        assert [line["reach"] for line in lines] == reaches
+    else:
+        assert 32 < results["stages"][0]["reach"] <= 128
     opened = AutoModelForCausalLM.from_pretrained(directory.model)
     # transformers takes it for the length that was trained.
     assert opened.config.max_position_embeddings == (32 if preset == "dynamic_ntk" else 128)
@@ -107,16 +98,10 @@ def test_a_run_is_evaluated_with_the_attention_it_was_measured_with(ran: Callabl
     small = ["context.curriculum.base.steps=2", "context.attention.window_length=8"]
     first, results = ran("first", "context=window", *small)
 
-    def evaluated(name: str, *overrides: str) -> dict[str, Any]:
-        (tmp_path / name).mkdir()
-        with initialize_config_dir(str(conf_directory()), version_base="1.3"):
-            config = compose("evaluate", overrides=[f"checkpoint={first.path}", *overrides])
-        return evaluate_checkpoint(config, conf_directory(), tmp_path / name)
-
-    again = evaluated("again")
+    again = evaluated(first.path, tmp_path / "again")
     assert again["attention"]["word"] == "window"
     assert again["curve"]["table"]["after"] == results["curve"]["table"]["after"]
-    full = evaluated("full", "context/attention@attention=full")
+    full = evaluated(first.path, tmp_path / "full", "context/attention@attention=full")
     assert full["curve"]["table"]["after"] != results["curve"]["table"]["after"]
 
 

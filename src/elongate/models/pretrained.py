@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
 
 # Their tables of positions begin with rows for padding, which max_position_embeddings counts too.
-_BEHIND_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "xmod")
+_BEHIND_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text")
 _ADAPTER = ("holds an adapter, which is no model", "merge it into its model with peft's merge_and_unload, and name the folder of that")
 
 

@@ -46,4 +46,4 @@ def two_chunks(length: int, first: int, end: int, skip: int) -> Sampled:
     positions[first:] += skip
     seams = np.zeros(length + 1, dtype=bool)
     seams[first] = start != first
-    return Sampled(tokens, positions, seams)
+    return Sampled(positions, tokens, seams)

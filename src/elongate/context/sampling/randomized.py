@@ -29,4 +29,4 @@ class Randomized(Sampling):
 
     def draw(self, random: Generator, text_length: int, length: int, reach: int) -> Sampled:
         positions = np.sort(random.choice(reach, length, replace=False, shuffle=False))
-        return Sampled(np.arange(length + 1), positions, np.zeros(length + 1, dtype=bool))
+        return Sampled(positions, np.arange(length + 1), seams=np.zeros(length + 1, dtype=bool))
