@@ -149,7 +149,7 @@ class LanguageModel:
         known = {} if layout.is_plain and layout.kept is None else {"layout": layout}
         return {"position_ids": positions, **known}
 
-    def before_head(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch head"]:
+    def before_head(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch width"]:
         """What the matrix of the head is given: the last hidden states themselves in a causal network."""
         with self.autocast():
             for step in transform_of(self.network):
