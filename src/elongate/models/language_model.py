@@ -266,10 +266,10 @@ class LanguageModel:
         config = self.network.config
         self.slopes = tuple(slopes(config.num_attention_heads).tolist())
         if self.learned:
-            self.learned.switch_off(original_length, length)
+            self.learned.switch_off(length)
         elif self.rotary:
             config.max_position_embeddings = length
-        return {"slopes": list(self.slopes)}
+        return {"position": self.position.word, "slopes": list(self.slopes)}
 
     def last_position(self, wanted: int) -> int:
         """The number of the last token of a text that has a position, at most the one that is wanted."""

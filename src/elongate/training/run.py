@@ -181,7 +181,7 @@ def _proof_lines(job: Job, proof: dict[str, Any]) -> Iterator[str]:
         made = f"a table of {table['length']} positions made of {table['original_length']}"
         yield f"position {word} is on: {made}; off the closed form by at most {table['row_error']:.0e}"
     if "slopes" in proof:
-        slopes = proof["slopes"]
+        slopes, word = proof["slopes"], proof["position"]
         yield (
             f"position {word} is on: {len(slopes)} slopes {slopes[0]:.3g} … {slopes[-1]:.3g} per token, the model's own positions are off; "
             f"off its definition by at most {attention['output_error']:.0e}"
