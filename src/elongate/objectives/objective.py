@@ -42,7 +42,7 @@ class Example:
     @property
     def weight(self) -> float:
         """The sum of the weights of all targets."""
-        return float(self.scored.sum() if self.weights is None else self.weights[self.scored].sum(dtype=self.weights.dtype))
+        return float(self.scored.sum() if self.weights is None else self.weights[self.scored].double().sum())
 
     def parts(self, rows: int) -> Iterator[Example]:
         """The same batch, `rows` sequences at a time."""
