@@ -29,12 +29,11 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from elongate.cli import conf_directory
 from elongate.errors import ConfigError
 from elongate.models.language_model import LanguageModel
 from elongate.training.origin import export
 
-FRESH = sorted(path.stem for path in (conf_directory() / "model").glob("*.yaml") if path.stem != "pretrained")
+FRESH = ["gpt", "gpt2", "bert", "modernbert"]
 LEARNED = ["gpt2", "bert"]
 LENGTH, AT = 20, 9
 
