@@ -1,4 +1,4 @@
-"""Every position strategy on every model: what each cell of docs/positions.md says. `python -m tests.matrix > docs/positions.md` writes the page."""
+"""Every position strategy on every model: `python -m tests.matrix > docs/positions.md` writes the page that says what each cell is."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def page() -> str:
 
 HEAD = """# Every position strategy on every model
 
-Written by `python -m tests.matrix > docs/positions.md`. Each cell is run by `tests/test_matrix.py` at tiny size: a base, some steps past its
-length, the loss out there, the export, and the export opened again.
+Written by `python -m tests.matrix > docs/positions.md`. Each cell is run by `tests/test_matrix.py` at tiny size: a base, some steps past
+its length, the loss out there, the export, and the export opened again.
 
 ✓: plain transformers opens the export and computes the same logits (the autoencoder's after `import elongate.models.autoencoder.network`).
 ✓ ours: plain transformers cannot express it, so it does not open the folder; `evaluate.py` and `model=pretrained` do.

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -86,7 +85,4 @@ def network(kind: str, implementation: str = "sdpa", dtype: torch.dtype = torch.
         for parameter in built.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(std=0.3)
-    if kind == "bert":
-        # What lies between the body and the matrix of the head is no part of a language model here.
-        built.cls.predictions.transform = nn.Identity()
     return built.to(dtype)

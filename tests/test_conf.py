@@ -23,6 +23,9 @@ NEEDED = {  # what a choice cannot do without
     "data/jsonl": ["data.path={folder}/a.jsonl"],
     "data/hub": ["data.path={folder}"],
     "tokenizer/pretrained": ["tokenizer.source={folder}"],
+    "objective/masked": ["model=bert"],
+    "objective/continuation": ["model=bidirectional_autoencoder"],
+    "objective/reconstruction": ["model=bidirectional_autoencoder"],
     **{f"context{group}/{word}": ["model=gpt2"] for group in ("", "/position") for word in ("interpolate", "tile")},
 }
 

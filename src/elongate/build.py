@@ -62,9 +62,9 @@ def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
         tracking=build(config.tracking, "tracking"),
         config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a mapping, since the configuration is one
     )
-    check_together(job)
     if model.has is not None and model.original_length is not None:
-        check_able(job, model.has, model.original_length)
+        job = check_able(job, model.has, model.original_length)
+    check_together(job)
     if model.original_length is not None:
         check_lengths(job, model.original_length, model.block_length)
     return job

@@ -74,13 +74,14 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         results["strategy"] = strategy = _results(folder)["strategy"]
         original, target = original or strategy["original_length"], target or strategy["target_length"]
     seed = trained.get("seed", 0) if top.seed is None else top.seed
-    objective = build(_objective_node(trained, conf, network.has), "objective")
+    original, target = original or network.original_length, target or network.original_length
+    with inside("objective"):
+        objective = build(_objective_node(trained, conf, network.has), "objective").on(network.has, original)
     if objective.masks:
         with inside("tokenizer"):
             tokenizer = tokenizer.with_mask()
         check_vocabulary(network, tokenizer.vocab_size)
     network.mask_token = tokenizer.mask
-    original, target = original or network.original_length, target or network.original_length
     with inside("attention"):
         attention = _attention(config, trained)
         attention.check(target, original)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from elongate.context.attention.blocks import Block, beyond, full, restricted, tiles, window
+from elongate.context.attention.blocks import Block, behind_and_ahead, beyond, full, restricted, strips, tiles, window
 from elongate.context.attention.sinks import first_keys
 
 lengths = some.integers(0, 40)
@@ -91,6 +91,36 @@ def test_restricting_to_a_partition_of_the_queries_covers_the_same_pairs(case: t
         inside = np.zeros((n, 1), dtype=bool)
         inside[start:stop] = True
         np.testing.assert_array_equal(covered(restricted(blocks, (start, stop)), n), np.where(inside, whole, 0))
+
+
+def squares(queries: int, keys: int, size: int, shape: Any) -> tuple[int, list[Block]]:
+    """One block anywhere, also a half that the diagonal cuts."""
+    return max(queries, keys) + size, [Block((queries, queries + size), (keys, keys + size), shape)]
+
+
+small = some.integers(0, 20)
+anywhere = some.one_of(block_lists, some.builds(squares, small, small, some.integers(1, 20), some.sampled_from(["all", "lower", "upper"])))
+
+
+@given(case=anywhere)
+def test_keys_behind_and_keys_ahead_are_told_apart_and_each_pair_is_in_one_list(case: tuple[int, list[Block]]) -> None:
+    n, blocks = case
+    whole, (q, k) = covered(blocks, n), pairs(n)
+    behind, ahead = behind_and_ahead(blocks)
+    np.testing.assert_array_equal(covered(behind, n), np.where(k <= q, whole, 0))
+    np.testing.assert_array_equal(covered(ahead, n), np.where(k > q, whole, 0))
+
+
+def test_a_square_on_the_diagonal_is_two_halves() -> None:
+    assert behind_and_ahead([Block((3, 9), (3, 9))]) == ([Block((3, 9), (3, 9), "lower")], [Block((3, 8), (4, 9), "upper")])
+
+
+@given(case=anywhere, size=sizes)
+def test_strips_cover_the_same_pairs_and_their_halves_are_no_larger(case: tuple[int, list[Block]], size: int) -> None:
+    n, blocks = case
+    cut = list(strips(blocks, size))
+    np.testing.assert_array_equal(covered(cut, n), covered(blocks, n))
+    assert all(block.queries[1] - block.queries[0] <= size for block in cut if block.shape != "all")
 
 
 @given(case=block_lists, by=some.integers(0, 9))

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 from omegaconf import OmegaConf
 from transformers import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from elongate.cli import conf_directory
 from elongate.config import build
 from elongate.context.position.abf import AdjustedBase
+from elongate.context.position.drope import Dropped
+from elongate.context.position.dynamic_ntk import DynamicNtk
 from elongate.context.position.llama3 import Llama3
+from elongate.context.position.longrope import LongRope
 from elongate.context.position.ntk import NtkAware
+from elongate.context.position.ntk_by_parts import NtkByParts
 from elongate.context.position.scaling import Rotary, Scaling
 from elongate.context.position.yarn import Yarn
 from elongate.errors import ConfigError
@@ -31,30 +39,96 @@ EVERY = sorted(path.stem for path in (conf_directory() / "context/position").glo
 WORDS = [word for word in EVERY if isinstance(position(word), Scaling)]
 
 
+def embedding(chosen: Scaling, rotary: Rotary, factor: float) -> LlamaRotaryEmbedding:
+    """As transformers builds it, which knows nothing of ours."""
+    config = LlamaConfig(
+        hidden_size=rotary.dim,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        max_position_embeddings=chosen.stated_length(rotary.original_length, round(factor * rotary.original_length)),
+        rope_parameters=chosen.rope_parameters(rotary, factor),
+    )
+    return LlamaRotaryEmbedding(config)
+
+
 @pytest.mark.parametrize("rotary", ROTARIES, ids=str)
 @pytest.mark.parametrize("factor", [1.5, 4.0, 16.0])
 @pytest.mark.parametrize("word", WORDS)
 def test_transformers_builds_the_closed_form_from_rope_parameters(word: str, factor: float, rotary: Rotary) -> None:
     if word == "abf" and rotary.theta >= 5e5:
         rotary = Rotary(rotary.dim, 1e4, rotary.original_length)
-    chosen = position(word)
-    config = LlamaConfig(
-        hidden_size=rotary.dim,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        max_position_embeddings=round(factor * rotary.original_length),
-        rope_parameters=chosen.rope_parameters(rotary, factor),
-    )
-    built = LlamaRotaryEmbedding(config)
-    assert_allclose(built.inv_freq.double().numpy(), chosen.frequencies(rotary, factor), rtol=1e-5)
-    assert built.attention_scaling == pytest.approx(chosen.attention_factor(factor), rel=1e-6)
+    chosen, original = position(word), rotary.original_length
+    for length in (original // 2, original, original + 1, round(1.25 * original), round(factor * original)):
+        built = embedding(chosen, rotary, factor)
+        built(torch.zeros(1), torch.arange(length)[None])
+        assert_allclose(built.inv_freq.double().numpy(), chosen.read_frequencies(rotary, factor, length), rtol=1e-6)
+        assert built.attention_scaling == pytest.approx(chosen.attention_factor(rotary, factor), rel=1e-6)
+    assert_allclose(chosen.frequencies(rotary, factor), chosen.read_frequencies(rotary, factor, round(factor * original)), rtol=1e-15)
 
 
-@pytest.mark.parametrize("word", [w for w in WORDS if w != "abf"])
+# The one has a theta of its own, the other drops all positions.
+@pytest.mark.parametrize("word", [w for w in WORDS if w not in ("abf", "drope")])
 def test_factor_one_changes_nothing(word: str) -> None:
     rotary = Rotary(32, 1e4, 256)
-    assert_allclose(position(word).frequencies(rotary, 1.0), rotary.frequencies(), rtol=1e-12)
-    assert position(word).attention_factor(1.0) == 1.0
+    for length in (10, 256):
+        assert_allclose(position(word).read_frequencies(rotary, 1.0, length), rotary.frequencies(), rtol=1e-12)
+    assert position(word).attention_factor(rotary, 1.0) == 1.0
+
+
+@pytest.mark.parametrize("word", ["dynamic_ntk", "longrope"])
+def test_up_to_the_original_length_the_frequencies_are_the_trained_ones(word: str) -> None:
+    rotary = Rotary(32, 1e4, 256)
+    for length in (1, 255, 256):
+        assert (position(word).read_frequencies(rotary, 8.0, length) == rotary.frequencies()).all()
+    assert (position(word).read_frequencies(rotary, 8.0, 257) != rotary.frequencies()).any()
+
+
+@pytest.mark.parametrize("length", [257, 700, 2048, 5000])
+@pytest.mark.parametrize("scale", [None, 1.0, 2.0])
+def test_dynamic_ntk_is_the_ntk_rule_for_the_length_that_is_read(length: int, scale: float | None) -> None:
+    rotary, s = Rotary(32, 1e4, 256), scale or 8.0
+    theta = 1e4 * (s * length / 256 - (s - 1)) ** (32 / 30)
+    by_hand = [theta ** (-2 * i / 32) for i in range(16)]
+    assert_allclose(DynamicNtk(scale=scale).read_frequencies(rotary, 8.0, length), by_hand, rtol=1e-12)
+    if scale == 1.0:
+        assert_allclose(by_hand, NtkAware(alpha=length / 256).frequencies(rotary, 8.0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 32.0), (2.0, 5.0)])
+def test_ntk_by_parts_is_the_paper_s_ramp_over_turns(alpha: float, beta: float) -> None:
+    rotary, by_hand = Rotary(64, 1e4, 2048), []
+    for i in range(32):
+        theta = 1e4 ** (-2 * i / 64)
+        turns = 2048 / (2 * math.pi / theta)
+        ramp = 0 if turns < alpha else 1 if turns > beta else (turns - alpha) / (beta - alpha)
+        by_hand.append((1 - ramp) * theta / 8 + ramp * theta)
+    chosen = NtkByParts(alpha=alpha, beta=beta)
+    assert_allclose(chosen.frequencies(rotary, 8.0), by_hand, rtol=1e-12)
+    assert chosen.attention_factor(rotary, 8.0) == 1.0
+
+
+def test_longrope_divides_each_frequency_by_its_factor() -> None:
+    rotary, short, long = Rotary(8, 1e4, 256), [1.0, 1.01, 1.5, 2.0], [1.0, 3.25, 3.0, 8.5]
+    chosen = LongRope(short_factor=short, long_factor=long)
+    for length, factors in ((256, short), (257, long), (9999, long)):
+        by_hand = [1 / (factors[i] * 1e4 ** (2 * i / 8)) for i in range(4)]
+        assert_allclose(chosen.read_frequencies(rotary, 8.0, length), by_hand, rtol=1e-12)
+    assert chosen.attention_factor(rotary, 8.0) == pytest.approx(math.sqrt(1 + math.log(8) / math.log(256)))
+
+
+def test_longrope_without_lists_or_search_has_the_frequencies_of_yarn() -> None:
+    rotary = Rotary(64, 1e4, 256)
+    assert_allclose(LongRope().frequencies(rotary, 8.0), Yarn().frequencies(rotary, 8.0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("rotary", [*ROTARIES, Rotary(128, 1e10, 8192)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_drope_rotates_nothing_at_all(rotary: Rotary, dtype: torch.dtype) -> None:
+    far = torch.tensor([[0, 1, 1000, 10**7]])
+    cosine, sine = embedding(Dropped(), rotary, 8.0)(torch.zeros(1, dtype=dtype), far)
+    states = torch.randn(1, 2, 4, rotary.dim, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    turned, _ = apply_rotary_pos_emb(states, states, cosine, sine)
+    assert torch.equal(turned, states)
 
 
 def test_ntk_keeps_the_fastest_pair_and_divides_the_slowest_by_the_factor() -> None:
@@ -72,7 +146,7 @@ def test_yarn_keeps_pairs_that_turn_often_and_interpolates_those_that_turn_less_
     # The ramp is cut at whole pairs: one pair of tolerance at each end.
     assert_allclose(ratio[turns > 32 * 1e4 ** (2 / 128)], 1.0)
     assert_allclose(ratio[turns < 1 * 1e4 ** (-2 / 128)], 0.25)
-    assert Yarn().attention_factor(4.0) == pytest.approx(0.1 * math.log(4.0) + 1)
+    assert Yarn().attention_factor(rotary, 4.0) == pytest.approx(0.1 * math.log(4.0) + 1)
 
 
 def test_llama3_bands_by_wavelength() -> None:
@@ -96,14 +170,57 @@ def test_abf_refuses_a_theta_that_extends_nothing() -> None:
         ("yarn", {"beta_slow": 40}, "context.position.beta_fast=32.0: must be above beta_slow=40"),
         ("llama3", {"high_frequency_factor": 1}, "context.position.high_frequency_factor=1.0: must be above"),
         ("abf", {"theta": -1}, "context.position.theta=-1.0: must be above 1"),
+        ("ntk_by_parts", {"beta": 0.5}, "context.position.beta=0.5: must be above alpha=1"),
+        ("dynamic_ntk", {"scale": 0.5}, "context.position.scale=0.5: must be at least 1"),
+        ("longrope", {"long_factor": [1, math.nan]}, "context.position.long_factor=nan: must be a finite number, at least 1"),
+        ("longrope", {"short_factor": [1, 0.5]}, "context.position.short_factor=0.5: must be a finite number, at least 1"),
+        ("longrope", {"factors": "/nowhere.json"}, "context.position.factors=/nowhere.json: cannot be read: No such file"),
+        ("longrope", {"search": {"parents": 1}}, "context.position.search.parents=1: must be at least 2"),
+        ("longrope", {"search": {"population": 8}}, "context.position.search.population=8: must be at least parents=32"),
+        ("longrope", {"long_factor": [1], "search": {"iterations": 3}}, "context.position.search={…}: is not used where factors are given"),
         ("yarn", {"beta_fats": 16}, "context.position.beta_fats=16: there is no such key; did you mean context.position.beta_fast?"),
     ],
 )
-def test_ranges(word: str, override: dict[str, float], message: str) -> None:
+def test_ranges(word: str, override: dict[str, Any], message: str) -> None:
     node = OmegaConf.merge(OmegaConf.load(conf_directory() / f"context/position/{word}.yaml"), override)
     with pytest.raises(ConfigError) as caught:
         build(node, "context.position")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["short_factor", "long_factor"])
+def test_factors_are_as_many_as_pairs(key: str) -> None:
+    LongRope(**{key: [1.0] * 4}).check(Rotary(8, 1e4, 256), 8.0)
+    with pytest.raises(
+        ConfigError, match=rf"context\.position\.{key}=\[1\.0, 1\.0\]: must have a factor for each of the 4 pairs .*, not 2"
+    ):
+        LongRope(**{key: [1.0, 1.0]}).check(Rotary(8, 1e4, 256), 8.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "holds no lists short_factor and long_factor of numbers"),
+        ('{"long_factor": [1]}', "holds no lists short_factor and long_factor of numbers"),
+        ('{"long_factor": [1, "x"], "short_factor": [1, 1]}', "holds no lists short_factor and long_factor of numbers"),
+        ('{"long_factor": [1, 0], "short_factor": [1, 1]}', "must be a finite number, at least 1, long_factor in it"),
+    ],
+)
+def test_a_file_of_factors_that_cannot_be_used(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "longrope.json").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        LongRope(factors=str(tmp_path / "longrope.json"))
+
+
+def test_a_file_of_factors_stands_in_place_of_the_lists(tmp_path: Path) -> None:
+    lists = {"short_factor": [1.0, 1.0, 1.5, 2.0], "long_factor": [1.0, 2.0, 3.0, 4.0]}
+    (tmp_path / "longrope.json").write_text(json.dumps(lists))
+    read, rotary = LongRope(factors=str(tmp_path / "longrope.json")), Rotary(8, 1e4, 256)
+    assert read.rope_parameters(rotary, 8.0) == LongRope(**lists).rope_parameters(rotary, 8.0)
+    with pytest.raises(ConfigError, match="holds a short_factor of 4 pairs of dimensions, the model rotates 8"):
+        read.check(Rotary(16, 1e4, 256), 8.0)
+    with pytest.raises(ConfigError, match="stands in place of both lists"):
+        LongRope(factors=str(tmp_path / "longrope.json"), short_factor=[1.0])
 
 
 def test_frequencies_are_those_of_the_rotary_paper() -> None:

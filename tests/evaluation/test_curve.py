@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from elongate.errors import ConfigError
 from elongate.evaluation import curve as module
 from elongate.evaluation.curve import Curve, _binned, _fine_edges, _table_edges
 from elongate.evaluation.evaluation import Setting
+from elongate.objectives.fill_in import FillIn
 from elongate.objectives.reading import LeftToRight
 
 
@@ -92,3 +94,19 @@ def test_a_shorter_curve_is_drawn_where_documents_are_shorter() -> None:
 def test_held_out_documents_that_are_all_too_short_are_told() -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.curve\.length=16: finds no held-out document of 16 tokens"):
         Curve().header(setting([10] * 20))
+
+
+def test_a_model_that_sees_both_sides_is_read_to_the_target_only() -> None:
+    two_sided = replace(setting([200] * 20), reading=FillIn(0.15))
+    assert Curve().header(two_sided)["length"] == 32
+    assert Curve().header(setting([200] * 20))["length"] == 128
+    assert Curve(length=64).header(two_sided)["length"] == 64
+
+
+def test_what_was_not_scored_counts_for_nothing() -> None:
+    losses = np.array([[1.0, np.nan, 3.0, np.nan], [np.nan, np.nan, 7.0, np.nan], [3.0, np.nan, 2.0, np.nan]])
+    figures = _binned(losses, [0, 1, 2, 3, 4])
+    assert figures["loss"] == [2.0, None, 4.0, None]
+    assert figures["standard_error"] == [pytest.approx(2**0.5 / 2**0.5), None, pytest.approx(np.std([3, 7, 2], ddof=1) / 3**0.5), None]
+    # A bin of several positions: the mean of each sequence over what it has.
+    assert _binned(losses, [0, 4])["loss"] == [pytest.approx((2 + 7 + 2.5) / 3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.needle import Needle, Sample, _sample_pair, _score
+from elongate.objectives.fill_in import FillIn
 from elongate.objectives.reading import LeftToRight
 
 
@@ -101,3 +103,16 @@ def test_lengths_that_cannot_hold_the_needle_are_told(setting: Setting) -> None:
     assert Needle().header(setting)["lengths"] == [64, 128, 256]
     with pytest.raises(ConfigError, match=r"evaluation\.needle\.lengths=\[20\]: must be between 47 .* and 5000"):
         Needle(lengths=[20]).header(setting)
+
+
+def test_a_model_that_sees_both_sides_is_asked_up_to_the_target_only(setting: Setting) -> None:
+    assert Needle().header(replace(setting, reading=FillIn(0.15)))["lengths"] == [64, 128]
+
+
+def test_what_could_not_be_read_was_not_missed(setting: Setting, model: Any) -> None:
+    class Unread(LeftToRight):
+        def answers(self, model: Any, prefix: Any, choices: Any) -> Any:
+            return np.full(choices.shape[:2], np.nan), np.zeros(choices.shape[:2], dtype=bool)
+
+    figures = Needle(lengths=[100], depths=[0.5], num_samples=2).measure(model, replace(setting, reading=Unread()), lambda text: None)
+    assert all(cells == [[None]] for cells in figures.values())

@@ -7,6 +7,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -173,6 +174,36 @@ def test_every_gradient_is_that_of_transformers(kind: str, pattern: str, trained
     assert_same(found, expected, 1e-12)
 
 
+# Frequencies that depend on the length of the text; twice the trained length.
+FOLLOWING = {
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+    "longrope": {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "factor": 2.0,
+        "original_max_position_embeddings": LENGTH // 2,
+        "short_factor": [1.0, 1.0],
+        "long_factor": [1.5, 2.5],
+    },
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("kind", FOLLOWING)
+def test_every_chunk_has_the_frequencies_of_the_whole_text_whatever_was_read_before(kind: str, plan: str) -> None:
+    fields = {"rope_parameters": FOLLOWING[kind], "max_position_embeddings": LENGTH // 2}
+    batch, reference = example(), network("llama-2", **fields)
+    logits = reference(input_ids=batch.inputs).logits
+    expected = F.cross_entropy(logits[batch.scored], batch.targets[batch.scored])
+    expected.backward()
+    model = LanguageModel(network("llama-2", "elongate", **fields), "llama-2")
+    for length in (3 * LENGTH, 3):
+        model.hidden(batch.inputs.repeat(1, 3)[:, :length])
+    loss, found = computed(PLANS[plan], model, batch)
+    assert loss == pytest.approx(expected.item(), rel=1e-12)
+    assert_same(found, gradients(reference), 1e-12)
+
+
 @pytest.mark.parametrize("plan", ANY_DIRECTION)
 @pytest.mark.parametrize("trained", TRAINED)
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -191,6 +222,26 @@ def test_whatever_is_scored(kind: str, labels: str, plan: str) -> None:
     loss, found = ours(kind, "packed", "tied", PLANS[plan], labels)
     assert loss == pytest.approx(expected_loss, rel=1e-12)
     assert_same(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("plan", ["plain", "plain row by row", "checkpoint", "stream 7", "stream longer"])
+@pytest.mark.parametrize("labels", ["all", "random", "unequal rows"])
+@pytest.mark.parametrize("kind", ["llama-2", "gpt2"])
+def test_however_the_targets_are_weighed(kind: str, labels: str, plan: str) -> None:
+    """Of a share of the loss; some targets weigh nothing, and the weight of one that is not scored does not count."""
+    weights = torch.rand(ROWS, LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 5
+    weights[:, 3:5] = 0
+    batch = replace(example(labels, packed=True), weights=weights, share=0.3)
+    reference, model = network(kind), LanguageModel(network(kind, "elongate"), kind)
+    logits = reference(
+        input_ids=batch.inputs, attention_mask=dense_mask("packed", batch.positions, True), position_ids=batch.positions
+    ).logits
+    each = F.cross_entropy(logits[batch.scored], batch.targets[batch.scored], reduction="none")
+    expected = 0.3 * (weights[batch.scored] * each).sum() / weights[batch.scored].sum()
+    expected.backward()
+    loss, found = computed(PLANS[plan], model, batch)
+    assert loss == pytest.approx(expected.item(), rel=1e-12)
+    assert_same(found, gradients(reference), 1e-12)
 
 
 @pytest.mark.parametrize("plan", ["checkpoint", "stream 7"])

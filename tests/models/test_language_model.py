@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
@@ -23,14 +24,19 @@ from transformers import (
 )
 
 from elongate.cli import conf_directory
+from elongate.config import build
 from elongate.context.position.pi import PositionInterpolation
+from elongate.context.position.scaling import Scaling
+from elongate.context.sampling.sampling import Sampling
 from elongate.errors import ConfigError
 from elongate.models.language_model import LanguageModel
 from elongate.models.pretrained import Pretrained
+from elongate.objectives.reading import LeftToRight
 from elongate.training.origin import export
 
-TABLES = {"interpolate", "tile"}  # of learned positions: tests/context/test_tables.py
-WORDS = sorted({path.stem for path in (conf_directory() / "context/position").glob("*.yaml")} - TABLES)
+WORDS = [path.stem for path in sorted((conf_directory() / "context/position").glob("*.yaml"))]
+WORDS = [word for word in WORDS if isinstance(build(OmegaConf.load(conf_directory() / f"context/position/{word}.yaml"), ""), Scaling)]
+FOLLOWING = ["dynamic_ntk", "longrope"]  # their frequencies depend on the length of the text
 TOKENS = torch.randint(257, (2, 129), generator=torch.Generator().manual_seed(0))
 
 
@@ -43,9 +49,10 @@ def test_plain_transformers_computes_our_logits_at_the_original_and_the_target_l
     model.extend(job.strategy, 32, 128)
     export(model, job.tokenizer.fit(job.data), tmp_path / "model")
 
-    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    assert opened.config.max_position_embeddings == 128
     for length in (32, 128):
+        # Anew for each length: dynamic NTK remembers the longest.
+        opened = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+        assert opened.config.max_position_embeddings == job.strategy.position.stated_length(32, 128)
         with torch.no_grad():
             ours = torch.nn.functional.linear(model.hidden(TOKENS[:, :length]), *model.head)
             assert_close(opened(TOKENS[:, :length]).logits, ours, rtol=0, atol=1e-5)
@@ -75,6 +82,101 @@ def test_a_common_shift_of_all_positions_changes_nothing(word: str, build_tiny: 
     positions = torch.arange(100)[None].expand(2, -1)
     with torch.no_grad():
         assert_close(model.hidden(TOKENS[:, :100], positions + 27), model.hidden(TOKENS[:, :100], positions), rtol=0, atol=2e-5)
+
+
+def attending(job: Any, dtype: torch.dtype = torch.float64) -> LanguageModel:
+    """Fresh weights hardly attend to anything; these do."""
+    model = job.model.build(257, seed=0)
+    for name, p in model.network.named_parameters():
+        if "q_proj" in name or "k_proj" in name:
+            torch.nn.init.normal_(p, std=0.5, generator=torch.Generator().manual_seed(0))
+    model.network.to(dtype)
+    return model
+
+
+def test_up_to_the_original_length_dynamic_ntk_changes_nothing(build_tiny: Callable[..., Any]) -> None:
+    job = build_tiny("context=dynamic_ntk")
+    model = attending(job)
+    with torch.no_grad():
+        before = model.hidden(TOKENS[:, :32])
+        model.extend(job.strategy, 32, 128)
+        assert torch.equal(model.hidden(TOKENS[:, :32]), before)
+        assert not torch.allclose(model.hidden(TOKENS[:, :33])[:, :32], before, atol=1e-3)
+
+
+@pytest.mark.parametrize("attention", ["full", "self_extend"])
+@pytest.mark.parametrize("word", FOLLOWING)
+def test_nothing_that_was_read_before_changes_what_is_read(word: str, attention: str, build_tiny: Callable[..., Any]) -> None:
+    job = build_tiny(f"context={word}", f"context/attention={attention}")
+    used = attending(job)
+    used.extend(job.strategy, 32, 128)
+    with torch.no_grad():
+        for length in (128, 20, 60, 33, 32, 100):
+            fresh = attending(job)
+            fresh.extend(job.strategy, 32, 128)
+            assert torch.equal(used.hidden(TOKENS[:, :length]), fresh.hidden(TOKENS[:, :length]))
+
+
+@pytest.mark.parametrize("word", FOLLOWING)
+def test_a_checkpoint_that_follows_the_text_is_read_like_the_model_that_was_saved(
+    word: str, build_tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    job = build_tiny(f"context={word}")
+    model = attending(job, torch.float32)
+    model.extend(job.strategy, 32, 128)
+    again = opened(saved(model.network, tmp_path / "extended"))
+    # Left as it is; were it to state another length, dynamic NTK would take that for the trained one.
+    again.extend(build_tiny("context=none").strategy, 32, 128)
+    with torch.no_grad():
+        for length in (128, 20, 60, 33):
+            assert torch.equal(again.hidden(TOKENS[:, :length]), model.hidden(TOKENS[:, :length]))
+
+
+@pytest.mark.parametrize("word", [*FOLLOWING, "yarn"])
+def test_an_answer_after_a_cached_text_is_as_likely_as_in_one_piece(word: str, build_tiny: Callable[..., Any]) -> None:
+    job = build_tiny(f"context={word}")
+    model = attending(job)
+    model.extend(job.strategy, 32, 128)
+    # The prefix alone would be read with the short frequencies.
+    text, size = TOKENS[:1, :36].numpy(), 6
+    totals, _ = LeftToRight().answers(model, text[:, :-size], text[:, None, -size:])
+    losses = LeftToRight().losses(model, text, 32)
+    assert totals[0, 0] == pytest.approx(-losses[0, -size:].sum(), abs=1e-10)
+
+
+def test_sampled_positions_are_read_as_the_text_that_they_reach_to(build_tiny: Callable[..., Any]) -> None:
+    job = build_tiny("context=dynamic_ntk")
+    model, plain = attending(job), attending(job)
+    model.extend(replace(job.strategy, sampling=Halves()), 32, 128)
+    plain.extend(job.strategy, 32, 128)
+    positions = torch.cat([torch.arange(16), torch.arange(112, 128)])[None].expand(2, -1)
+    with torch.no_grad():
+        sampled = model.hidden(TOKENS[:, :32], positions)
+        plain.hidden(TOKENS[:, :128])
+        expected = plain.network.base_model(input_ids=TOKENS[:, :32], position_ids=positions).last_hidden_state
+        assert_close(sampled, expected, rtol=0, atol=1e-12)
+        # Measured, it is a text of its own length.
+        assert torch.equal(model.hidden(TOKENS[:, :32]), plain.hidden(TOKENS[:, :32]))
+
+
+class Halves(Sampling):
+    word = "halves"
+
+    def text_length(self, length: int) -> int:
+        raise NotImplementedError
+
+    def draw(self, random: Any, length: int, reach: int) -> Any:
+        raise NotImplementedError
+
+
+def test_without_positions_the_last_token_sees_a_bag_of_tokens(build_tiny: Callable[..., Any]) -> None:
+    job = build_tiny("context=drope", "model.num_layers=1")
+    model = attending(job)
+    order = torch.cat([torch.randperm(99, generator=torch.Generator().manual_seed(0)), torch.tensor([99])])
+    with torch.no_grad():
+        assert (model.hidden(TOKENS[:, order])[:, -1] - model.hidden(TOKENS[:, :100])[:, -1]).abs().max() > 1e-3
+        model.extend(job.strategy, 32, 128)
+        assert_close(model.hidden(TOKENS[:, order])[:, -1], model.hidden(TOKENS[:, :100])[:, -1], rtol=0, atol=1e-12)
 
 
 def test_documents_with_positions_of_their_own_do_not_see_each_other(build_tiny: Callable[..., Any]) -> None:

@@ -20,8 +20,10 @@ OF_TABLES = {"interpolate", "tile"}
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains_measures_and_exports(preset: str, ran: Callable[..., Any]) -> None:
+    quick = ["context.position.search.population=2", "context.position.search.parents=2", "context.position.search.iterations=1"]
+    more = quick if preset == "longrope" else []
     model = "gpt2" if preset in OF_TABLES else "gpt"
-    directory, results = ran("run", f"model={model}", f"context={preset}", "context.curriculum.base.steps=2", "steps=4")
+    directory, results = ran("run", f"model={model}", f"context={preset}", "context.curriculum.base.steps=2", "steps=4", *more)
     assert json.loads(directory.results.read_text()) == results
     assert results["strategy"]["context"] == preset
     proof = results["strategy"]["proof"]
@@ -36,14 +38,15 @@ def test_every_preset_trains_measures_and_exports(preset: str, ran: Callable[...
     assert rows <= set(results["needle"])
     lines = directory.read_metrics()
     assert [line["step"] for line in lines] == list(range(1, 7))
-    reaches = [32, 32, 64, 64, 128, 128] if preset == "progressive" else [32, 32, 128, 128, 128, 128]
+    reaches = [32, 32, *{"progressive": [64, 64, 128, 128], "drope": 4 * [32]}.get(preset, 4 * [128])]
     assert [line["length"] for line in lines] == (reaches if strategy["sampling"] is None else [32] * 6)
     if strategy["sampling"] is None:
         assert [line["reach"] for line in lines] == reaches
     else:
         assert 32 < results["stages"][0]["reach"] <= 128
     opened = AutoModelForCausalLM.from_pretrained(directory.model)
-    assert opened.config.max_position_embeddings == 128
+    # transformers takes it for the length that was trained.
+    assert opened.config.max_position_embeddings == (32 if preset == "dynamic_ntk" else 128)
 
 
 def test_a_pretrained_model_is_extended_with_its_own_tokenizer_and_length(ran: Callable[..., Any]) -> None:

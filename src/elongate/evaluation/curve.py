@@ -72,16 +72,16 @@ class Curve(Evaluation):
 
 
 def _binned(losses: Float[np.ndarray, "n length"], edges: list[int]) -> dict[str, Any]:
-    """Mean and standard error of each bin of positions; None for a bin without a scored token."""
-    means = np.stack([_means(losses[:, a:b]) for a, b in itertools.pairwise(edges)], axis=1)
-    return {"loss": mean(means), "standard_error": standard_error(means)}
+    """Mean over the scored tokens of each bin of positions, and its standard error; None for a bin without any.
 
-
-def _means(losses: Float[np.ndarray, "n bin"]) -> Float[np.ndarray, " n"]:
-    """Of the tokens that were scored; nan where a sequence has none."""
-    scored = ~np.isnan(losses)
+    The error is that of a ratio of sums over sequences: of the mean of their means, where all have as many scored tokens.
+    """
+    scored, bins = ~np.isnan(losses), list(itertools.pairwise(edges))
+    sums, counts = (np.stack([part[:, a:b].sum(axis=1) for a, b in bins], axis=1) for part in (np.where(scored, losses, 0), scored))
     with np.errstate(invalid="ignore"):
-        return np.where(scored, losses, 0).sum(axis=1) / scored.sum(axis=1)
+        loss = sums.sum(axis=0) / counts.sum(axis=0)
+        residuals = (sums - loss * counts) / counts.mean(axis=0)
+    return {"loss": mean(loss[None]), "standard_error": standard_error(residuals)}
 
 
 def _table_edges(original_length: int, length: int) -> list[int]:

@@ -39,4 +39,7 @@ class Memory(ABC):
 
     @abstractmethod
     def backward(self, model: LanguageModel, example: Example) -> float:
-        """Adds the gradient of share · Σ w·CE / Σ w over the whole batch and returns that loss, in nats per scored token."""
+        """Adds the gradient of share · Σ w·CE / Σ w over the whole batch and returns that loss, in nats per scored token.
+
+        The sum above the line has one term more where the example has pairs of rows that should agree.
+        """

@@ -70,6 +70,7 @@ def rehearse(model: LanguageModel, plan: Memory, rows: int, length: int) -> Rehe
     actor = copy.copy(model)
     actor.network = copy.deepcopy(model.network, {id(tensor): fake.from_tensor(tensor) for tensor in held})
     actor.network.train()
+    actor.reads = _nothing  # type: ignore[method-assign]  # the frequencies of a text are numbers, of which there are none here
     counting = _Counting(_LARGEST.get(model.device.type, 1024))
     with fake, counting:
         for parameter in actor.parameters():
@@ -82,6 +83,10 @@ def rehearse(model: LanguageModel, plan: Memory, rows: int, length: int) -> Rehe
         counting.begin()
         prepared.backward(actor, example)
     return Rehearsal(counting.peak, counting.work)
+
+
+def _nothing(length: int, positions: Tensor | None = None) -> None:
+    pass
 
 
 class _Counting(TorchDispatchMode):

@@ -50,11 +50,12 @@ class Stream(Memory):
         if "causal" not in model.has:
             rule = f"cannot train model={model.word}: what a token sees on its right is not computed yet when its chunk is"
             raise ConfigError("memory", self.word, rule, "use memory=checkpoint")
-        if not _meets_in_attention(model):
+        if not model.meets_in_attention:
             rule = f"cannot train a {model.network.config.model_type}: its tokens meet elsewhere than in its attention"
             raise ConfigError("memory", self.word, rule, "use memory=checkpoint")
 
     def backward(self, model: LanguageModel, example: Example) -> float:
+        assert not example.agreement, "checked with the job"
         # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
         count = example.weight / example.share
         return sum(self._rows(model, part, count) for part in example.parts(self.rows(example.inputs.shape[1])))
@@ -101,23 +102,6 @@ class Stream(Memory):
             for outputs in kept.outputs.values():
                 outputs.pop(chunk)
         return loss.item()
-
-
-def _meets_in_attention(model: LanguageModel) -> bool:
-    """Whether a short text gives the same hidden states in two chunks as in one."""
-    import torch
-
-    from elongate.context.attention.layout import Kept
-
-    length = min(24, model.original_length)
-    tokens = torch.arange(1, length + 1, device=model.device)[None] % model.network.config.vocab_size
-    layout, kept = model.layout(tokens, None), Kept(past={})
-    with model.probed():
-        whole = model.hidden(tokens, None)
-        halves = [
-            model.hidden(tokens[:, slice(*chunk)], None, layout.at(chunk, kept)) for chunk in ((0, length // 2), (length // 2, length))
-        ]
-    return torch.allclose(torch.cat(halves, dim=1), whole, rtol=1e-3, atol=1e-3)
 
 
 def _random_state(device: torch.device) -> Tensor:

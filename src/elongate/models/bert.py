@@ -1,4 +1,9 @@
-"""A masked model with learned positions built fresh: transformers' BERT (Devlin et al. 2018, arXiv:1810.04805), without its second task."""
+"""A masked model with learned positions built fresh: transformers' BERT (Devlin et al. 2018, arXiv:1810.04805), without its second task.
+
+Small and trained for minutes, it departs from the paper in three things, without which it never leaves the loss of single bytes: heads of
+64 dimensions as in the smallest published ones (Turc et al. 2019, arXiv:1908.08962), since a head must tell all positions of the table
+apart; first weights that are larger where the model is narrower; and no dropout, since no text is read twice.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +22,9 @@ class Bert(Model):
     original_length: int = 128  # tokens that the base is trained on and rows of the table of positions, at least 1
     num_layers: int = 4
     dim: int = 128  # of the residual stream, a multiple of num_heads
-    num_heads: int = 8
+    num_heads: int = 2
     mlp_dim: int = 512
-    dropout: float = 0.1  # of embeddings and of what each layer adds, in [0, 1)
+    dropout: float = 0.0  # BERT-Base: 0.1; of embeddings and of what each layer adds, in [0, 1)
     attention_dropout: float = 0.0  # in [0, 1); above 0 memory grows with the square of the length
 
     word: ClassVar[str] = "bert"
@@ -45,6 +50,7 @@ class Bert(Model):
             num_attention_heads=self.num_heads,
             intermediate_size=self.mlp_dim,
             max_position_embeddings=self.original_length,
+            initializer_range=0.02 * (768 / self.dim) ** 0.5,  # 0.02 is that of BERT-Base
             hidden_dropout_prob=self.dropout,
             attention_probs_dropout_prob=self.attention_dropout,
             pad_token_id=None,  # its embedding would stay zero, and token 0 is a byte like any other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +149,25 @@ class LanguageModel:
         known = {} if layout.is_plain and layout.kept is None else {"layout": layout}
         return {"position_ids": positions, **known}
 
-    def before_head(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch head"]:
+    def before_head(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch width"]:
         """What the matrix of the head is given: the last hidden states themselves in a causal network."""
         with self.autocast():
             for step in transform_of(self.network):
                 states = step(states)
         return states
+
+    @cached_property
+    def meets_in_attention(self) -> bool:
+        """Whether tokens meet nowhere but in the attention: a short text has the same hidden states in two chunks as in one."""
+        length = min(24, self.original_length)
+        tokens = torch.arange(1, length + 1, device=self.device)[None] % self.network.config.vocab_size
+        layout, kept = self.layout(tokens, None), Kept(past={})
+        with self.probed():
+            whole = self.hidden(tokens, None)
+            halves = [
+                self.hidden(tokens[:, slice(*chunk)], None, layout.at(chunk, kept)) for chunk in ((0, length // 2), (length // 2, length))
+            ]
+        return torch.allclose(torch.cat(halves, dim=1), whole, rtol=1e-3, atol=1e-3)
 
     @property
     def head(self) -> tuple[Float[Tensor, "vocab dim"], Float[Tensor, " vocab"] | None]:
@@ -252,10 +266,10 @@ class LanguageModel:
         config = self.network.config
         self.slopes = tuple(slopes(config.num_attention_heads).tolist())
         if self.learned:
-            self.learned.switch_off(original_length, length)
+            self.learned.switch_off(length)
         elif self.rotary:
             config.max_position_embeddings = length
-        return {"slopes": list(self.slopes)}
+        return {"position": self.position.word, "slopes": list(self.slopes)}
 
     def last_position(self, wanted: int) -> int:
         """The number of the last token of a text that has a position, at most the one that is wanted."""

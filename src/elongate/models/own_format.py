@@ -52,6 +52,6 @@ def read_position(ours: dict[str, Any], source: str) -> Position:
         module = import_module(f"{Position.__module__.rpartition('.')[0]}.{word}")
         kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Position)]
         return next(kind for kind in kinds if vars(kind).get("word") == word)(**fields)
-    except (ModuleNotFoundError, TypeError) as fault:
-        rule = f"was written by another version of Elongate: its position {word} is not known here ({fault})"
+    except (ModuleNotFoundError, StopIteration, TypeError) as fault:
+        rule = f"was written by another version of Elongate: its position {word} is not known here"
         raise ConfigError("model.source", source, rule, "open it with that version") from fault

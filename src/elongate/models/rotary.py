@@ -47,7 +47,9 @@ class RotaryPositions:
         """Sets the frequencies for texts of `length` tokens where they depend on it, whatever was read before."""
         for module, rope_type, layers in self._following:
             built = getattr(module, "_".join([*layers.values(), "inv_freq"]))
-            built.copy_(ROPE_INIT_FUNCTIONS[rope_type](module.config, built.device, seq_len=length, **layers)[0])
+            # As a tensor, as transformers gives it: the rounding is the same.
+            read = torch.tensor(length, device=built.device)
+            built.copy_(ROPE_INIT_FUNCTIONS[rope_type](module.config, built.device, seq_len=read, **layers)[0])  # type: ignore[arg-type]
 
     def unlike_plain(self) -> str | None:
         """How the parameters differ from those that a scaling starts from: plain RoPE."""

@@ -21,13 +21,6 @@ _NAMES = ("wpe", "position_embeddings", "embed_positions")  # GPT-2's, BERT's, O
 _BESIDE: dict[str, Callable[[int], Tensor]] = {"position_ids": torch.arange, "token_type_ids": lambda rows: torch.zeros(rows).long()}
 
 
-class _Nothing(Table):
-    word = "nothing"
-
-    def extended(self, rows: Float[Tensor, "original dim"], length: int) -> Float[Tensor, "length dim"]:
-        return rows.new_zeros(length, rows.shape[1])
-
-
 class LearnedPositions:
     def __init__(self, network: PreTrainedModel) -> None:
         self.network = network
@@ -97,9 +90,10 @@ class LearnedPositions:
             hook.remove()
         return found
 
-    def switch_off(self, original_length: int, length: int) -> None:
-        """No position has a vector any more, of `length` positions now; nor will training give it one."""
-        self.set(_Nothing(), original_length, length)
+    def switch_off(self, length: int) -> None:
+        """No position has a vector any more, and there are `length` of them at least; nor will training give it one."""
+        if length > self.length:
+            self._replace(self._rows().new_zeros(length, self._rows().shape[1]))
         for _, module in self._tables():
             module.weight.requires_grad_(False)
             module.weight.zero_()

@@ -6,12 +6,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elongate.models.language_model import LanguageModel
+from elongate.objectives.agreement import meeting, summed_disagreement
 from elongate.objectives.cross_entropy import summed_cross_entropy
 from elongate.objectives.objective import Example
 
 
 def summed_loss(model: LanguageModel, hidden: Float[Tensor, "batch length dim"], example: Example) -> Float[Tensor, ""]:
-    """Σ w·CE over the targets of the example that are scored, in nats. Only these meet the head, and what lies before it."""
+    """Σ w·CE over the targets of the example that are scored, in nats, and the disagreement of pairs of rows where it has a weight.
+
+    Only what is scored meets the head, and what lies before it.
+    """
     targets, weights = example.targets, example.weights
     if bool(example.scored.all()):  # nothing is gathered
         states, targets = hidden.flatten(0, 1), targets.flatten()
@@ -19,4 +23,8 @@ def summed_loss(model: LanguageModel, hidden: Float[Tensor, "batch length dim"],
     else:
         states, targets = hidden[example.scored], targets[example.scored]
         weights = None if weights is None else weights[example.scored]
-    return summed_cross_entropy(model.before_head(states), model.head, targets, weights, model.precision)
+    loss = summed_cross_entropy(model.before_head(states), model.head, targets, weights, model.precision)
+    if not example.agreement:
+        return loss
+    forward, backward = map(model.before_head, meeting(hidden, example.scored))
+    return loss + example.agreement * summed_disagreement(forward, backward, model.head, model.precision)

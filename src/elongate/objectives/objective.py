@@ -32,6 +32,7 @@ class Example:
     context: Int[Tensor, "batch context"] | None = None  # what an autoencoder encodes
     share: float = 1.0  # of the loss of a step; those of all its examples add up to 1
     rows_together: int = 1  # rows that must not be parted
+    agreement: float = 0.0  # weight, beside those of the targets, of the distance between the two rows of a pair (agreement.py)
 
     @property
     def length(self) -> int:
@@ -41,7 +42,7 @@ class Example:
     @property
     def weight(self) -> float:
         """The sum of the weights of all targets."""
-        return float(self.scored.sum() if self.weights is None else self.weights[self.scored].sum(dtype=self.weights.dtype))
+        return float(self.scored.sum() if self.weights is None else self.weights[self.scored].double().sum())
 
     def parts(self, rows: int) -> Iterator[Example]:
         """The same batch, `rows` sequences at a time."""
@@ -68,6 +69,11 @@ class Objective(ABC):
     word: ClassVar[str]
     needs: ClassVar[frozenset[str]]  # what a model must have to learn it
     masks: ClassVar[bool] = False  # the tokenizer must have a token for what is hidden
+    rows_meet: ClassVar[bool] = False  # in the loss: whole rows must be there at once, and chunks of them are not enough
+
+    def on(self, has: frozenset[str], original_length: int) -> Objective:
+        """What it is for such a model, with all that depends on the model filled in; asked before anything else but `check`."""
+        return self
 
     @property
     @abstractmethod

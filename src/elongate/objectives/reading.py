@@ -40,7 +40,7 @@ class LeftToRight(Reading):
         from elongate.objectives.cross_entropy import token_cross_entropy
 
         losses = np.full(tokens.shape, np.nan)
-        batch = torch.from_numpy(tokens[:, : model.last_position(tokens.shape[1] - 1) + 1]).to(model.device)
+        batch = torch.from_numpy(tokens[:, : model.last_position(tokens.shape[1] - 2) + 2]).to(model.device)
         with torch.no_grad():
             hidden = model.hidden(batch[:, :-1])
         found = token_cross_entropy(model.before_head(hidden), model.head, batch[:, 1:], model.precision)
@@ -52,7 +52,7 @@ class LeftToRight(Reading):
 
         count, num_choices, size = choices.shape
         length = prefix.shape[1] + size - 1
-        if model.last_position(length) < length:
+        if model.last_position(length - 1) < length - 1:
             return np.full((count, num_choices), np.nan), np.zeros((count, num_choices), dtype=bool)
         wanted = torch.from_numpy(choices).flatten(0, 1).to(model.device)
         texts = torch.cat([torch.from_numpy(prefix).to(model.device).repeat_interleave(num_choices, dim=0), wanted[:, :-1]], dim=1)

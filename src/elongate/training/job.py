@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from elongate.context.strategy import Strategy
@@ -71,6 +71,9 @@ def check_together(job: Job) -> None:
     if job.compile and job.memory.word == "checkpoint":
         rule = "cannot work with memory=checkpoint: torch runs checkpointed layers as they are"
         raise ConfigError("compile", "true", rule, "use {key}=false, or memory=stream")
+    if job.objective.rows_meet and job.memory.word in ("stream", "auto"):
+        rule = f"cannot work with objective={job.objective.word}: the two directions of a text meet in its loss, and their chunks do not"
+        raise ConfigError("memory", job.memory.word, rule, "use {key}=checkpoint")
     if job.strategy.sampling is not None and job.data.isolate_documents:
         rule = "cannot be had with data.isolate_documents=true: each gives a sequence positions of its own"
         raise ConfigError("context/sampling", job.strategy.sampling.word, rule, "use one of the two")
@@ -83,13 +86,15 @@ def check_together(job: Job) -> None:
         raise ConfigError("model.attention_dropout", rate, rule, "use {key}=0; other dropouts are not concerned")
 
 
-def check_able(job: Job, has: frozenset[str], original_length: int) -> None:
-    """Raises `ConfigError` where the model lacks what the strategy or the objective needs."""
+def check_able(job: Job, has: frozenset[str], original_length: int) -> Job:
+    """The job, its objective filled in for the model. Raises `ConfigError` where that lacks what the strategy or the objective needs."""
     job.strategy.check(has, original_length, job.model.word)
     job.objective.check(has, job.model.word)
     if job.data.isolate_documents and "regions" not in has:
         rule = f"needs attention in regions, which model={job.model.word} does not have"
         raise ConfigError("data.isolate_documents", "true", rule, "use {key}=false")
+    with inside("objective"):
+        return replace(job, objective=job.objective.on(has, original_length))
 
 
 def check_lengths(job: Job, original_length: int, block_length: int) -> None:

@@ -24,7 +24,7 @@ def plan(job: Job) -> str:
     find_device(job.device)
     model = Origin(job.model, tokenizer, False, [], None).build(job)
     original_length = job.model.original_length or model.original_length
-    check_able(job, model.has, original_length)
+    job = check_able(job, model.has, original_length)
     check_lengths(job, original_length, model.block_length)
     with inside("tuning"):
         job.tuning.apply(model, job.seed)

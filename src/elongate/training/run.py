@@ -47,7 +47,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         origin = find_origin(job, corpus, tokenizer, interrupt)
         model = origin.build(job)
         original_length = job.model.original_length or model.original_length
-        check_able(job, model.has, original_length)
+        job = check_able(job, model.has, original_length)
         check_lengths(job, original_length, model.block_length)
         check_documents(job, corpus, original_length)
         model.check(job.strategy, original_length)
@@ -181,7 +181,7 @@ def _proof_lines(job: Job, proof: dict[str, Any]) -> Iterator[str]:
         made = f"a table of {table['length']} positions made of {table['original_length']}"
         yield f"position {word} is on: {made}; off the closed form by at most {table['row_error']:.0e}"
     if "slopes" in proof:
-        slopes = proof["slopes"]
+        slopes, word = proof["slopes"], proof["position"]
         yield (
             f"position {word} is on: {len(slopes)} slopes {slopes[0]:.3g} … {slopes[-1]:.3g} per token, the model's own positions are off; "
             f"off its definition by at most {attention['output_error']:.0e}"

@@ -235,3 +235,56 @@ def test_broken_tokenizer_files_are_told_in_one_line(checkpoint, name, content, 
 def test_a_folder_without_tokenizer_files_is_named(tmp_path):
     with pytest.raises(ConfigError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+# -- what is hidden --------------------------------------------------------------------------------------------------------
+
+
+def test_a_mask_is_one_more_token_that_no_text_is_encoded_to(tokenizer):
+    masked = tokenizer.with_mask()
+    assert tokenizer.mask is None
+    assert (masked.mask, masked.vocab_size) == (tokenizer.vocab_size, tokenizer.vocab_size + 1)
+    for text in [*MIXED, "a text that spells [MASK] hides nothing"]:
+        assert masked.encode(text).tolist() == tokenizer.encode(text).tolist()
+    assert masked.decode([*masked.encode("as it was"), masked.mask]) == "as it was"
+    # It names the cache of tokens, which are the same.
+    assert masked.fingerprint == tokenizer.fingerprint
+    assert masked.with_mask() is masked
+
+
+def test_transformers_opens_the_mask_too(tokenizer, tmp_path):
+    import transformers
+
+    masked = tokenizer.with_mask()
+    masked.save(tmp_path / "model")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert (theirs.mask_token, theirs.mask_token_id, len(theirs)) == ("[MASK]", masked.mask, masked.vocab_size)
+    for text in MIXED:
+        assert theirs(text)["input_ids"] == tokenizer.encode(text).tolist()
+
+
+def test_a_saved_mask_comes_back(tokenizer, tmp_path):
+    masked = tokenizer.with_mask()
+    masked.save(tmp_path / "saved")
+    loaded = load_tokenizer(tmp_path / "saved")
+    assert type(loaded) is type(tokenizer)
+    assert (loaded.fingerprint, loaded.vocab_size, loaded.mask) == (masked.fingerprint, masked.vocab_size, masked.mask)
+    loaded.save(tmp_path / "again")
+    for file in (tmp_path / "saved").iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_checkpoint_hides_with_the_token_that_it_names(checkpoint, source):
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "sep_token": "[SEP]", "mask_token": {"content": "of"}}
+    checkpoint.write("tokenizer_config.json", config)
+    tokenizer = Pretrained(source=str(checkpoint.folder)).fit(source)
+    assert (tokenizer.mask, tokenizer.vocab_size) == (4, 5)
+    assert tokenizer.with_mask() is tokenizer
+
+
+def test_a_checkpoint_without_a_mask_is_told_in_one_line(checkpoint, source):
+    with pytest.raises(ConfigError) as error:
+        Pretrained(source=str(checkpoint.folder)).fit(source).with_mask()
+    told = str(error.value.inside("tokenizer"))
+    assert told.startswith("tokenizer=pretrained: has no mask token; use tokenizer=byte or bpe with a fresh model")
+    assert "\n" not in told

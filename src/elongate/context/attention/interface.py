@@ -85,7 +85,8 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], scale: float, known: Output | None
     ) -> tuple[Tensor, Tensor]:
-        out, lse = known or attend(q, k, v, parts, scale)
+        # As new tensors: the outputs of an operator become a part of its graph, and what is kept for longer would hold the graph.
+        out, lse = attend(q, k, v, parts, scale) if known is None else (x.detach() for x in known)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.parts, ctx.scale = parts, scale
         ctx.mark_non_differentiable(lse)

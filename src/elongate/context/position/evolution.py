@@ -35,7 +35,7 @@ class Evolved:
 @dataclass(frozen=True, kw_only=True)
 class Evolution:
     population: int = 64  # candidates that the search begins with, at least parents
-    iterations: int = 16  # rounds; the paper: 40; 0: no search
+    iterations: int = 10  # rounds; the paper: 40; 0: no search
     mutations: int = 16  # children of one parent, each round
     crossovers: int = 16  # children of two parents, each round
     parents: int = 32  # best candidates that the next round comes from, at least 2
@@ -43,9 +43,9 @@ class Evolution:
     num_documents: int = 5  # beginnings of training documents that a candidate is tried on, each as long as the target, at least 1
 
     def __post_init__(self) -> None:
-        require(self.iterations >= 0, "iterations", self.iterations, "must be at least 0", "use {key}=16")
+        require(self.iterations >= 0, "iterations", self.iterations, "must be at least 0", "use {key}=10")
         for name in ("mutations", "crossovers"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 0", "use {key}=16")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 0", "use {key}=10")
         require(self.mutations + self.crossovers > 0, "mutations", self.mutations, "must be above 0 where crossovers=0", "use {key}=16")
         require(self.parents >= 2, "parents", self.parents, "must be at least 2", "use {key}=32")
         rule = f"must be at least parents={self.parents}"
@@ -82,7 +82,9 @@ class Evolution:
             for _ in range(self.mutations):
                 tried.add_new(partial(mutated, parents))
             for _ in range(self.crossovers):
-                tried.add_new(partial(_crossed, random, parents))
+                # Parents that are much alike have few children: then one is mutated instead.
+                if not tried.add_new(partial(_crossed, random, parents)):
+                    tried.add_new(partial(mutated, parents))
             best_losses.append(tried.lowest)
         started = {name: tried.losses[tuple(factors)] for name, factors in starts.items()}
         return Evolved(tried.best(1)[0], tried.lowest, started, best_losses, len(tried.losses))
@@ -107,13 +109,14 @@ class _Tried:
             self.losses[tuple(factors)] = self._loss(factors)
             self._told(len(self.losses), self.lowest)
 
-    def add_new(self, draw: Callable[[], Factors]) -> None:
-        """Adds a child whose factors do not fall and that was not tried before, if one can be drawn."""
+    def add_new(self, draw: Callable[[], Factors]) -> bool:
+        """Adds a child whose factors do not fall and that was not tried before; whether one could be drawn."""
         for _ in range(_DRAWS):
             child = draw()
             if (np.diff(child) >= 0).all() and tuple(child) not in self.losses:
                 self.add(child)
-                return
+                return True
+        return False
 
 
 def _mutated(highest: float, rate: float, random: np.random.Generator, parents: Sequence[Factors]) -> Factors:

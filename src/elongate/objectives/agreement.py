@@ -1,0 +1,77 @@
+"""How far two directions disagree about a token (Nguyen et al. 2023, arXiv:2303.07295, section 3.1): total variation, ½ Σ |p − q| over the
+vocabulary. As in cross_entropy.py no logits of a whole sequence exist: a piece leaves its gradient while its logits are there.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional as F
+
+from elongate.objectives.cross_entropy import PIECE, Head
+
+
+def told_twice(scored: Bool[Tensor, "rows length"]) -> Bool[Tensor, "pairs rest"]:
+    """Tokens that are scored in both rows of a pair: the text, and the same text from its end. In the order of the text.
+
+    The first row tells tokens 1 … length, the second length − 1 … 0: they meet in all but the last place of each.
+    """
+    return scored[0::2, :-1] & scored[1::2, :-1].flip(1)
+
+
+def meeting(
+    hidden: Float[Tensor, "rows length dim"], scored: Bool[Tensor, "rows length"]
+) -> tuple[Float[Tensor, "tokens dim"], Float[Tensor, "tokens dim"]]:
+    """The states that tell these tokens, from what comes before them and from what comes after."""
+    both = told_twice(scored)
+    return hidden[0::2, :-1][both], hidden[1::2, :-1].flip(1)[both]
+
+
+def summed_disagreement(
+    forward: Float[Tensor, "tokens dim"], backward: Float[Tensor, "tokens dim"], head: Head, precision: str = "fp32"
+) -> Float[Tensor, ""]:
+    """Σ of the total variation distance, 0 to 1 a token; differentiable in both states and in the head."""
+    dtype = torch.bfloat16 if precision == "bf16" else head[0].dtype
+    return _SummedDisagreement.apply(forward, backward, *head, dtype)
+
+
+class _SummedDisagreement(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        forward: Float[Tensor, "tokens dim"],
+        backward: Float[Tensor, "tokens dim"],
+        weight: Float[Tensor, "vocab dim"],
+        bias: Float[Tensor, " vocab"] | None,
+        dtype: torch.dtype,
+    ) -> Float[Tensor, ""]:
+        matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
+        wide = torch.promote_types(dtype, torch.float32)
+        given = (forward, backward, weight, bias)
+        grads = [None if not needed else torch.zeros_like(x) for x, needed in zip(given, ctx.needs_input_grad, strict=False)]
+        total = torch.zeros((), dtype=wide, device=weight.device)
+        for start in range(0, len(forward), PIECE):
+            at = slice(start, start + PIECE)
+            states = [x[at].to(dtype) for x in (forward, backward)]
+            chances = [F.linear(x, matrix, offset).to(wide).softmax(-1) for x in states]
+            difference = chances[0] - chances[1]
+            total += difference.abs().sum() / 2
+            for row, sign in enumerate((difference.sign() / 2, difference.sign() / -2)):
+                # Through the softmax: p · (g − Σ p·g), g of the probabilities.
+                logits = chances[row] * (sign - (chances[row] * sign).sum(-1, keepdim=True))
+                grad = logits.to(dtype)
+                if (own := grads[row]) is not None:
+                    own[at] = grad @ matrix
+                if grads[2] is not None:
+                    grads[2] += grad.mT @ states[row]
+                if grads[3] is not None:
+                    grads[3] += logits.sum(0)
+        ctx.save_for_backward(*grads)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, scale: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
+        return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None

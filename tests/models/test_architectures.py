@@ -1,0 +1,228 @@
+"""Fresh models: what they have, which tokens they see, and that what lies before the head is transformers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.networks import VOCAB
+from torch import Tensor, nn
+from torch.testing import assert_close
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+from elongate.errors import ConfigError
+from elongate.models.language_model import LanguageModel
+from elongate.training.origin import export
+
+FRESH = ["gpt", "gpt2", "bert", "modernbert"]
+LEARNED = ["gpt2", "bert"]
+LENGTH, AT = 20, 9
+
+
+@pytest.fixture
+def built(build_tiny: Callable[..., Any]) -> Callable[..., LanguageModel]:
+    """A tiny model in float64, without dropout, whose weights attend: fresh ones hardly do."""
+
+    def built(word: str, *overrides: str) -> LanguageModel:
+        model = build_tiny(f"model={word}", *overrides).model.build(VOCAB, seed=0)
+        model.network.double().eval()
+        draw = torch.Generator().manual_seed(0)
+        for parameter in model.network.parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.3, generator=draw)
+        return model
+
+    return built
+
+
+@pytest.mark.parametrize("word", FRESH)
+def test_a_model_has_what_its_class_says(word: str, build_tiny: Callable[..., Any]) -> None:
+    model = build_tiny(f"model={word}").model
+    assert model.build(VOCAB, seed=0).has == model.has
+
+
+@pytest.mark.parametrize("word", FRESH)
+def test_attention_has_no_dropout_by_default(word: str, build_tiny: Callable[..., Any]) -> None:
+    config = build_tiny(f"model={word}").model.build(VOCAB, seed=0).network.config
+    rates = [getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")]
+    assert rates == [0, 0, 0]
+
+
+@pytest.mark.parametrize("word", LEARNED)
+def test_dropout_is_that_of_the_configuration(word: str, build_tiny: Callable[..., Any]) -> None:
+    network = build_tiny(f"model={word}", "model.dropout=0.3", "model.attention_dropout=0.2").model.build(VOCAB, seed=0).network
+    assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} >= {0.3}
+    # A draw of each kind that is not the same twice.
+    tokens = torch.arange(LENGTH)[None] % VOCAB
+    assert (network.train()(tokens).logits - network(tokens).logits).abs().max() > 0
+
+
+# -- who sees whom ---------------------------------------------------------------------------------------------------
+
+
+def reached(model: LanguageModel, rows: Tensor) -> Tensor:
+    """How far the state of token `AT` depends on each row: the sum of the gradient's absolute values."""
+    tokens = torch.arange(LENGTH)[None] % VOCAB
+    return torch.autograd.grad(model.hidden(tokens)[0, AT].square().sum(), rows)[0][:LENGTH].abs().sum(-1)
+
+
+def position_table(model: LanguageModel) -> Tensor:
+    return next(p for name, p in model.network.named_parameters() if name.endswith(("wpe.weight", "position_embeddings.weight")))
+
+
+@pytest.mark.parametrize("word", FRESH)
+def test_a_causal_model_sees_the_past_only_and_a_bidirectional_one_both_sides(word: str, built: Callable[..., LanguageModel]) -> None:
+    model = built(word)
+    # Token i is token i of the embedding: its row tells of token i alone, unless the head is tied, which is not reached here.
+    gradient = reached(model, model.network.get_input_embeddings().weight)
+    assert (gradient[: AT + 1] > 0).all()
+    assert (gradient[AT + 1 :] == 0).all() if "causal" in model.has else (gradient[AT + 1 :] > 0).all()
+
+
+@pytest.mark.parametrize("word", LEARNED)
+def test_the_same_told_by_the_table_of_positions(word: str, built: Callable[..., LanguageModel]) -> None:
+    model = built(word)
+    gradient = reached(model, position_table(model))
+    assert (gradient[: AT + 1] > 0).all()
+    assert (gradient[AT + 1 :] == 0).all() if word == "gpt2" else (gradient[AT + 1 :] > 0).all()
+
+
+def test_a_local_layer_of_modernbert_sees_its_window_on_both_sides_and_a_global_one_everything(
+    built: Callable[..., LanguageModel],
+) -> None:
+    model = built("modernbert", "model.local_length=6")
+    seen: list[Tensor] = []
+
+    def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        gradient = torch.autograd.grad(output[0, AT].square().sum(), inputs[0], retain_graph=True)[0]
+        seen.append(torch.nonzero(gradient[0].abs().sum(-1))[:, 0])
+
+    for layer in model.network.model.layers:
+        layer.register_forward_hook(keep)
+    model.hidden(torch.arange(LENGTH)[None])
+    assert [found.tolist() for found in seen] == [list(range(LENGTH)), list(range(AT - 3, AT + 4))]
+
+
+# -- the head --------------------------------------------------------------------------------------------------------
+
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": None,
+}
+NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "cls_token_id": None, "sep_token_id": None}
+HEADS: dict[str, Callable[[], PreTrainedModel]] = {
+    "bert": lambda: BertForMaskedLM(BertConfig(**SIZES)),
+    "modernbert": lambda: ModernBertForMaskedLM(ModernBertConfig(**SIZES | NO_SPECIAL)),
+    "electra": lambda: ElectraForMaskedLM(ElectraConfig(**SIZES, embedding_size=16)),
+    "roberta": lambda: RobertaForMaskedLM(RobertaConfig(**SIZES | {"pad_token_id": 0})),
+    "distilbert": lambda: DistilBertForMaskedLM(
+        DistilBertConfig(vocab_size=VOCAB, dim=32, hidden_dim=48, n_layers=1, n_heads=4, max_position_embeddings=64, pad_token_id=None)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_what_lies_before_the_head_is_the_networks_own(kind: str) -> None:
+    torch.manual_seed(0)
+    network = HEADS[kind]().double().eval()
+    network.set_attn_implementation("elongate")
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    model = LanguageModel(network, kind)
+    tokens = torch.arange(1, 41).view(2, 20)
+    with torch.no_grad():
+        hidden = model.hidden(tokens)
+        logits = nn.functional.linear(model.before_head(hidden), *model.head)
+        assert_close(logits, network(tokens).logits, rtol=0, atol=1e-12)
+        # Token by token: what is scored may be gathered first.
+        assert_close(model.before_head(hidden[:, 3:5]), model.before_head(hidden)[:, 3:5], rtol=0, atol=1e-12)
+    model.check_head()
+
+
+def test_a_head_that_is_not_known_is_refused_in_one_line() -> None:
+    network = AlbertForMaskedLM(AlbertConfig(**SIZES, embedding_size=32)).eval()
+    network.set_attn_implementation("elongate")
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    with pytest.raises(
+        ConfigError, match=r"is a albert, which changes its logits after the head; name a checkpoint whose head is one matrix"
+    ):
+        LanguageModel(network, "albert").check_head()
+
+
+# -- extended and exported -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", FRESH)
+def test_plain_transformers_computes_the_logits_of_the_extended_model(word: str, build_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    job = build_tiny(f"model={word}")
+    tokenizer = job.tokenizer.fit(job.data)
+    tokenizer = tokenizer.with_mask() if job.objective.masks else tokenizer
+    model = job.model.build(tokenizer.vocab_size, seed=0)
+    model.network.eval()
+    model.extend(job.strategy, 32, 128)
+    export(model, tokenizer, tmp_path / "model")
+    auto = AutoModelForCausalLM if "causal" in model.has else AutoModelForMaskedLM
+    opened = auto.from_pretrained(tmp_path / "model")
+    assert opened.config.max_position_embeddings == 128
+    tokens = torch.randint(257, (2, 128), generator=torch.Generator().manual_seed(0))
+    for length in (32, 128):
+        with torch.no_grad():
+            ours = nn.functional.linear(model.before_head(model.hidden(tokens[:, :length])), *model.head)
+            assert_close(opened(tokens[:, :length]).logits, ours, rtol=0, atol=1e-5)
+
+
+def test_a_scaling_acts_on_the_global_layers_of_modernbert_alone(build_tiny: Callable[..., Any]) -> None:
+    job = build_tiny("model=modernbert", "context=ntk")
+    model = job.model.build(VOCAB, seed=0)
+    rotary = model.network.model.rotary_emb
+    before = {layer: getattr(rotary, f"{layer}_inv_freq").clone() for layer in ("full_attention", "sliding_attention")}
+    proof = model.extend(job.strategy, 32, 128)
+    rotary = model.network.model.rotary_emb
+    assert torch.equal(rotary.sliding_attention_inv_freq, before["sliding_attention"])
+    # NTK-aware: theta · 4^(d/(d-2)), by hand.
+    assert_close(rotary.full_attention_inv_freq, (10_000.0 * 4 ** (8 / 6)) ** -(torch.arange(0, 8, 2) / 8), rtol=1e-6, atol=0)
+    assert not torch.equal(rotary.full_attention_inv_freq, before["full_attention"])
+    assert proof["frequency_error"] < 1e-5
+    parameters = model.network.config.rope_parameters
+    assert parameters["sliding_attention"] == {"rope_type": "default", "rope_theta": 10_000.0}
+    assert parameters["full_attention"]["rope_theta"] == pytest.approx(10_000.0 * 4 ** (8 / 6))
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("model.dropout=1", "model.dropout=1.0: must be at least 0 and below 1; use model.dropout=0.0"),
+        ("model.local_length=7", "model.local_length=7: must be even: as many tokens on either side; use model.local_length=8"),
+        ("model.global_every=0", "model.global_every=0: must be at least 1; use model.global_every=2"),
+        ("model.dim=36", "model.dim=36: must be an even multiple of num_heads=4: rotary positions turn pairs; use model.dim=32"),
+    ],
+)
+def test_what_modernbert_cannot_be_is_told_in_one_line(setting: str, line: str, build_tiny: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError) as told:
+        build_tiny("model=modernbert", setting)
+    assert str(told.value) == line
