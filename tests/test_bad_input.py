@@ -329,7 +329,7 @@ def test_checkpoints_that_cannot_be_used_are_refused(text_folder: Path, tmp_path
             assert line.endswith("; fetch or save the checkpoint again")
     assert "transformer.ln_f.weight is missing" in lines[4]
     assert lines[6].startswith(
-        "error: context/position=yarn: needs rotary positions, which model=pretrained does not have; use a rotary model"
+        "error: context/position=yarn: needs rotary positions, which model=pretrained does not have; use context/position=interpolate"
     )
     assert lines[7].startswith("error: context/position=none: needs positions that are computed and not looked up in a table")
     assert lines[7].count("context.target_length=32") == 1
