@@ -1,10 +1,11 @@
 """The configuration of the bidirectional autoencoder, as transformers keeps it: config.json of an exported folder."""
 
-from typing import Any
+from typing import Any, no_type_check
 
 from transformers import PreTrainedConfig
 
 
+@no_type_check  # transformers lets it take whatever else a config.json holds, which its signature does not say
 class BidirectionalAutoencoderConfig(PreTrainedConfig):
     model_type = "bidirectional_autoencoder"
 
