@@ -586,6 +586,13 @@ def test_a_further_token_costs_most_in_plain_and_less_in_checkpoint_and_least_in
     assert stream < plain / 6
 
 
+def test_kept_outputs_of_attention_cost_themselves_and_hold_nothing_else() -> None:
+    layers, wide = 4, 4
+    outputs = layers * (32 * wide + 8 * wide)  # and their log-sum-exp
+    again, kept = (bytes_per_further_token(Checkpoint(keep_attention=keep, mlp_chunk_length=16)) for keep in (False, True))
+    assert again < kept <= again + outputs
+
+
 @pytest.mark.parametrize("plan", QUICK)
 def test_nothing_is_left_after_a_step(plan: str) -> None:
     """Without the collector of cycles: what a step holds is gone when it ends."""

@@ -5,7 +5,7 @@ from typing import Any, no_type_check
 from transformers import PreTrainedConfig
 
 
-@no_type_check  # transformers gives it a constructor that takes more than its fields
+@no_type_check  # transformers lets it take whatever else a config.json holds, which its signature does not say
 class BidirectionalAutoencoderConfig(PreTrainedConfig):
     model_type = "bidirectional_autoencoder"
 
