@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from elongate.context.attention import blocks
-from elongate.context.attention.attention import Attention, Region
-from elongate.context.attention.blocks import Block
+from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
 from elongate.context.attention.layout import Kept, Layout
 from elongate.context.attention.proof import prove
@@ -29,29 +27,12 @@ from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
 from elongate.models import own_format
 from elongate.models.heads import transform_of
+from elongate.models.probes import knows_distances, turns_as_we_do, windows_of
 from elongate.models.rotary import RotaryPositions, head_dim
 from elongate.models.tables import LearnedPositions
 
 # One bar at a time: that of the training.
 transformers_logging.disable_progress_bar()
-
-
-class _Turned(Full):
-    """Full attention whose rotation is left to the kernel."""
-
-    rotates = True
-
-
-class _LastSeesFirst(Attention):
-    """Every token sees itself, and the last one the first."""
-
-    word = "last sees first"
-
-    def narrowed(self, width: int) -> Attention:
-        return self
-
-    def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
-        return (Region((*blocks.tiles(length, 1, causal), Block((length - 1, length), (0, 1)))),)
 
 
 class LanguageModel:
@@ -218,7 +199,7 @@ class LanguageModel:
         strategy.check(self.has, original_length, self.word)
         for attention in (strategy.attention, strategy.measured_attention):
             self._check_attention(attention)
-        if "rotary" in strategy.position.removes and self._knows_distances():
+        if "rotary" in strategy.position.removes and knows_distances(self):
             rule = f"cannot act on a {self.network.config.model_type}, whose own positions cannot be switched off"
             raise ConfigError("context/position", strategy.position.word, rule, "name a checkpoint of another architecture")
         if (word := strategy.position.word) == "none" or not self.rotary:
@@ -277,48 +258,16 @@ class LanguageModel:
 
     def _check_attention(self, attention: Attention) -> None:
         architecture = self.network.config.model_type
-        windows = self._windows()
+        windows = windows_of(self)
         if not windows:
             rule = f"cannot act on a {architecture}, whose attention does not go through the interface of transformers"
             raise ConfigError("context/attention", attention.word, rule, "name a checkpoint of another architecture")
         if attention.narrowed(1) is None and windows != {None}:
             rule = f"cannot act on a {architecture}, whose layers have windows of their own"
             raise ConfigError("context/attention", attention.word, rule, "use context/attention=full or window")
-        if attention.rotates and not self._turns_as_we_do():
+        if attention.rotates and not turns_as_we_do(self):
             rule = f"cannot act on a {architecture}, which does not rotate the two halves of a head alike in all layers"
             raise ConfigError("context/attention", attention.word, rule, "use context/attention=window")
-
-    def _windows(self) -> set[int | None]:
-        """Of the layers that read the layout which they are given: each one's own window, None where it has none."""
-        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
-        layout = self.layout(tokens, None)
-        layout = layout.at(layout.chunk, Kept())
-        with self.probed():
-            self.hidden(tokens, None, layout)
-        return layout.windows
-
-    def _turns_as_we_do(self) -> bool:
-        """Whether full attention comes out the same when the rotation is left to the kernel."""
-        if self.rotary.unlike_plain():
-            return False
-        tokens, attention = torch.arange(1, 17, device=self.device)[None] % self.network.config.vocab_size, self.attention
-        with self.probed():
-            self.attention = Full()
-            theirs = self.hidden(tokens)
-            self.attention = _Turned()
-            ours = self.hidden(tokens)
-        self.attention = attention
-        return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
-
-    def _knows_distances(self) -> bool:
-        """Whether the network, without slopes, computes another thing for a token that sees one which is farther away."""
-        slopes, attention = self.slopes, self.attention
-        with self.probed():
-            self.slopes, self.attention = (0.0,) * self.network.config.num_attention_heads, _LastSeesFirst()
-            texts = [torch.tensor([[1, *between, 2]], device=self.device) % self.network.config.vocab_size for between in ([], [0] * 6)]
-            near, far = (self.hidden(text)[:, -1] for text in texts)
-        self.slopes, self.attention = slopes, attention
-        return not torch.allclose(near, far, rtol=1e-3, atol=1e-3)
 
     # -- weights -----------------------------------------------------------------------------------------------------
 
