@@ -107,6 +107,9 @@ def test_what_was_not_scored_counts_for_nothing() -> None:
     losses = np.array([[1.0, np.nan, 3.0, np.nan], [np.nan, np.nan, 7.0, np.nan], [3.0, np.nan, 2.0, np.nan]])
     figures = _binned(losses, [0, 1, 2, 3, 4])
     assert figures["loss"] == [2.0, None, 4.0, None]
-    assert figures["standard_error"] == [pytest.approx(2**0.5 / 2**0.5), None, pytest.approx(np.std([3, 7, 2], ddof=1) / 3**0.5), None]
-    # A bin of several positions: the mean of each sequence over what it has.
-    assert _binned(losses, [0, 4])["loss"] == [pytest.approx((2 + 7 + 2.5) / 3)]
+    # Of a ratio of sums: a sequence without a scored token neither adds to it nor takes away.
+    shares = np.array([1 - 2, 0, 3 - 2]) / (2 / 3)
+    by_hand = [shares.std(ddof=1) / 3**0.5, None, np.std([3, 7, 2], ddof=1) / 3**0.5, None]
+    assert figures["standard_error"] == [error if error is None else pytest.approx(error) for error in by_hand]
+    # A bin of several positions: every scored token counts alike.
+    assert _binned(losses, [0, 4])["loss"] == [pytest.approx((1 + 3 + 7 + 3 + 2) / 5)]

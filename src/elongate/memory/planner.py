@@ -159,9 +159,9 @@ class Steps:
         return min(int(below[0] + share * (above[0] - below[0])) // 64 * 64, self._end)
 
     def _samples(self, plan: Memory) -> tuple[int, int]:
-        """Two lengths that tell what longer ones take."""
+        """Two lengths that tell what longer ones take: so long that what is as large at every length no longer makes the peak."""
         tokens = max(plan.tokens_at_once, _SMALLEST)
-        return min(2 * tokens, self._end // 2), min(4 * tokens, self._end)
+        return min(4 * tokens, self._end // 2), min(8 * tokens, self._end)
 
     def _rehearsed(self, plan: Memory, rows: int, length: int) -> Rehearsal:
         from elongate.memory.rehearsal import rehearse

@@ -40,7 +40,8 @@ class LeftToRight(Reading):
         from elongate.objectives.cross_entropy import token_cross_entropy
 
         losses = np.full(tokens.shape, np.nan)
-        batch = torch.from_numpy(tokens[:, : model.last_position(tokens.shape[1] - 2) + 2]).to(model.device)
+        # The one token that the last row of a table could tell would speak alone for the bin that it begins.
+        batch = torch.from_numpy(tokens[:, : model.last_position(tokens.shape[1] - 1) + 1]).to(model.device)
         with torch.no_grad():
             hidden = model.hidden(batch[:, :-1])
         found = token_cross_entropy(model.before_head(hidden), model.head, batch[:, 1:], model.precision)
