@@ -13,11 +13,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from tests.conftest import TINY, TINY_EVALUATION, composed
 from tests.memory.test_exactness import Bytes
-from tests.models.autoencoders import BLOCK, VOCAB, autoencoder
+from tests.models.autoencoders import BLOCK, SIZES, VOCAB, autoencoder
 from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertModel
 
 from elongate.build import build_job
 from elongate.cli import conf_directory
@@ -34,6 +34,7 @@ from elongate.memory.stream import Stream
 from elongate.models.autoencoder import layer, network
 from elongate.models.autoencoder.autoencoder import Autoencoder
 from elongate.models.autoencoder.encoder import places
+from elongate.models.bidirectional_autoencoder import BidirectionalAutoencoder
 from elongate.models.pretrained import Pretrained
 from elongate.objectives.objective import Example
 from elongate.training.origin import export
@@ -281,6 +282,89 @@ def test_a_further_token_costs_a_checkpointed_step_the_same_however_many_blocks_
 def test_streaming_is_refused_with_what_to_use_instead() -> None:
     with pytest.raises(ConfigError, match=r"memory=stream: cannot train model=bidirectional_autoencoder: .*; use memory=checkpoint"):
         Stream(chunk_length=8).prepare(autoencoder(), 16)
+
+
+# -- a pretrained encoder --------------------------------------------------------------------------------------------------
+
+BERT: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 6,
+    "hidden_dropout_prob": 0.0,
+}
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    torch.manual_seed(4)
+    BertForMaskedLM(BertConfig(**BERT)).save_pretrained(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def started(bert: Path, **fields: Any) -> Autoencoder:
+    return BidirectionalAutoencoder(**SIZES | {"encoder": str(bert)} | fields).build(VOCAB, seed=0)  # type: ignore[return-value]
+
+
+def test_a_pretrained_bert_is_the_encoder(bert: Path) -> None:
+    model, theirs = started(bert), BertModel.from_pretrained(bert, add_pooling_layer=False).eval()
+    ours = model.network.model.encoder.bert
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for name, weight in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], weight), name
+    assert model.network.lm_head.weight is ours.embeddings.word_embeddings.weight
+    model.network.eval()
+    encoded, _ = model.network.model.encode(CONTEXT)
+    assert_close(encoded[0], theirs(CONTEXT.view(4, BLOCK)).last_hidden_state.flatten(0, 1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("latents", [4, 2])
+def test_a_pretrained_encoder_is_trained_block_by_block_saved_and_extended(latents: int, bert: Path, tmp_path: Path) -> None:
+    def built() -> Autoencoder:
+        model = started(bert, latents_per_block=latents)
+        model.network.double()
+        return model
+
+    whole_loss, whole = gradients(built(), Plain(), example("continuation"))
+    loss, parts = gradients(built(), Checkpoint(), example("continuation"))
+    assert loss == pytest.approx(whole_loss, rel=1e-13)
+    # The same number added to all scores of a query changes nothing: the bias of the keys has no gradient but rounding.
+    assert_same(*({n: g for n, g in found.items() if not n.endswith("key.bias")} for found in (parts, whole)), 1e-11)
+
+    model = started(bert, latents_per_block=latents)
+    before = model.network.eval().model.encode(CONTEXT)[0]
+    assert model.extend(YARN, 16, 64)["frequency_error"] < 1e-6
+    assert model.last_position(1000) == 1000
+    assert_close(model.network.model.encode(CONTEXT)[0], before, rtol=0, atol=0)
+    model.save(tmp_path / "saved")
+    ours = Pretrained(source=str(tmp_path / "saved")).build(VOCAB, seed=5)
+    ours.network.eval()
+    assert_close(ours.hidden(INPUTS, context=CONTEXT), model.hidden(INPUTS, context=CONTEXT), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"dim": 64}, r"model\.dim=64: must be 32, that of the encoder .*; use model\.dim=32"),
+        ({"num_encoder_layers": 1}, r"model\.num_encoder_layers=1: must be 2"),
+        (
+            {"block_length": 8, "latents_per_block": 8},
+            r"model\.block_length=8: is more than the encoder has positions for: 6, .*=6",
+        ),
+        ({"encoder": "./nowhere"}, r"encoder=\./nowhere: there is no such folder"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_refused(fields: dict[str, Any], told: str, bert: Path) -> None:
+    with pytest.raises(ConfigError, match=told):
+        started(bert, **fields)
+
+
+def test_a_checkpoint_of_another_kind_is_no_encoder(tmp_path: Path) -> None:
+    autoencoder(torch.float32).save(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"model\.encoder=.*: is a bidirectional_autoencoder, which cannot be the encoder; name a BERT"):
+        started(tmp_path / "other")
 
 
 # -- whole runs ------------------------------------------------------------------------------------------------------------

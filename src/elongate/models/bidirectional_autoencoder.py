@@ -7,13 +7,15 @@ decoder's reach, by its rotary positions. Fails where a block alone does not tel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from elongate.context.position.scaling import Rotary
-from elongate.errors import require
+from elongate.errors import ConfigError, require
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
+    from transformers import BertModel
+
     from elongate.models.language_model import LanguageModel
 
 # Of every such network, fresh or opened. Its attention has a pattern of its own, so it takes no other ("regions").
@@ -33,6 +35,7 @@ class BidirectionalAutoencoder(Model):
     mlp_dim: int = 352
     rope_theta: float = 10_000.0  # above 1
     tie_weights: bool = True  # the head is the embedding
+    encoder: str | None = None  # hub id or folder of a pretrained BERT that becomes the encoder; null: random weights
 
     word: ClassVar[str] = "bidirectional_autoencoder"
     fresh: ClassVar[bool] = True
@@ -55,10 +58,18 @@ class BidirectionalAutoencoder(Model):
         whole = max(1, round(self.original_length / self.block_length)) * self.block_length
         rule = f"must be a whole number of blocks of {self.block_length} tokens"
         require(self.original_length % self.block_length == 0, "original_length", self.original_length, rule, f"use {{key}}={whole}")
+        if self.encoder is not None:
+            from elongate.models.pretrained import Pretrained  # which knows this module
+
+            try:
+                Pretrained(source=self.encoder)
+            except ConfigError as fault:
+                raise ConfigError("encoder", self.encoder, fault.rule, fault.remedy) from None
 
     @property
-    def rotary(self) -> Rotary:
-        return Rotary(self.dim // self.num_heads, self.rope_theta, self.original_length)
+    def rotary(self) -> Rotary | None:
+        # The size of a pretrained encoder is known once it is opened.
+        return None if self.encoder is not None else Rotary(self.dim // self.num_heads, self.rope_theta, self.original_length)
 
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         import torch
@@ -67,8 +78,9 @@ class BidirectionalAutoencoder(Model):
         from elongate.models.autoencoder.configuration import BidirectionalAutoencoderConfig
         from elongate.models.autoencoder.network import BidirectionalAutoencoderForMaskedLM
 
+        bert = None if self.encoder is None else self._bert(vocab_size)
         config = BidirectionalAutoencoderConfig(
-            vocab_size=vocab_size,
+            vocab_size=vocab_size if bert is None else bert.config.vocab_size,
             hidden_size=self.dim,
             intermediate_size=self.mlp_dim,
             num_encoder_layers=self.num_encoder_layers,
@@ -81,6 +93,32 @@ class BidirectionalAutoencoder(Model):
             rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
             encoder_rope_theta=self.rope_theta,
             tie_word_embeddings=self.tie_weights,
+            bert_config=None if bert is None else bert.config.to_diff_dict(),
         )
         torch.manual_seed(seed)
-        return Autoencoder(BidirectionalAutoencoderForMaskedLM(config), word=self.word)
+        network = BidirectionalAutoencoderForMaskedLM(config)
+        if bert is not None:
+            network.model.encoder.bert = bert
+            network.tie_weights()
+        return Autoencoder(network, word=self.word)
+
+    def _bert(self, vocab_size: int) -> BertModel:
+        """The encoder that is named. Raises `ConfigError` where it does not fit the sizes that were chosen."""
+        from elongate.models.autoencoder.bert import opened
+
+        assert self.encoder is not None
+        bert = opened(self.encoder)
+        self._require_as_in(bert.config, "dim", "hidden_size")
+        self._require_as_in(bert.config, "num_encoder_layers", "num_hidden_layers")
+        slots = self.latents_per_block if self.latents_per_block < self.block_length else 0
+        rule = f"is more than the encoder has positions for: {bert.config.max_position_embeddings}, of which the latents take {slots}"
+        longest = bert.config.max_position_embeddings - slots
+        require(self.block_length <= longest, "model.block_length", self.block_length, rule, f"use {{key}}={longest} or less")
+        rule = f"has {vocab_size} tokens, the encoder's embedding {bert.config.vocab_size}"
+        remedy = f"use tokenizer=pretrained tokenizer.source={self.encoder}"
+        require(vocab_size <= bert.config.vocab_size, "tokenizer", "", rule, remedy)
+        return bert
+
+    def _require_as_in(self, config: Any, name: str, theirs: str) -> None:
+        own, given = getattr(self, name), getattr(config, theirs)
+        require(own == given, f"model.{name}", own, f"must be {given}, that of the encoder {self.encoder}", f"use {{key}}={given}")

@@ -69,6 +69,10 @@ class Autoencoder(LanguageModel):
             positions = torch.arange(size - 1, length - 1, device=tokens.device)[None]
             return model.decode(hidden, positions, encoded, stretches, causal=True)
 
+    def last_position(self, wanted: int) -> int:
+        """A table of positions, where the encoder has one, counts within a block."""
+        return wanted
+
     def check_head(self) -> None:
         """Its head is one matrix, since the network is our own."""
 

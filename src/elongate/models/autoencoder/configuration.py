@@ -21,6 +21,7 @@ class BidirectionalAutoencoderConfig(PreTrainedConfig):
     max_position_embeddings: int = 256  # tokens of a text, those that are decoded included
     rope_parameters: dict[str, Any] | None = None  # of the decoder: what an extension changes
     encoder_rope_theta: float = 10_000.0  # within a block, where no distance ever grows
+    bert_config: dict[str, Any] | None = None  # of a BERT that is the encoder; None: layers like the decoder's
     hidden_act: str = "silu"
     mlp_bias: bool = False
     rms_norm_eps: float = 1e-6

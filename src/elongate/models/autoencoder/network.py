@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 
 from elongate.context.attention.layout import Kept
 from elongate.models.autoencoder.configuration import BidirectionalAutoencoderConfig
-from elongate.models.autoencoder.encoder import Encoder, places
+from elongate.models.autoencoder.encoder import BertEncoder, Encoder, places
 from elongate.models.autoencoder.layer import DecoderLayer
 from elongate.models.autoencoder.stretches import Stretches
 
@@ -40,14 +40,18 @@ class BidirectionalAutoencoderPreTrainedModel(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.base_model.encoder.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.base_model.encoder.embed_tokens = value
+    def _set_gradient_checkpointing(self, *given: Any, **named: Any) -> None:
+        super()._set_gradient_checkpointing(*given, **named)
+        # An encoder is computed again as a whole: its layers, BERT's too, need not be so once more.
+        for part in self.base_model.encoder.children():
+            for module in part.modules():
+                module.gradient_checkpointing = False
 
 
 class BidirectionalAutoencoderModel(BidirectionalAutoencoderPreTrainedModel):
     def __init__(self, config: BidirectionalAutoencoderConfig) -> None:
         super().__init__(config)
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config) if config.bert_config is None else BertEncoder(config)
         # What the decoder reads at a place to be reconstructed: the place alone tells one from another.
         self.blank = nn.Embedding(1, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
@@ -133,12 +137,12 @@ class BidirectionalAutoencoderModel(BidirectionalAutoencoderPreTrainedModel):
 
 
 class BidirectionalAutoencoderForMaskedLM(BidirectionalAutoencoderPreTrainedModel):
-    _tied_weights_keys = {"lm_head.weight": "model.encoder.embed_tokens.weight"}  # noqa: RUF012  # as transformers has it
-
     def __init__(self, config: BidirectionalAutoencoderConfig) -> None:
         super().__init__(config)
         self.model = BidirectionalAutoencoderModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        embedding = "embed_tokens" if config.bert_config is None else "bert.embeddings.word_embeddings"
+        self._tied_weights_keys = {"lm_head.weight": f"model.encoder.{embedding}.weight"}
         self.post_init()
 
     def forward(self, input_ids: Int[Tensor, "batch length"], **others: Any) -> MaskedLMOutput:
