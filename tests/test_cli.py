@@ -161,5 +161,8 @@ def test_a_plan_is_a_table_and_leaves_nothing_behind(tmp_path: Path) -> None:
     rows = [line.split("   ")[0] for line in lines if line.startswith("memory=")]
     assert rows[:3] == ["memory=plain", "memory=checkpoint", "memory=stream"]
     assert len(rows) == 5
-    assert lines[-1].startswith("recommended: memory=plain ")
+    # Which of them is the fastest is measured, and at such sizes on a busy machine it can be any.
+    recommended, reason = lines[-1].removeprefix("recommended: ").split(" (")
+    assert recommended in rows
+    assert reason == "the fastest that leaves 10% of the free memory)"
     assert list(tmp_path.iterdir()) == []
