@@ -46,6 +46,8 @@ PLANS: dict[str, Memory] = {
     "stream 1": Stream(chunk_length=1),
     "stream 7": Stream(chunk_length=7),
     "stream 8 recomputed": Stream(chunk_length=8, keep_attention=False),
+    "stream 7 on disk": Stream(chunk_length=7, on_disk=True),
+    "stream 8 recomputed on disk": Stream(chunk_length=8, keep_attention=False, on_disk=True),
     "stream whole": Stream(chunk_length=LENGTH),
     "stream longer": Stream(chunk_length=100),
 }
@@ -577,6 +579,13 @@ def test_a_further_token_costs_a_stream_its_keys_values_and_their_gradients() ->
     assert floor <= lean <= floor + 40
     outputs = layers * (32 * wide + 8 * wide)  # and their log-sum-exp
     assert bytes_per_further_token(Stream(chunk_length=16)) <= lean + outputs + 8
+
+
+@pytest.mark.parametrize("keep_attention", [True, False])
+def test_on_disk_a_further_token_costs_no_more_than_a_layer_does(keep_attention: bool) -> None:
+    kv_heads, dim, wide = 2, 4, 4
+    layer = 4 * kv_heads * dim * wide
+    assert bytes_per_further_token(Stream(chunk_length=16, keep_attention=keep_attention, on_disk=True)) <= layer + 40
 
 
 def test_a_further_token_costs_most_in_plain_and_less_in_checkpoint_and_least_in_stream() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +14,11 @@ import torch
 from tests.networks import network
 from torch import nn
 
-from elongate.errors import ConfigError, inside
+from elongate.errors import ConfigError, RunError, inside
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.stream import Stream
 from elongate.models.language_model import LanguageModel
+from elongate.objectives.objective import Example
 
 
 @pytest.mark.parametrize(
@@ -90,3 +95,37 @@ def test_causal_models_can_be_streamed_and_are_left_as_they_were(kind: str, prec
 def test_checkpoint_refuses_pieces_without_tokens(fields: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="=0: must be at least 1; use "):
         Checkpoint(**fields)
+
+
+def step(model: LanguageModel, length: int = 36) -> None:
+    tokens = torch.arange(length + 1)[None] % model.network.config.vocab_size
+    plan = Stream(chunk_length=7, on_disk=True).prepare(model, length)
+    plan.backward(model, Example(tokens[:, :-1], tokens[:, 1:], torch.ones(1, length, dtype=torch.bool), None))
+
+
+def test_files_lie_in_the_temporary_folder_and_go_with_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    model, sizes = LanguageModel(network("llama-2", "elongate"), "llama"), []
+
+    def stopped(*_: object) -> None:
+        sizes.append({file.stat().st_size for file in tmp_path.glob("*/*")})
+        if len(sizes) == 2:
+            raise KeyboardInterrupt
+
+    model.network.get_output_embeddings().weight.register_hook(stopped)
+    with pytest.raises(KeyboardInterrupt):
+        step(model)
+    assert sizes[0]
+    assert all(size % 36 == 0 for size in sizes[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_told_before_a_byte_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 900, 100))
+    with pytest.raises(RunError) as caught:
+        step(LanguageModel(network("llama-2", "elongate"), "llama"))
+    assert re.fullmatch(
+        r"memory.on_disk=true: [\d,]+ more bytes are needed in \S+, 100 are free; set TMPDIR to a larger disk", str(caught.value)
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from elongate.errors import ConfigError
+from elongate.models.bert import Bert, sinusoids
 from elongate.models.language_model import LanguageModel
 from elongate.training.origin import export
 
@@ -226,3 +227,23 @@ def test_what_modernbert_cannot_be_is_told_in_one_line(setting: str, line: str, 
     with pytest.raises(ConfigError) as told:
         build_tiny("model=modernbert", setting)
     assert str(told.value) == line
+
+
+@pytest.mark.parametrize("dim", [6, 7])
+def test_rows_of_sinusoids_tell_how_far_apart_they_are(dim: int) -> None:
+    rows = sinusoids(20, dim)
+    assert rows.shape == (20, dim)
+    # sin(a) sin(b) + cos(a) cos(b) = cos(a - b): of pairs, the sum depends on the distance alone.
+    sines, cosines = rows[:, : dim // 2], rows[:, (dim + 1) // 2 :][:, : dim // 2]
+    pairs = sines @ sines.T + cosines @ cosines.T
+    for distance in range(20):
+        assert_close(pairs.diagonal(distance), pairs[0, distance].expand(20 - distance))
+    expected = sum(torch.cos(torch.tensor(2.0) * 10000.0 ** (-2 * pair / dim)) for pair in range(3))
+    assert_close(pairs[0, 2], expected)
+
+
+def test_a_fresh_bert_starts_with_them_as_large_as_its_words() -> None:
+    network = Bert(dim=64).build(VOCAB, seed=0).network
+    words, table = (network.bert.embeddings.get_parameter(f"{name}_embeddings.weight") for name in ("word", "position"))
+    assert_close(table.square().mean().sqrt(), words.square().mean().sqrt(), rtol=0.05, atol=0)
+    assert_close(table / table.norm(), sinusoids(128, 64) / sinusoids(128, 64).norm())

@@ -112,7 +112,9 @@ def _plans(model: LanguageModel, length: int, chosen: Memory | None) -> list[Mem
     every: list[Memory] = [chosen if isinstance(chosen, Plain) else Plain()]
     for keep in (True, False):
         every += [replace(checkpoint, keep_attention=keep), replace(stream, keep_attention=keep)]
-    return [plan for plan in every if _can(plan, model, length)]
+    # Last: files take time that is not foreseen, so that it is for what fits no other way.
+    every.append(replace(stream, keep_attention=False, on_disk=True))
+    return [plan for plan in dict.fromkeys(every) if _can(plan, model, length)]
 
 
 def _can(plan: Memory, model: LanguageModel, length: int) -> bool:

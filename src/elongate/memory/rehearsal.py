@@ -71,7 +71,7 @@ def rehearse(model: LanguageModel, plan: Memory, rows: int, length: int) -> Rehe
     actor.network = copy.deepcopy(model.network, {id(tensor): fake.from_tensor(tensor) for tensor in held})
     actor.network.train()
     actor.reads = _nothing  # type: ignore[method-assign]  # the frequencies of a text are numbers, of which there are none here
-    counting = _Counting(_LARGEST.get(model.device.type, 1024))
+    counting = _Counting(model.device.type)
     with fake, counting:
         for parameter in actor.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -90,11 +90,11 @@ def _nothing(length: int, positions: Tensor | None = None) -> None:
 
 
 class _Counting(TorchDispatchMode):
-    """Counts the bytes of all storages that are alive, and the work of every operator."""
+    """Counts the bytes of all storages that are alive on the device, and the work of every operator."""
 
-    def __init__(self, largest: int) -> None:
+    def __init__(self, device: str) -> None:
         super().__init__()
-        self._largest = largest
+        self._device, self._largest = device, _LARGEST.get(device, 1024)
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._now = 0
         self.begin()
@@ -110,7 +110,7 @@ class _Counting(TorchDispatchMode):
 
     def hold(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
+        key, size = storage._cdata, storage.nbytes() if tensor.device.type == self._device else 0
         if key in self._alive:
             return
 
@@ -131,6 +131,9 @@ class _Counting(TorchDispatchMode):
             return _one(args[0].dtype)
         if func is _aten.allclose.default:
             return True
+        # A file takes memory while it is mapped.
+        if func is _aten.from_file.default:
+            return torch.empty(keywords.get("size") or args[2], dtype=keywords["dtype"])
         # An operator that is written in Python is gone through like all else: its temporaries count.
         if (written := OPDEFS.get(func._schema.name)) is not None:
             with self:

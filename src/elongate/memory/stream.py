@@ -2,14 +2,19 @@
 
 A first pass without gradient stores the keys and values of every layer. Then the chunks are run again from last to first, with gradient:
 each attends to what is stored, its backward pass leaves gradients with the keys and values of its past, and its own take up what later
-chunks have left for them. Only one chunk has activations at a time; what grows with the length is keys, values and their gradients.
+chunks have left for them. Only one chunk has activations at a time; what grows with the length is keys, values and their gradients,
+in memory or in files of the system's temporary folder (TMPDIR), which are removed after the step.
 No approximation and no code per architecture: it works for every causal model whose tokens meet in its attention only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from elongate.errors import ConfigError, require
 from elongate.memory.memory import Memory
@@ -18,7 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from elongate.context.attention.layout import Kept, Layout
+    from elongate.context.attention.kept import Kept
+    from elongate.context.attention.layout import Layout
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
 class Stream(Memory):
     chunk_length: int = 512  # tokens with activations at a time, at least 1; shorter sequences are read several at once
     keep_attention: bool = True  # outputs of the first pass, once more the size of keys and values or less; false: computed again
+    on_disk: bool = False  # true: what grows with the length lies in files, of which one layer's are read at a time
     detach: bool = False  # true: no gradient into the past (Dai et al. 2019, arXiv:1901.02860), one pass, not exact
 
     word: ClassVar[str] = "stream"
@@ -62,13 +69,25 @@ class Stream(Memory):
 
     def _rows(self, model: LanguageModel, part: Example, count: float) -> float:
         """Forward and backward of rows that are streamed together."""
-        import torch
+        with self._kept() as kept:
+            return self._streamed(model, part, count, kept)
 
-        from elongate.context.attention.layout import Kept
+    @contextmanager
+    def _kept(self) -> Iterator[Kept]:
+        from elongate.context.attention.kept import Kept, KeptOnDisk
+
+        outputs: dict[Any, Any] | None = {} if self.keep_attention and not self.detach else None
+        if not self.on_disk:
+            yield Kept(past={}, outputs=outputs)
+            return
+        with TemporaryDirectory(prefix="elongate-") as folder:
+            yield KeptOnDisk(past={}, outputs=outputs, folder=Path(folder))
+
+    def _streamed(self, model: LanguageModel, part: Example, count: float, kept: Kept) -> float:
+        import torch
 
         length = part.inputs.shape[1]
         layout = model.layout(part.inputs, part.positions)
-        kept = Kept(past={}, outputs={} if self.keep_attention and not self.detach else None)
         chunks = [(start, min(start + self.chunk_length, length)) for start in range(0, length, self.chunk_length)]
         if self.detach or len(chunks) == 1:
             return sum(self._chunk(model, part, layout, chunk, kept if len(chunks) > 1 else None, count) for chunk in chunks)
@@ -98,9 +117,8 @@ class Stream(Memory):
         loss = summed_loss(model, hidden, part.tokens(at)) / count
         with torch.autocast(model.device.type, enabled=False):
             loss.backward()
-        if kept is not None and kept.outputs is not None:
-            for outputs in kept.outputs.values():
-                outputs.pop(chunk)
+        if kept is not None:
+            kept.forget_outputs(chunk)
         return loss.item()
 
 

@@ -1,8 +1,9 @@
 """A masked model with learned positions built fresh: transformers' BERT (Devlin et al. 2018, arXiv:1810.04805), without its second task.
 
-Small and trained for minutes, it departs from the paper in three things, without which it never leaves the loss of single bytes: heads of
-64 dimensions as in the smallest published ones (Turc et al. 2019, arXiv:1908.08962), since a head must tell all positions of the table
-apart; first weights that are larger where the model is narrower; and no dropout, since no text is read twice.
+Small and trained for minutes, it departs from the paper in four things, without which it never leaves the loss of single bytes: a table
+of positions that starts out as sinusoids, where a neighbour can be found from the first step on; heads of 64 dimensions as in the smallest
+published ones (Turc et al. 2019, arXiv:1908.08962); first weights that are larger where the model is narrower; and no dropout, since no
+text is read twice.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from elongate.models.fields import require_dropouts, require_heads, require_posi
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from elongate.models.language_model import LanguageModel
 
 
@@ -57,4 +61,18 @@ class Bert(Model):
         )
         config._attn_implementation = IMPLEMENTATION
         torch.manual_seed(seed)
-        return LanguageModel(BertForMaskedLM(config), word=self.word)
+        network = BertForMaskedLM(config)
+        with torch.no_grad():
+            table = network.bert.embeddings.position_embeddings.weight
+            # As large as the embeddings of words: their root mean square is the same.
+            table.copy_(2**0.5 * config.initializer_range * sinusoids(*table.shape))
+        return LanguageModel(network, word=self.word)
+
+
+def sinusoids(length: int, dim: int) -> Float[Tensor, "length dim"]:
+    """Sines, then cosines, of each position at falling frequencies (Vaswani et al. 2017, arXiv:1706.03762, section 3.5)."""
+    import torch
+
+    frequencies = 10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :dim].float()

@@ -17,7 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
-from elongate.context.attention.layout import Kept, Layout
+from elongate.context.attention.kept import Kept
+from elongate.context.attention.layout import Layout
 from elongate.context.attention.proof import prove
 from elongate.context.position.none import Unchanged
 from elongate.context.position.position import Position

@@ -10,7 +10,7 @@ from elongate.context.attention import blocks
 from elongate.context.attention.attention import Attention, Region
 from elongate.context.attention.blocks import Block
 from elongate.context.attention.full import Full
-from elongate.context.attention.layout import Kept
+from elongate.context.attention.kept import Kept
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel

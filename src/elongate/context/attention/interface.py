@@ -13,8 +13,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from elongate.context.attention.blocks import Range
 from elongate.context.attention.full import Full
+from elongate.context.attention.kept import Kept, Output, Past, Stored
 from elongate.context.attention.kernel import Part, attend, attend_backward
-from elongate.context.attention.layout import Layout, Output, Past
+from elongate.context.attention.layout import Layout
 
 IMPLEMENTATION = "elongate"
 
@@ -61,20 +62,17 @@ def _in_regions(
     parts, kept = layout.parts(query.shape[1], causal, sliding_window), layout.kept
     if kept is None:
         return _Attend.apply(query, key, value, parts, scale, None)[0]
-    known = None if kept.outputs is None else kept.outputs.setdefault(module, {}).get(layout.chunk)
+    known = kept.output_of(module, layout.chunk)
     if kept.past is None:
         out, lse = _Attend.apply(query, key, value, parts, scale, known)
     else:
-        past = kept.past.get(module)
-        if past is None:
-            whole = [torch.empty(*x.shape[:2], layout.length, x.shape[-1], dtype=x.dtype, device=x.device) for x in (key, value)]
-            past = kept.past[module] = Past(*whole)
+        past = kept.past_of(module, key, value, layout.length)
         with torch.no_grad():
-            past.keys[:, :, slice(*layout.chunk)] = key
-            past.values[:, :, slice(*layout.chunk)] = value
-        out, lse = _AttendToPast.apply(query, key, value, past, parts, scale, known, layout.chunk)
-    if kept.outputs is not None and known is None:
-        kept.outputs[module][layout.chunk] = (out.detach(), lse)
+            past.keys.write(*layout.chunk, key)
+            past.values.write(*layout.chunk, value)
+        out, lse = _AttendToPast.apply(query, key, value, past, parts, scale, known, layout.chunk, kept)
+    if known is None:
+        kept.keep_output(module, layout.chunk, layout.length, (out.detach(), lse))
     return out
 
 
@@ -119,11 +117,12 @@ class _AttendToPast(torch.autograd.Function):
         scale: float,
         known: Output | None,
         chunk: Range,
+        kept: Kept,
     ) -> tuple[Tensor, Tensor]:
-        keys, values = past.keys[:, :, : chunk[1]], past.values[:, :, : chunk[1]]
+        keys, values = past.keys.read(0, chunk[1]), past.values.read(0, chunk[1])
         out, lse = known or attend(q, keys, values, parts, scale)
         ctx.save_for_backward(q, out, lse)
-        ctx.past, ctx.parts, ctx.scale, ctx.chunk = past, parts, scale, chunk
+        ctx.past, ctx.parts, ctx.scale, ctx.chunk, ctx.kept = past, parts, scale, chunk, kept
         ctx.mark_non_differentiable(lse)
         return out, lse
 
@@ -132,15 +131,21 @@ class _AttendToPast(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         q, out, lse = ctx.saved_tensors
         past, (start, stop) = ctx.past, ctx.chunk
-        keys, values = past.keys[:, :, :stop], past.values[:, :, :stop]
-        wide = torch.promote_types(q.dtype, torch.float32)
+        keys, values = past.keys.read(0, stop), past.values.read(0, stop)
         if past.grad_keys is None or past.grad_values is None:
-            past.grad_keys, past.grad_values = torch.zeros_like(past.keys, dtype=wide), torch.zeros_like(past.values, dtype=wide)
-        grad_k, grad_v = past.grad_keys[:, :, :stop], past.grad_values[:, :, :stop]
+            past.grad_keys, past.grad_values = (_gradients_of(x, ctx.kept, stop) for x in (keys, values))
+        grad_k, grad_v = past.grad_keys.read(0, stop), past.grad_values.read(0, stop)
         grad_q = attend_backward(grad, q, keys, values, ctx.parts, ctx.scale, out, lse, grad_k, grad_v)
         # Copied: the store may be written to before the gradient is read.
         own = grad_k[:, :, start:].to(keys.dtype, copy=True), grad_v[:, :, start:].to(values.dtype, copy=True)
-        return grad_q, *own, None, None, None, None, None
+        past.grad_keys.update(0, stop, grad_k)
+        past.grad_values.update(0, stop, grad_v)
+        return grad_q, *own, None, None, None, None, None, None
+
+
+def _gradients_of(stored: Tensor, kept: Kept, length: int) -> Stored:
+    """Zeros in float32 or wider, as long as the chunk that goes backward first reaches: the last one."""
+    return kept.room((*stored.shape[:2], length, stored.shape[-1]), torch.promote_types(stored.dtype, torch.float32), stored.device)
 
 
 def _no_mask(

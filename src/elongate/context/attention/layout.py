@@ -9,36 +9,17 @@ from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from elongate.context.attention.attention import Attention, Region
 from elongate.context.attention.blocks import Block, Range, behind_and_ahead, restricted, strips
 from elongate.context.attention.full import Full
+from elongate.context.attention.kept import Kept
 from elongate.context.attention.kernel import Part, Rotation, Slopes
 
 # Queries of a half that are computed at once under slopes: its numbers grow by the slope from its corner on, and so does what float32
 # rounds off. It costs nothing on a CPU, whose operator works in tiles of this size; a GPU computes in bfloat16, which is coarser by far.
 _STRIP, _STRIP_ELSEWHERE = 256, 8192
-
-Output = tuple[Float[Tensor, "batch heads length value_dim"], Float[Tensor, "batch heads length"]]
-
-
-@dataclass
-class Past:
-    """Keys and values of a layer for the whole sequence, and the gradients that later chunks have left for them."""
-
-    keys: Float[Tensor, "batch kv_heads length dim"]
-    values: Float[Tensor, "batch kv_heads length value_dim"]
-    grad_keys: Float[Tensor, "batch kv_heads length dim"] | None = None
-    grad_values: Float[Tensor, "batch kv_heads length value_dim"] | None = None
-
-
-@dataclass
-class Kept:
-    """What memory keeps between two passes over the same tokens, by attention module."""
-
-    past: dict[nn.Module, Past] | None = None  # None: the whole sequence is computed at once
-    outputs: dict[nn.Module, dict[Range, Output]] | None = None  # None: attention is computed again
 
 
 @dataclass

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from elongate.context.attention.attention import Attention, Region
 from elongate.context.attention.blocks import Block
-from elongate.context.attention.layout import Kept, Layout
+from elongate.context.attention.kept import Kept
+from elongate.context.attention.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
