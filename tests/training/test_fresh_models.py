@@ -72,6 +72,7 @@ def test_a_plan_is_made(word: str, build_tiny: Callable[..., Any], text_folder: 
     assert "memory=plain" in told
     assert "memory=checkpoint" in told
     assert "recommended: memory=" in told
+    assert ("objective=masked has other targets" in told) == (word in ("bert", "modernbert"))
 
 
 def test_isolated_documents_and_every_memory_give_a_sound_masked_run(

@@ -162,7 +162,8 @@ class Steps:
 
     def _samples(self, plan: Memory) -> tuple[int, int]:
         """Two lengths that tell what longer ones take: so long that what is as large at every length no longer makes the peak."""
-        tokens = max(plan.tokens_at_once, _SMALLEST)
+        # Plain training reads a sequence at once, however long, and has nothing that is as large at every length.
+        tokens = _SMALLEST if isinstance(plan, Plain) else max(plan.tokens_at_once, _SMALLEST)
         return min(4 * tokens, self._end // 2), min(8 * tokens, self._end)
 
     def _rehearsed(self, plan: Memory, rows: int, length: int) -> Rehearsal:

@@ -3,9 +3,10 @@
 A causal model: Meet in the Middle (Nguyen et al. 2023, arXiv:2303.07295, section 3.1). The same weights tell each token from what comes
 before it and, of the text turned round, from what comes after it, and the two are drawn together by the total variation distance of their
 distributions, through which the gradient goes to both. The loss, which is what is logged, is the mean cross-entropy over the tokens of both
-directions plus `agreement` times the mean distance over the tokens that both tell; the paper adds the cross-entropies of the directions up,
-so our weight is half of its β. The paper tells the directions apart by a sentinel token before the text. Here there is none, so that the
-model that comes out reads plain text as it did before: the first tokens of a text have to tell. A step costs two of `causal`.
+directions plus `agreement` times the mean distance over the tokens that both tell. The paper adds the cross-entropies of the directions up
+(as far as we know it: its text was not at hand), so our weight is half of its β. It tells the directions apart by a sentinel token before
+the text. Here there is none, so that the model that comes out reads plain text as it did before: the first tokens of a text have to tell. A
+step costs two of `causal`.
 
 The autoencoder has both directions by itself: the mixture of `reconstruction`, where the decoder sees both sides, and `continuation`.
 A masked model is refused: its objective uses both sides already.

@@ -10,6 +10,7 @@ from elongate.training.job import Job, check_able, check_lengths
 from elongate.training.origin import Origin, find_device, fitted_tokenizer
 
 Row = tuple[str, str, str, str, str, str]
+_OTHER = "Counted with one reading of the text and a target for every token: objective={} has other targets, and may read more than once."
 
 if TYPE_CHECKING:
     from elongate.memory.planner import Estimate
@@ -31,7 +32,8 @@ def plan(job: Job) -> str:
     stages = job.strategy.stages(original_length, job.steps)
     model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
     length = max(stage.length for stage in stages)
-    return _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
+    text = _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
+    return text if job.objective.word == "causal" else f"{text}\n{_OTHER.format(job.objective.word)}"
 
 
 def _text(advice: Advice, device: str) -> str:
