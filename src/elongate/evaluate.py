@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from elongate.data.tokens import load_corpus
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Setting, add_row
 from elongate.evaluation.report.page import write_report
+from elongate.evaluation.samples import Samples
 from elongate.files import write_json
 from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
@@ -87,13 +90,22 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         attention.check(target, original)
         results["attention"] = network.attend(attention, original, target)
     setting = Setting(corpus.validation, tokenizer, original, target, seed, objective.reading)
+    samples = Samples(directory / "samples.jsonl", _identity(config, trained, folder))
     for evaluation in evaluations:
         say(f"measuring {evaluation.word}")
         results[evaluation.word] = evaluation.header(setting)
-        add_row(results[evaluation.word], "after", evaluation.measure(network, setting, lambda text: None))
+        of_row = replace(setting, samples=samples.part(evaluation.word, "after"))
+        add_row(results[evaluation.word], "after", evaluation.measure(network, of_row, lambda text: None))
         write_json(directory / "results.json", results)
     write_report(directory)
     return results
+
+
+def _identity(config: DictConfig, trained: dict[str, Any], folder: Path) -> str:
+    """Of what is measured and how: equal as long as neither the command line nor the checkpoint changes."""
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix in (".safetensors", ".json")] if folder.is_dir() else []
+    parts = [OmegaConf.to_yaml(config), trained, [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _attention(config: DictConfig, trained: dict[str, Any]) -> Attention:

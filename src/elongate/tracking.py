@@ -389,7 +389,7 @@ def _text(tag: str, markdown: str) -> Summary.Value:
 
 
 def flatten(results: Values) -> dict[str, Any]:
-    """The scalars of `results.json`: strategy/…, budget/…, curve/after/512-1024, needle/after/margin/1024 (mean)."""
+    """The scalars of `results.json`: strategy/…, budget/…, curve/after/512-1024, needle/after/margin/1024 (mean), retrieval/…"""
     flat = dict(_leaves(results, ""))
     if "curve" in results:
         table = results["curve"]["table"]
@@ -403,6 +403,12 @@ def flatten(results: Values) -> dict[str, Any]:
                 if not measure.endswith("_standard_error"):
                     means = zip(lengths, (None if None in cells else fmean(cells) for cells in matrix), strict=True)
                     flat |= {f"needle/{row}/{measure}/{length}": mean for length, mean in means}
+    if "retrieval" in results:
+        lengths = results["retrieval"]["lengths"]
+        for task in results["retrieval"]["tasks"]:
+            for row, figures in results["retrieval"][task].items():
+                for measure in ("exact_match", "preferred"):
+                    flat |= {f"retrieval/{task}/{row}/{measure}/{n}": share for n, share in zip(lengths, figures[measure], strict=True)}
     return {key: value for key, value in flat.items() if value is not None}
 
 

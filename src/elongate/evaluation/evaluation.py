@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from elongate.evaluation.samples import Part, Samples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +28,7 @@ class Setting:
     target_length: int
     seed: int
     reading: Reading  # how the models are read
+    samples: Part = field(default_factory=lambda: Samples().part("", ""))  # what each sample came to
 
 
 class Evaluation(ABC):

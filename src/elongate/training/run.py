@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from elongate.data.tokens import Corpus, load_corpus
 from elongate.errors import ConfigError, Stopped, inside
 from elongate.evaluation.evaluation import Setting, add_row
 from elongate.evaluation.report.page import write_report
+from elongate.evaluation.samples import Samples
 from elongate.training.display import say, warn
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job, check_able, check_lengths
@@ -218,6 +220,7 @@ def _measure(
 ) -> None:
     """All evaluations of the model after the extension, before it, and extended but not trained; written down one by one."""
     done = results.setdefault("measured", [])
+    samples = Samples(directory.samples)
 
     def tick(text: str) -> None:
         if interrupt.requested:
@@ -239,7 +242,8 @@ def _measure(
                 if row != "untuned"
                 else f"measuring {evaluation.word}, extended but not trained"
             )
-            add_row(results[evaluation.word], row, evaluation.measure(model, setting, tick))
+            of_row = replace(setting, samples=samples.part(evaluation.word, row))
+            add_row(results[evaluation.word], row, evaluation.measure(model, of_row, tick))
             done.append(f"{evaluation.word}/{row}")
             directory.write_results(results)
 

@@ -44,6 +44,10 @@ class RunDirectory:
     def results(self) -> Path:
         return self.path / "results.json"
 
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
     @contextmanager
     def locked(self, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """One process at a time works here; the lock goes with the process, however that ends.

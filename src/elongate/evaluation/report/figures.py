@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elongate.evaluation.report.estimate import Estimate
-from elongate.evaluation.report.sections import Bin, losses_of, rows_of
+from elongate.evaluation.report.sections import Bin, losses_of, retrieval_rows, rows_of
 from elongate.files import written_aside
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ def draw_curve(results: dict[str, Any], path: Path) -> None:
 def draw_needle(results: dict[str, Any], path: Path) -> None:
     """Heat maps of the needle's margin, depth by length, with the exact match written in the cells."""
     save(needle_figure(results["needle"]), path)
+
+
+def draw_retrieval(results: dict[str, Any], path: Path) -> None:
+    """Heat maps of the share of answers that are preferred, task by length, with the exact match written in the cells."""
+    save(retrieval_figure(results["retrieval"]), path)
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -97,8 +102,7 @@ def needle_figure(needle: dict[str, Any]) -> Figure:
         write_matches(axes, margins[row] / limit, np.array(needle[row]["exact_match"], dtype=float).T)
         axes.set_title(row, color=INK, fontsize=11)
         axes.set_xticks(range(len(needle["lengths"])), [tokens(length) for length in needle["lengths"]], rotation=45)
-        for length, dashes in ((needle["original_length"], (0, (3, 2))), (needle["target_length"], "solid")):
-            axes.axvline(sum(other <= length for other in needle["lengths"]) - 0.5, color="black", linestyle=dashes)
+        mark_lengths(axes, needle)
         axes.set_yticks(range(len(needle["depths"])), [f"{depth:.0%}" for depth in needle["depths"]])
         axes.set_xlabel("length in tokens", color=INK)
         style(axes)
@@ -108,6 +112,36 @@ def needle_figure(needle: dict[str, Any]) -> Figure:
     legend = "colour: margin over a wrong answer; number: exact match\nlines: original (dashed) and target length"
     figure.supxlabel(legend, fontsize=9, color=INK)
     return figure
+
+
+def retrieval_figure(retrieval: dict[str, Any]) -> Figure:
+    """The rows side by side on one diverging scale that is centred at chance."""
+    from matplotlib.figure import Figure
+
+    rows, tasks, lengths = retrieval_rows(retrieval), retrieval["tasks"], retrieval["lengths"]
+    figure = Figure(figsize=(WIDTH, 1.7 + 0.3 * len(tasks)), dpi=DOTS_PER_INCH, layout="constrained")
+    panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+    for axes, row in zip(panels, rows, strict=True):
+        preferred, matches = (np.array([retrieval[t][row][m] for t in tasks], dtype=float) for m in ("preferred", "exact_match"))
+        image = axes.imshow(preferred, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
+        write_matches(axes, 2 * preferred - 1, matches)
+        axes.set_title(row, color=INK, fontsize=11)
+        mark_lengths(axes, retrieval)
+        axes.set_xticks(range(len(lengths)), [tokens(length) for length in lengths], rotation=45)
+        axes.set_yticks(range(len(tasks)), [task.replace("_", " ") for task in tasks])
+        axes.set_xlabel("length in tokens", color=INK)
+        style(axes)
+    bar = figure.colorbar(image, ax=list(panels), label="right answer preferred", fraction=0.05)
+    bar.outline.set_visible(False)
+    legend = "colour: share of answers preferred to a wrong one; number: exact match\nlines: original (dashed) and target length"
+    figure.supxlabel(legend, fontsize=9, color=INK)
+    return figure
+
+
+def mark_lengths(axes: Axes, section: dict[str, Any]) -> None:
+    """Lines behind the last lengths that do not exceed the original length and the target."""
+    for length, dashes in ((section["original_length"], (0, (3, 2))), (section["target_length"], "solid")):
+        axes.axvline(sum(other <= length for other in section["lengths"]) - 0.5, color="black", linestyle=dashes)
 
 
 def write_matches(axes: Axes, intensity: np.ndarray, matches: np.ndarray) -> None:

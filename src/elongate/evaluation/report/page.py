@@ -11,13 +11,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from elongate.evaluation.report.figures import draw_curve, draw_needle, png, training_figure
+from elongate.evaluation.report.figures import draw_curve, draw_needle, draw_retrieval, png, training_figure
 from elongate.evaluation.report.sections import (
     NEEDLE_MEASURES,
+    RETRIEVAL_MEASURES,
     bins_of,
     losses_of,
     needle_of,
     region,
+    retrieval_lines,
     rows_of,
     span,
 )
@@ -40,6 +42,10 @@ def write_report(directory: Path) -> dict[str, dict[str, Path]]:
         draw_needle(results, images["needle"])
         columns = [column for measure in NEEDLE_MEASURES for column in (measure, f"{measure}_standard_error")]
         write_csv(tables["needle"], ["row", "length", "depth", "n", *columns], needle_lines(results["needle"], columns))
+    if "retrieval" in results:
+        images["retrieval"], tables["retrieval"] = directory / "retrieval.png", directory / "retrieval.csv"
+        draw_retrieval(results, images["retrieval"])
+        write_csv(tables["retrieval"], RETRIEVAL_COLUMNS, retrieval_csv_lines(results["retrieval"]))
     with written_aside(directory / "report.html") as aside:
         aside.write_text(report_html(directory, results, images), encoding="utf-8")
     return {"images": images, "tables": tables}
@@ -65,6 +71,17 @@ def needle_lines(needle: dict[str, Any], columns: Sequence[str]) -> Iterable[Seq
                 yield row, length, depth, needle["n"], *(needle[row][column][i][j] for column in columns)
 
 
+RETRIEVAL_COLUMNS = ["task", "row", "length", "n", *(f"{m}{e}" for m in RETRIEVAL_MEASURES for e in ("", "_low", "_high"))]
+
+
+def retrieval_csv_lines(retrieval: dict[str, Any]) -> Iterable[Sequence[Any]]:
+    for line in retrieval_lines(retrieval):
+        figures = retrieval[line["task"]][line["row"]]
+        for i, length in enumerate(retrieval["lengths"]):
+            cells = [(figures[m][i], *(figures[f"{m}_interval"][i] or (None, None))) for m in RETRIEVAL_MEASURES]
+            yield line["task"], line["row"], length, retrieval["n"], *(value for cell in cells for value in cell)
+
+
 def report_html(directory: Path, results: dict[str, Any], images: dict[str, Path]) -> str:
     metrics_file, config_file = directory / "metrics.jsonl", directory / "config.yaml"
     metrics = [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.exists() else []
@@ -78,6 +95,7 @@ def report_html(directory: Path, results: dict[str, Any], images: dict[str, Path
         frequencies=frequency_lines(results),
         curve=curve_table(results["curve"]) if "curve" in results else None,
         needle=needle_table(results["needle"]) if "needle" in results else None,
+        retrieval=retrieval_lines(results["retrieval"]) if "retrieval" in results else None,
         images={name: data_uri(path.read_bytes()) for name, path in images.items()},
         training=data_uri(png(training_figure(metrics))) if metrics else None,
         budget=budget_facts(results["budget"]) if "budget" in results else None,

@@ -9,6 +9,7 @@ from elongate.evaluation.report.estimate import Estimate
 
 ROWS = ("before", "untuned", "after")
 AS_TRAINED = "as trained"
+RETRIEVAL_MEASURES = ("exact_match", "preferred")
 NEEDLE_MEASURES = ("log_probability", "margin", "exact_match")
 
 Bin = tuple[int, int]  # start and end in tokens, the end not included
@@ -39,6 +40,20 @@ def needle_of(needle: dict[str, Any], row: str, measure: str) -> dict[int, Estim
     by_length = zip(needle["lengths"], needle[row][measure], needle[row][f"{measure}_standard_error"], strict=True)
     estimates = {length: mean_of_cells([known(cell) for cell in cells], errors) for length, cells, errors in by_length}
     return {length: estimate for length, estimate in estimates.items() if estimate is not None}
+
+
+def retrieval_rows(retrieval: dict[str, Any]) -> list[str]:
+    """The rows that were computed, in the order of a run."""
+    return rows_of(retrieval[retrieval["tasks"][0]])
+
+
+def retrieval_lines(retrieval: dict[str, Any]) -> list[dict[str, Any]]:
+    """One line for each task and row: the shares by length, and how far they go."""
+    return [
+        {"task": task, "row": row} | {name: retrieval[task][row][name] for name in (*RETRIEVAL_MEASURES, "effective_length")}
+        for task in retrieval["tasks"]
+        for row in retrieval_rows(retrieval)
+    ]
 
 
 def mean_of_cells(cells: list[float | None], errors: list[float | None]) -> Estimate | None:

@@ -19,6 +19,7 @@ from elongate.evaluation.report.sections import (
     mebibytes,
     needle_of,
     region,
+    retrieval_rows,
     rows_of,
     span,
 )
@@ -34,6 +35,8 @@ def terminal_table(results: dict[str, Any]) -> str:
         parts.append(curve_text(results["curve"]))
     if "needle" in results:
         parts.append(needle_text(results["needle"]))
+    if "retrieval" in results:
+        parts.append(retrieval_text(results["retrieval"]))
     if "budget" in results:
         parts.append(budget_text(results["budget"]))
     sentences = verdict(results)
@@ -100,6 +103,23 @@ def needle_text(needle: dict[str, Any]) -> str:
     lines = [f"{length:>{widths[0]}}   {margin:<{widths[1]}}   {match}" for length, margin, match in table]
     title = f"Needle, {' → '.join(rows)}, mean over {len(needle['depths'])} depths with {needle['n']} samples each"
     return "\n".join([title, "", *lines])
+
+
+def retrieval_text(retrieval: dict[str, Any]) -> str:
+    rows = retrieval_rows(retrieval)
+    table = [["preferred", *map(str, retrieval["lengths"]), "exact match"]]
+    for task in retrieval["tasks"]:
+        preferred = [[_percent(retrieval[task][row]["preferred"][i]) for row in rows] for i in range(len(retrieval["lengths"]))]
+        exact = [_percent(retrieval[task][row]["exact_match"][0]) for row in rows]
+        table.append([task.replace("_", " "), *(" → ".join(cells) for cells in preferred), " → ".join(exact)])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    title = f"Retrieval, {' → '.join(rows)}: % of {retrieval['n']} answers preferred to a wrong one (chance: 50), by length"
+    return "\n".join([title, f"and written exactly at {retrieval['lengths'][0]} tokens", "", *lines])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}"
 
 
 def budget_text(budget: dict[str, Any]) -> str:

@@ -1,0 +1,196 @@
+"""Finding what stands far back: tasks in the manner of RULER (Hsieh et al. 2024, arXiv:2404.06654), by length and depth.
+
+A sample is solved when greedy decoding writes the answer, which one prefill tells; beside it stand the log-probability of the answer and
+whether it is preferred to a wrong one, by which a small model can be graded too. Two controls belong to every length: the text without its
+needles, where there is nothing to find and what is found is a leak, and needles and question alone, where there is nothing to search.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from elongate.data.retrieval.tasks import TASKS
+from elongate.errors import ConfigError, require
+from elongate.evaluation.evaluation import Evaluation, Setting
+from elongate.evaluation.intervals import Interval, of_share
+from elongate.evaluation.samples import Record
+
+if TYPE_CHECKING:
+    from elongate.data.retrieval.sample import Control, Place, Sample
+    from elongate.models.language_model import LanguageModel
+    from elongate.objectives.reading import Reading
+
+BATCH_TOKENS = 8192  # prefilled at once
+THRESHOLDS = {"ruler": 0.856, "nolima": 0.85}  # a share; of the share at the shortest length (Modarressi et al. 2025, arXiv:2502.05167)
+_MEASURES = ("exact_match", "preferred")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Evaluation):
+    tasks: list[str] | None = None  # null: all of them
+    lengths: list[int] | None = None  # tokens, the answer included; null: the original length and its doublings to twice the target
+    depths: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])  # 0 the beginning, 1 the end
+    num_samples: int = 2  # of each task, length and depth, at least 1
+    threshold: str = "ruler"  # of effective length: ruler, 85.6%; nolima, 85% of the share at the shortest length
+
+    word: ClassVar[str] = "retrieval"
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks or [] if task not in TASKS]
+        require(
+            self.tasks is None or (bool(self.tasks) and not unknown),
+            "tasks",
+            self.tasks,
+            f"must be of {', '.join(TASKS)}",
+            "use {key}=null for all",
+        )
+        require(self.num_samples > 0, "num_samples", self.num_samples, "must be at least 1", "use {key}=2")
+        rule = "must be one or more depths between 0 and 1"
+        require(bool(self.depths) and all(0 <= d <= 1 for d in self.depths), "depths", self.depths, rule, "use {key}=[0,0.5,1]")
+        sound = self.lengths is None or (
+            bool(self.lengths) and all(n > 0 for n in self.lengths) and self.lengths == sorted(set(self.lengths))
+        )
+        require(sound, "lengths", self.lengths, "must be one or more lengths of at least 1, the shortest first", "use {key}=null")
+        require(self.threshold in THRESHOLDS, "threshold", self.threshold, f"must be one of {', '.join(THRESHOLDS)}", "use {key}=ruler")
+
+    def header(self, setting: Setting) -> dict[str, Any]:
+        lengths = {"original_length": setting.original_length, "target_length": setting.target_length}
+        asked = {"tasks": self._tasks, "lengths": self._lengths(setting), "depths": self.depths}
+        return lengths | asked | {"n": self.num_samples * len(self.depths), "threshold": self.threshold}
+
+    def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
+        model.network.eval()
+        return {task: self._measured(task, model, setting, tick) for task in self._tasks}
+
+    @property
+    def _tasks(self) -> list[str]:
+        return self.tasks or list(TASKS)
+
+    def _measured(self, task: str, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
+        """By length: shares with their intervals, over all depths and by depth, and the two controls; of all lengths: how far it goes."""
+        lengths = self._lengths(setting)
+        cells = {length: self._records(task, length, "none", model, setting, tick) for length in lengths}
+        row: dict[str, Any] = {}
+        for measure in _MEASURES:
+            row |= {
+                measure: [_share(measure, *cells[length]) for length in lengths],
+                f"{measure}_interval": [_interval(measure, cells[length]) for length in lengths],
+                f"{measure}_by_depth": [[_share(measure, cell) for cell in cells[length]] for length in lengths],
+            }
+        row["log_probability"] = [_share("log_probability", *cells[length]) for length in lengths]
+        row["depth"] = [[_share("depth", cell) for cell in cells[length]] for length in lengths]
+        row["seconds"] = [sum(record["seconds"] for cell in cells[length] for record in cell) for length in lengths]
+        of_controls: dict[Control, list[int]] = {"without_needle": lengths, "without_haystack": lengths[:1]}  # which needs no length
+        for control, some in of_controls.items():
+            found = [self._records(task, length, control, model, setting, tick) for length in some]
+            row[control] = {measure: [_share(measure, *cells) for cells in found] for measure in _MEASURES}
+        row["effective_length"] = {measure: self._effective(lengths, row, measure) for measure in _MEASURES}
+        return row
+
+    def _effective(self, lengths: list[int], row: dict[str, Any], measure: str) -> int:
+        """The largest length up to which the lower end of every interval stays above the threshold; 0: not even the shortest does."""
+        threshold = THRESHOLDS[self.threshold] * ((row[measure][0] or 0.0) if self.threshold == "nolima" else 1.0)
+        effective = 0
+        for length, interval in zip(lengths, row[f"{measure}_interval"], strict=True):
+            if interval is None or interval[0] <= threshold:
+                break
+            effective = length
+        return effective
+
+    def _records(
+        self, task: str, length: int, control: Control, model: LanguageModel, setting: Setting, tick: Callable[[str], None]
+    ) -> list[list[Record]]:
+        """By depth; those that were measured before are taken as they are."""
+        cells = []
+        for depth in self.depths:
+            tick(f"retrieval {task}, {length} tokens, depth {depth:g}")
+            names = [f"{task}/{control}/{length}/{depth:g}/{number}" for number in range(self.num_samples)]
+            left = [number for number, name in enumerate(names) if setting.samples.get(name) is None]
+            samples = {names[number]: _made(setting, task, length, depth, number, control) for number in left}
+            for some in _alike(samples):
+                found = _answered(model, setting.reading, list(some.values()))
+                setting.samples.add({name: {"depth_asked": depth} | record for name, record in zip(some, found, strict=True)})
+            cells.append([setting.samples.get(name) or {} for name in names])
+        return cells
+
+    def _lengths(self, setting: Setting) -> list[int]:
+        """Those that hold all that every task says and that the held-out text fills; none beyond the target where both sides are seen."""
+        asked = self.lengths
+        if asked is None:
+            asked = [setting.original_length]
+            while asked[-1] < (1 if setting.reading.two_sided else 2) * setting.target_length:
+                asked.append(2 * asked[-1])
+        shortest = {task: _shortest(setting, task) for task in self._tasks}
+        longest_task = max(shortest, key=shortest.__getitem__)
+        fitting = [n for n in asked if shortest[longest_task] <= n <= len(setting.held_out)]
+        if (self.lengths is not None and fitting != asked) or not fitting:
+            rule = f"must be between {shortest[longest_task]} ({longest_task}) and {len(setting.held_out)} (the held-out text) tokens"
+            raise ConfigError(
+                "evaluation.retrieval.lengths", asked, rule, "change {key}, or leave that task out of evaluation.retrieval.tasks"
+            )
+        return fitting
+
+
+def _share(measure: str, *cells: list[Record]) -> float | None:
+    """The mean; None where a text was longer than the model's table of positions."""
+    values = [record[measure] for cell in cells for record in cell]
+    return None if None in values else sum(values) / len(values)
+
+
+def _interval(measure: str, cells: list[list[Record]]) -> Interval | None:
+    values = [record[measure] for cell in cells for record in cell]
+    return None if None in values else of_share(sum(values), len(values))
+
+
+def _alike(samples: dict[str, Sample]) -> Iterator[dict[str, Sample]]:
+    """In batches of equal lengths."""
+    by_shape: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    for name, sample in samples.items():
+        by_shape[len(sample.prefix), sample.answers.shape[1]].append(name)
+    for (length, _), names in by_shape.items():
+        rows = max(1, BATCH_TOKENS // length)
+        for i in range(0, len(names), rows):
+            yield {name: samples[name] for name in names[i : i + rows]}
+
+
+def _place(setting: Setting, task: str, length: int, depth: float, number: int) -> Place:
+    from elongate.data.retrieval.sample import Place
+
+    return Place(task, length, depth, number, setting.seed)
+
+
+def _made(setting: Setting, task: str, length: int, depth: float, number: int, control: Control) -> Sample:
+    from elongate.data.retrieval.sample import made
+
+    return made(_place(setting, task, length, depth, number), setting.tokenizer.encode, setting.held_out.flat, control)
+
+
+def _shortest(setting: Setting, task: str) -> int:
+    """Tokens that the first sample takes where there is next to no room."""
+    from elongate.data.retrieval.sample import DoesNotFit, made
+
+    try:
+        made(_place(setting, task, 1, 0.0, 0), setting.tokenizer.encode, setting.held_out.flat)
+    except DoesNotFit as fault:
+        return fault.shortest
+    raise AssertionError("nothing fits one token")
+
+
+def _answered(model: LanguageModel, reading: Reading, samples: list[Sample]) -> list[Record]:
+    began = perf_counter()
+    totals, exact = reading.answers(model, np.stack([s.prefix for s in samples]), np.stack([s.answers for s in samples]))
+    seconds = (perf_counter() - began) / len(samples)
+    records = []
+    for sample, (right, wrong), (written, _) in zip(samples, totals.tolist(), exact.tolist(), strict=True):
+        unread = right != right  # nan: the text is longer than the model's table of positions
+        scores = {"exact_match": written, "preferred": right > wrong, "log_probability": right, "log_probability_of_wrong": wrong}
+        texts = {"answer": sample.problem.answer, "wrong": sample.problem.wrong, "tokens": len(sample.prefix)}
+        known = {key: None if unread else score for key, score in scores.items()}
+        records.append(texts | {"depth": sample.depth, "seconds": seconds} | known)
+    return records

@@ -1,0 +1,141 @@
+"""Generated problems: what they hide can be found by anyone who reads, and by no one who does not; every length and depth is met."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from elongate.data.retrieval.problem import Draw
+from elongate.data.retrieval.sample import DoesNotFit, Place, Sample, made
+from elongate.data.retrieval.tasks import TASKS
+from elongate.data.tokenizer.byte import ByteTokenizer
+
+TOKENIZER = ByteTokenizer()
+HAYSTACK = np.frombuffer(("A plain sentence with no digits stands here, again and again.\n" * 200).encode(), np.uint8).astype(np.int64)
+# The most that a task says by itself, in bytes.
+LONG = 400
+
+
+def sample(task: str, length: int = LONG, depth: float = 0.5, number: int = 0, seed: int = 0, **more: str) -> Sample:
+    control = more.pop("control", "none")
+    return made(Place(task, length, depth, number, seed, **more), TOKENIZER.encode, HAYSTACK, control)  # type: ignore[arg-type]
+
+
+def text_of(found: Sample) -> str:
+    return TOKENIZER.decode(found.prefix)
+
+
+def solved(task: str, text: str) -> str:
+    """By reading alone, as a person would do it: not from the problem."""
+    body, _, question = text.rpartition("\n")
+    if task == "passkey":
+        return " " + re.findall(r"pass key is (\d{5})\.", body)[0]
+    if task in ("single", "multi_key"):
+        name = question.split()[3]
+        return " " + re.findall(rf"number of {name} is (\d{{5}})\.", body)[0]
+    if task == "multi_value":
+        return " " + ", ".join(re.findall(rf"number of {question.split()[3]} is (\d{{5}})\.", body))
+    if task == "multi_query":
+        names = re.fullmatch(r"The numbers of (\w+) and (\w+) are", question)
+        assert names
+        return " " + ", ".join(re.findall(rf"number of {name} is (\d{{5}})\.", body)[0] for name in names.groups())
+    if task == "key_value":
+        return " " + re.findall(rf"value of {question.split()[3]} is (\d{{5}})\.", body)[0]
+    if task == "variable_tracking":
+        values = dict(re.findall(r"let (\w+) be (\w+)", body))
+        value = question.split()[3]
+        while value in values:
+            value = values[value]
+        return " " + value
+    if task in ("common_words", "frequent_words"):
+        words = re.findall(r"\b[bdfgklmnprstvz][aeiou](?:[bdfgklmnprstvz][aeiou]){2}\b", body)
+        ranked = sorted(set(words), key=lambda word: -words.count(word))
+        wanted = ranked[:1] if task == "common_words" else ranked[:3]
+        counts = [words.count(word) for word in ranked[: len(wanted) + 1]]
+        assert sorted(counts, reverse=True) == counts
+        assert len(set(counts)) == len(counts), "no two are as common as each other"
+        return " " + " ".join(wanted)
+    assert task == "copy"
+    return re.findall(rf"\n{question}(\w+)\n", body + "\n")[0]
+
+
+@pytest.mark.parametrize("length", [LONG, 1500])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_answer_can_be_read_off_the_text(task: str, length: int) -> None:
+    for number in range(5):
+        found = sample(task, length, number=number)
+        assert len(found.prefix) + found.answers.shape[1] == length
+        right, wrong = (TOKENIZER.decode(answer) for answer in found.answers)
+        assert solved(task, text_of(found)) == right == found.problem.answer
+        assert wrong != right
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_without_its_needles_the_text_is_as_long_and_tells_nothing(task: str) -> None:
+    found = sample(task, control="without_needle")
+    assert len(found.prefix) + found.answers.shape[1] == LONG
+    body = text_of(found).rpartition("\n")[0]
+    for answer in re.findall(r"\w+", found.problem.answer):
+        assert answer not in body
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_without_its_haystack_there_are_needles_and_question_only(task: str) -> None:
+    found = sample(task, control="without_haystack")
+    assert text_of(found).replace("\n", "") == ("".join(found.problem.needles) + found.problem.query).replace("\n", "")
+    # And at its very length nothing else fits in.
+    shortest = len(found.prefix) + found.answers.shape[1]
+    with pytest.raises(DoesNotFit) as caught:
+        sample(task, 10)
+    assert caught.value.shortest <= shortest
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_shortest_length_is_told_and_fits(task: str) -> None:
+    with pytest.raises(DoesNotFit) as caught:
+        sample(task, 10)
+    shortest = caught.value.shortest
+    with pytest.raises(DoesNotFit):
+        sample(task, shortest - 1)
+    assert len(sample(task, shortest).prefix) > 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_depth_is_where_the_needle_lies(task: str) -> None:
+    found = {depth: sample(task, 1500, depth).depth for depth in (0.0, 0.5, 1.0)}
+    assert found[0.0] < 0.15 < found[0.5] < 0.85
+    assert found[0.0] < found[0.5] < found[1.0]
+    if len(sample(task, 1500).problem.needles) == 1:
+        assert found[0.5] == pytest.approx(0.5, abs=0.05)
+    whole = sample(task, 1500, 0.5)
+    needle = whole.problem.needles[0]
+    assert text_of(whole)[round(whole.depth * len(whole.prefix)) :].startswith(needle)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_sample_is_a_function_of_its_place_alone(task: str) -> None:
+    assert text_of(sample(task)) == text_of(sample(task))
+    texts = {text_of(sample(task, number=number, seed=seed)) for number in range(3) for seed in range(3)}
+    assert len(texts) == 9
+
+
+def test_training_and_evaluation_have_no_number_and_no_word_in_common() -> None:
+    found: dict[str, set[str]] = {}
+    for split in ("train", "evaluation"):
+        draw = Draw(np.random.default_rng(0), split, 100, len)  # type: ignore[arg-type]
+        found[split] = {*draw.numbers(2000), *(word for _ in range(10) for word in draw.words(400))}
+        assert all(len(word) in (5, 6) for word in found[split])
+    assert len(found["train"]) > 4000
+    assert not found["train"] & found["evaluation"]
+
+
+def test_numbers_are_drawn_evenly() -> None:
+    """5 digits, the first not zero, of one parity: 45,000 numbers, each digit of the middle as likely as any other."""
+    draw = Draw(np.random.default_rng(0), "evaluation", 100, len)
+    numbers = [draw.number() for _ in range(20_000)]
+    assert all(sum(map(int, number)) % 2 for number in numbers)
+    for place in range(1, 5):
+        counts = np.bincount([int(number[place]) for number in numbers], minlength=10)
+        assert abs(counts - 2000).max() < 5 * (2000 * 0.9) ** 0.5

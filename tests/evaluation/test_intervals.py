@@ -1,0 +1,64 @@
+"""Intervals hold the truth as often as they say, and at their edges they are what they should be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from elongate.evaluation.intervals import by_bootstrap, of_mean, of_share
+
+DRAWS = 2000
+
+
+def coverage(held: list[bool]) -> float:
+    return sum(held) / len(held)
+
+
+@pytest.mark.parametrize(("n", "share"), [(40, 0.5), (40, 0.85), (250, 0.95)])
+def test_of_a_share(n: int, share: float) -> None:
+    random = np.random.default_rng(0)
+    intervals = [of_share(int(k), n) for k in random.binomial(n, share, size=DRAWS)]
+    assert 0.93 <= coverage([low <= share <= high for low, high in intervals]) <= 0.97
+
+
+@pytest.mark.parametrize("n", [8, 48])
+def test_of_a_mean(n: int) -> None:
+    random = np.random.default_rng(0)
+    intervals = [of_mean(random.normal(1.7, 0.4, size=n)) for _ in range(DRAWS)]
+    assert 0.93 <= coverage([low <= 1.7 <= high for low, high in intervals]) <= 0.97
+
+
+@pytest.mark.slow
+def test_by_bootstrap_of_a_ratio_of_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a token-weighted mean is: documents have unequally many tokens, and their losses differ with it."""
+    monkeypatch.setattr("elongate.evaluation.intervals.DRAWS", 500)
+    random = np.random.default_rng(0)
+    truth = 2.0
+
+    def ratio(drawn: np.ndarray) -> np.ndarray:
+        return drawn[:, :, 0].sum(axis=1) / drawn[:, :, 1].sum(axis=1)
+
+    held = []
+    for number in range(DRAWS):
+        counts = random.integers(50, 150, size=60)
+        samples = np.stack([counts * (truth + random.normal(0, 0.5, size=60)), counts], axis=1)
+        low, high = by_bootstrap(samples, ratio, number)
+        held.append(low <= truth <= high)
+    assert 0.93 <= coverage(held) <= 0.97
+
+
+def test_a_share_of_all_or_none_is_not_certain() -> None:
+    """Wilson's closed form: z² / (n + z²) above none of n."""
+    z2 = 1.959963984540054**2
+    assert of_share(0, 10) == pytest.approx((0.0, z2 / (10 + z2)))
+    assert of_share(10, 10) == pytest.approx((10 / (10 + z2), 1.0))
+
+
+def test_samples_that_are_all_alike_have_an_interval_of_no_width() -> None:
+    assert by_bootstrap(np.ones(5), lambda drawn: drawn.mean(axis=1), 0) == (1.0, 1.0)
+
+
+def test_a_bootstrap_is_the_same_for_the_same_seed() -> None:
+    samples = np.random.default_rng(0).normal(size=20)
+    once, again, other = (by_bootstrap(samples, lambda drawn: drawn.mean(axis=1), seed) for seed in (1, 1, 2))
+    assert once == again != other

@@ -1,0 +1,205 @@
+"""The suite: scored as one whole forward scores, resumed without measuring twice, and lengths that no one can misread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import evaluated
+
+from elongate.data.retrieval.sample import Place, made
+from elongate.data.retrieval.tasks import TASKS
+from elongate.data.tokenizer.byte import ByteTokenizer
+from elongate.data.tokens import Tokens
+from elongate.errors import ConfigError, Stopped
+from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.report.table import terminal_table
+from elongate.evaluation.retrieval import Retrieval
+from elongate.evaluation.samples import Samples
+from elongate.objectives.reading import LeftToRight, Reading
+from elongate.tracking import flatten
+
+
+@pytest.fixture
+def setting() -> Setting:
+    flat = np.random.default_rng(0).integers(97, 123, size=5000).astype(np.uint16)
+    return Setting(Tokens(flat, np.array([0, 5000])), ByteTokenizer(), 300, 600, seed=0, reading=LeftToRight())
+
+
+@pytest.fixture
+def model(build_tiny: Callable[..., Any]) -> Any:
+    built = build_tiny().model.build(257, seed=0)
+    built.network.double().eval()
+    return built
+
+
+class Oracle(Reading):
+    """Writes the right answer after texts of up to `reach` tokens, the wrong one after others."""
+
+    def __init__(self, reach: int) -> None:
+        self.reach, self.read = reach, 0
+
+    def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
+        raise AssertionError
+
+    def answers(self, model: Any, prefix: np.ndarray, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.read += len(prefix)
+        right = np.full((len(prefix), 2), prefix.shape[1] + choices.shape[2] <= self.reach)
+        right[:, 1] = ~right[:, 0]
+        return np.where(right, -1.0, -2.0), right
+
+
+def ticked(text: str) -> None:
+    pass
+
+
+def measured(setting: Setting, model: Any, reach: int, **fields: Any) -> tuple[dict[str, Any], Oracle]:
+    reading = Oracle(reach)
+    return Retrieval(**fields).measure(model, replace(setting, reading=reading), ticked), reading
+
+
+def test_scores_are_those_of_a_whole_forward(setting: Setting, model: Any) -> None:
+    samples = Samples()
+    Retrieval(tasks=["single"], lengths=[150], depths=[0.5], num_samples=3).measure(
+        model, replace(setting, samples=samples.part("r", "after")), ticked
+    )
+    for number in range(3):
+        sample = made(Place("single", 150, 0.5, number, 0), setting.tokenizer.encode, setting.held_out.flat)
+        record = samples.get(("r", "after", f"single/none/150/0.5/{number}"))
+        assert record is not None
+        for answer, key in zip(sample.answers, ("log_probability", "log_probability_of_wrong"), strict=True):
+            tokens = torch.from_numpy(np.concatenate([sample.prefix, answer]))[None]
+            with torch.no_grad():
+                chances = model.network(tokens).logits[0].log_softmax(-1)
+            n = len(answer)
+            assert record[key] == pytest.approx(chances[-n - 1 : -1].gather(1, tokens[0, -n:, None]).sum().item(), abs=1e-9)
+        assert record["preferred"] == (record["log_probability"] > record["log_probability_of_wrong"])
+        assert record["depth"] == sample.depth
+
+
+def test_effective_length_is_the_last_length_up_to_which_all_are_sure(setting: Setting, model: Any) -> None:
+    row, _ = measured(setting, model, 600, num_samples=8)
+    for task in TASKS:
+        assert row[task]["exact_match"] == [1.0, 1.0, 0.0]  # 300, 600 and 1200 tokens
+        assert row[task]["effective_length"] == {"exact_match": 600, "preferred": 600}
+    # Ten right out of ten are not sure to be above 85.6%: Wilson's lower end is 72%.
+    few, _ = measured(setting, model, 600, num_samples=2)
+    assert few["single"]["exact_match"] == [1.0, 1.0, 0.0]
+    assert few["single"]["exact_match_interval"][0] == pytest.approx([0.722, 1.0], abs=1e-3)
+    assert few["single"]["effective_length"]["exact_match"] == 0
+
+
+def test_a_longer_length_that_is_right_does_not_mend_a_shorter_one(setting: Setting, model: Any) -> None:
+    evaluation = Retrieval(lengths=[300, 600])
+    row = {"exact_match": [0.5, 1.0], "exact_match_interval": [(0.4, 0.6), (0.95, 1.0)]}
+    assert evaluation._effective([300, 600], row, "exact_match") == 0
+    row = {"exact_match": [0.5, 0.5], "exact_match_interval": [(0.44, 0.56), (0.42, 0.6)]}
+    assert Retrieval(threshold="nolima")._effective([300, 600], row, "exact_match") == 300  # 0.85 × 0.5 is 0.425
+
+
+def test_controls_are_read_too_and_do_not_count(setting: Setting, model: Any) -> None:
+    row, _ = measured(setting, model, 200, tasks=["passkey"], num_samples=1)
+    assert row["passkey"]["exact_match"] == [0.0, 0.0, 0.0]
+    assert row["passkey"]["without_needle"]["exact_match"] == [0.0, 0.0, 0.0]
+    assert row["passkey"]["without_haystack"]["exact_match"] == [1.0]
+
+
+def test_what_a_table_of_positions_does_not_reach_is_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
+    model = build_tiny("model=gpt2", "model.original_length=300", "context.target_length=600", "batch_tokens=600").model.build(257, seed=0)
+    row = Retrieval(tasks=["copy"], lengths=[300, 600], depths=[0.5], num_samples=1).measure(model, setting, ticked)["copy"]
+    assert row["exact_match"][1] is row["exact_match_interval"][1] is None
+    assert row["exact_match"][0] in (0.0, 1.0)
+    json.dumps(row, allow_nan=False)
+
+
+def test_it_goes_on_where_it_stopped_and_comes_to_the_same(setting: Setting, model: Any, tmp_path: Path) -> None:
+    fields = {"tasks": ["passkey", "copy"], "lengths": [150, 300], "num_samples": 2}
+    whole, complete = measured(setting, model, 200, **fields)
+    file = tmp_path / "samples.jsonl"
+    reading, left = Oracle(200), 7
+
+    def stops(text: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Stopped("enough")
+
+    part = replace(setting, reading=reading, samples=Samples(file).part("retrieval", "after"))
+    with pytest.raises(Stopped):
+        Retrieval(**fields).measure(model, part, stops)
+    with file.open("a") as stream:
+        stream.write('{"evaluation": "retr')  # the program was killed while it wrote
+    again = replace(setting, reading=reading, samples=Samples(file).part("retrieval", "after"))
+    row = Retrieval(**fields).measure(model, again, ticked)
+    assert reading.read == complete.read
+    for result in (*row.values(), *whole.values()):
+        del result["seconds"]
+    assert row == whole
+    records = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    assert len(records) == complete.read
+    assert {"answer", "depth_asked", "depth", "exact_match", "log_probability", "seconds", "tokens"} <= records[0].keys()
+
+
+def test_samples_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
+    file = tmp_path / "samples.jsonl"
+    Samples(file, "one").part("retrieval", "after").add({"a": {"score": 1}})
+    assert Samples(file, "one").part("retrieval", "after").get("a") is not None
+    assert Samples(file, "one").part("retrieval", "before").get("a") is None
+    assert Samples(file, "other").part("retrieval", "after").get("a") is None
+    assert Samples(file, "one").part("retrieval", "after").get("a") is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"tasks": ["passky"]}, "evaluation.retrieval.tasks=['passky']: must be of passkey, single, "),
+        ({"tasks": []}, "evaluation.retrieval.tasks=[]: must be of "),
+        ({"num_samples": 0}, "evaluation.retrieval.num_samples=0: must be at least 1; use evaluation.retrieval.num_samples=2"),
+        ({"depths": [1.5]}, "evaluation.retrieval.depths=[1.5]: must be one or more depths between 0 and 1"),
+        ({"lengths": [600, 300]}, "evaluation.retrieval.lengths=[600, 300]: must be one or more lengths of at least 1, the shortest first"),
+        ({"threshold": "high"}, "evaluation.retrieval.threshold=high: must be one of ruler, nolima"),
+    ],
+)
+def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Retrieval(**fields)
+    assert str(caught.value.inside("evaluation.retrieval")).startswith(line)
+
+
+def test_a_length_that_is_too_short_is_told_with_what_a_task_takes(setting: Setting) -> None:
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.retrieval\.lengths=\[20\]: must be between 46 \(passkey\) and 5000 \(the held-out text\)"
+    ):
+        Retrieval(tasks=["passkey"], lengths=[20]).header(setting)
+    with pytest.raises(ConfigError, match=r"and 5000 \(the held-out text\)"):
+        Retrieval(tasks=["passkey"], lengths=[300, 6000]).header(setting)
+
+
+def test_a_run_measures_it_and_every_figure_is_on_the_page(ran: Callable[..., Any], tmp_path: Path) -> None:
+    words = ["evaluation=[curve,needle,retrieval]", "evaluation.retrieval.tasks=[passkey,copy]", "evaluation.retrieval.lengths=[64,128]"]
+    directory, results = ran("run", *words, "evaluation.retrieval.depths=[0,1]", "evaluation.retrieval.num_samples=1")
+    section = results["retrieval"]
+    assert (section["n"], section["tasks"], section["lengths"]) == (2, ["passkey", "copy"], [64, 128])
+    page, lines = (directory.path / "report.html").read_text(), (directory.path / "retrieval.csv").read_text().splitlines()
+    assert "<h2>Retrieval</h2>" in page
+    assert len(lines) == 1 + 2 * 3 * 2  # task × row × length
+    table = terminal_table(results)
+    for row in ("before", "untuned", "after"):
+        for task in ("passkey", "copy"):
+            for length, share in zip((64, 128), section[task][row]["preferred"], strict=True):
+                assert f"retrieval/{task}/{row}/preferred/{length}" in flatten(results)
+                assert f"{100 * share:.0f}%" in page
+                assert f"{100 * share:.0f}" in table
+    records = [json.loads(line) for line in (directory.path / "samples.jsonl").read_text().splitlines()[1:]]
+    # Three rows of two tasks at two depths: two lengths, two of them without needles, one without haystack.
+    assert len(records) == 3 * 2 * 2 * 5
+    again = evaluated(directory.path, tmp_path / "again")
+    for task in ("passkey", "copy"):
+        for measure in ("preferred", "exact_match", "effective_length"):
+            assert again["retrieval"][task]["after"][measure] == section[task]["after"][measure]
