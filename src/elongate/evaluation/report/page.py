@@ -22,6 +22,7 @@ from elongate.evaluation.report.sections import (
     retrieval_lines,
     rows_of,
     span,
+    tables_by_length,
 )
 from elongate.evaluation.report.table import budget_facts
 from elongate.evaluation.report.verdict import verdict
@@ -96,6 +97,7 @@ def report_html(directory: Path, results: dict[str, Any], images: dict[str, Path
         curve=curve_table(results["curve"]) if "curve" in results else None,
         needle=needle_table(results["needle"]) if "needle" in results else None,
         retrieval=retrieval_lines(results["retrieval"]) if "retrieval" in results else None,
+        by_length=tables_by_length(results),
         images={name: data_uri(path.read_bytes()) for name, path in images.items()},
         training=data_uri(png(training_figure(metrics))) if metrics else None,
         budget=budget_facts(results["budget"]) if "budget" in results else None,

@@ -56,6 +56,47 @@ def retrieval_lines(retrieval: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def tables_by_length(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Perplexity and the gain of context: a title, what it is, lengths, and lines of a row, its figure and a cell a length."""
+    tables = []
+    if "perplexity" in results:
+        part = results["perplexity"]
+        lines = [(row, name, _cells(part[row][key], digits)) for row in rows_of(part) for key, name, digits in _PERPLEXITY]
+        told = f"Form {part['form']}: {_FORMS[part['form']].format(part['stride'])}, over {part['n']} documents."
+        tables.append({"title": "Perplexity", "told": told, "lengths": part["lengths"], "lines": lines})
+    if "context_gain" in results:
+        part = results["context_gain"]
+        lines = []
+        for row in rows_of(part):
+            halves = [None if ends is None else (ends[1] - ends[0]) / 2 for ends in part[row]["gain_interval"]]
+            effective = part[row]["effective_context"]
+            end = f" (effective context {effective})" if effective else ""
+            lines += [(row + end, "nats", _cells(part[row]["gain"], 3)), ("", "± 95%", _cells(halves, 3))]
+        told = (
+            f"What the whole context tells better than the last tokens of it: of {part['scored']} tokens that end {part['n']} documents. "
+            f"The effective context is the shortest that leaves less than {part['negligible']} nats to gain."
+        )
+        tables.append({"title": "Gain of context", "told": told, "lengths": part["lengths"], "lines": lines})
+    return tables
+
+
+_PERPLEXITY = (
+    ("perplexity", "perplexity", 2),
+    ("loss", "nats", 3),
+    ("standard_error", "± standard error", 3),
+    ("bits_per_byte", "bits per byte", 3),
+)
+_FORMS = {
+    "same_tokens": "the last {} tokens of each text, told from texts of each length",
+    "strided": "windows of each length, {} tokens apart, every token scored once",
+    "window_mean": "the mean of the means of windows of each length, {} tokens apart",
+}
+
+
+def _cells(values: list[float | None], digits: int) -> list[str]:
+    return ["–" if value is None else f"{value:,.{digits}f}" for value in values]
+
+
 def mean_of_cells(cells: list[float | None], errors: list[float | None]) -> Estimate | None:
     """None unless every cell was measured: means over different depths would not be comparable."""
     values = [cell for cell in cells if cell is not None]

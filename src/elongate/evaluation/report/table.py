@@ -22,6 +22,7 @@ from elongate.evaluation.report.sections import (
     retrieval_rows,
     rows_of,
     span,
+    tables_by_length,
 )
 from elongate.evaluation.report.verdict import verdict
 
@@ -35,6 +36,7 @@ def terminal_table(results: dict[str, Any]) -> str:
         parts.append(curve_text(results["curve"]))
     if "needle" in results:
         parts.append(needle_text(results["needle"]))
+    parts += map(by_length_text, tables_by_length(results))
     if "retrieval" in results:
         parts.append(retrieval_text(results["retrieval"]))
     if "budget" in results:
@@ -105,6 +107,16 @@ def needle_text(needle: dict[str, Any]) -> str:
     return "\n".join([title, "", *lines])
 
 
+def by_length_text(table: dict[str, Any]) -> str:
+    lines = [["", "tokens read", *map(str, table["lengths"])], *([row, name, *cells] for row, name, cells in table["lines"])]
+    return "\n".join([textwrap.fill(f"{table['title']}. {table['told']}", WIDTH), "", *_aligned(lines)])
+
+
+def _aligned(table: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+
+
 def retrieval_text(retrieval: dict[str, Any]) -> str:
     rows = retrieval_rows(retrieval)
     table = [["preferred", *map(str, retrieval["lengths"]), "exact match"]]
@@ -112,10 +124,8 @@ def retrieval_text(retrieval: dict[str, Any]) -> str:
         preferred = [[_percent(retrieval[task][row]["preferred"][i]) for row in rows] for i in range(len(retrieval["lengths"]))]
         exact = [_percent(retrieval[task][row]["exact_match"][0]) for row in rows]
         table.append([task.replace("_", " "), *(" → ".join(cells) for cells in preferred), " → ".join(exact)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
     title = f"Retrieval, {' → '.join(rows)}: % of {retrieval['n']} answers preferred to a wrong one (chance: 50), by length"
-    return "\n".join([title, f"and written exactly at {retrieval['lengths'][0]} tokens", "", *lines])
+    return "\n".join([title, f"and written exactly at {retrieval['lengths'][0]} tokens", "", *_aligned(table)])
 
 
 def _percent(share: float | None) -> str:

@@ -1,0 +1,66 @@
+"""What more context is worth: the loss told from the last k tokens less the loss told from all of them, of the same targets.
+
+The effective context is the smallest k that leaves less than 0.01 nats to gain: what lies further back is not used, or is of no use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from elongate.errors import require
+from elongate.evaluation.contexts import by_context, check_fields, check_reading, documents
+from elongate.evaluation.evaluation import Evaluation, Setting
+from elongate.evaluation.intervals import of_mean
+
+if TYPE_CHECKING:
+    from elongate.models.language_model import LanguageModel
+
+NEGLIGIBLE = 0.01  # nats
+_SHORTEST = 16  # the shortest context as a share of the original length
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextGain(Evaluation):
+    lengths: list[int] | None = None  # tokens of a context, the last of which are told; null: original length / 16 to twice the target
+    num_scored: int | None = None  # tokens at the end of each text that are told, below the shortest length; null: half of it
+    num_sequences: int = 48  # documents at most, at least 2
+
+    word: ClassVar[str] = "context_gain"
+
+    def __post_init__(self) -> None:
+        check_fields(self.lengths, self.num_sequences)
+        sound = self.num_scored is None or 0 < self.num_scored < (self.lengths or [self.num_scored + 1])[0]
+        require(sound, "num_scored", self.num_scored, "must be at least 1 and below the shortest length", "use {key}=null")
+
+    def header(self, setting: Setting) -> dict[str, Any]:
+        check_reading(self.word, setting)
+        texts, lengths, scored = self._texts(setting)
+        known = {"original_length": setting.original_length, "target_length": setting.target_length, "lengths": lengths}
+        return known | {"n": len(texts), "scored": scored, "negligible": NEGLIGIBLE}
+
+    def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
+        texts, lengths, scored = self._texts(setting)
+        losses = [found.mean(axis=1) for found in by_context(model, setting, texts, lengths, scored, tick)]
+        # A length that a table of positions does not reach to has no figure; the longest that has one is the whole context.
+        whole = next((loss for loss in reversed(losses) if not np.isnan(loss).any()), losses[-1])
+        gains = [loss - whole for loss in losses]
+        read = [not np.isnan(gain).any() for gain in gains]
+        means = [float(gain.mean()) if is_read else None for gain, is_read in zip(gains, read, strict=True)]
+        effective = next((n for n, mean in zip(lengths, means, strict=True) if mean is not None and mean < NEGLIGIBLE), None)
+        return {
+            "loss": [float(loss.mean()) if is_read else None for loss, is_read in zip(losses, read, strict=True)],
+            "gain": means,
+            "gain_interval": [of_mean(gain) if is_read else None for gain, is_read in zip(gains, read, strict=True)],
+            "effective_context": effective,
+        }
+
+    def _texts(self, setting: Setting) -> tuple[np.ndarray, list[int], int]:
+        smallest = max(4, setting.original_length // _SHORTEST)
+        if self.num_scored is not None:
+            smallest = max(smallest, self.num_scored + 1)
+        found, lengths = documents(self.word, setting, self.lengths, smallest, self.num_sequences)
+        return found.tokens, lengths, self.num_scored or lengths[0] // 2

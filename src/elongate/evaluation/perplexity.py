@@ -1,0 +1,107 @@
+"""Perplexity by length, in a form that is said: published ones are computed in several ways, and are not comparable.
+
+- `same_tokens`: the same tokens at every length, the last ones of each text, told from a text of that length. What a longer context buys.
+- `strided`: windows of that length, each `stride` tokens further; every token is scored once, in the first window that has it.
+- `window_mean`: the same windows, and the mean of their means, in which a token of the first window weighs less than others.
+
+In all of them losses are summed over tokens in float64; the standard error is that of a ratio of sums over documents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from elongate.data.sequences import held_out
+from elongate.errors import require
+from elongate.evaluation.contexts import check_fields, check_reading, documents, losses_of
+from elongate.evaluation.evaluation import Evaluation, Setting
+
+if TYPE_CHECKING:
+    from elongate.data.tokenizer.tokenizer import Tokenizer
+    from elongate.models.language_model import LanguageModel
+
+FORMS = ("same_tokens", "strided", "window_mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity(Evaluation):
+    form: str = "same_tokens"  # same_tokens, strided or window_mean
+    lengths: list[int] | None = None  # tokens that are read; null: the original length and its doublings to twice the target
+    stride: int | None = None  # tokens at the end of a text or window that it adds; null: a quarter of the shortest length
+    num_sequences: int = 48  # documents at most, at least 2
+
+    word: ClassVar[str] = "perplexity"
+
+    def __post_init__(self) -> None:
+        require(self.form in FORMS, "form", self.form, f"must be one of {', '.join(FORMS)}", "use {key}=same_tokens")
+        check_fields(self.lengths, self.num_sequences)
+        sound = self.stride is None or 0 < self.stride < (self.lengths or [self.stride + 1])[0]
+        require(sound, "stride", self.stride, "must be at least 1 and below the shortest length", "use {key}=null")
+
+    def header(self, setting: Setting) -> dict[str, Any]:
+        check_reading(self.word, setting)
+        texts, lengths, stride = self._texts(setting)
+        known = {"original_length": setting.original_length, "target_length": setting.target_length, "lengths": lengths}
+        return known | {"form": self.form, "stride": stride, "n": len(texts), "text_length": texts.shape[1]}
+
+    def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
+        texts, lengths, stride = self._texts(setting)
+        figures: dict[str, list[Any]] = {name: [] for name in ("loss", "standard_error", "perplexity", "bits_per_byte", "tokens")}
+        for length in lengths:
+            windows = self._windows(texts.shape[1], length, stride)
+            # [window][document, token that it adds]
+            found = [losses_of(model, setting, texts[:, start:stop], tick)[:, -new:] for start, stop, new in windows]
+            count = sum(losses.size for losses in found)
+            if any(np.isnan(losses).any() for losses in found):
+                for name, values in figures.items():
+                    values.append(count if name == "tokens" else None)
+                continue
+            loss, error = self._mean(found)
+            size = sum(_bytes(setting.tokenizer, texts[:, :stop], new) for _, stop, new in windows)
+            bits = sum(losses.sum() for losses in found) / math.log(2) / size
+            for name, value in zip(figures, (loss, error, math.exp(loss), float(bits), count), strict=True):
+                figures[name].append(value)
+        return figures
+
+    def _mean(self, found: list[Float[np.ndarray, "n new"]]) -> tuple[float, float]:
+        if self.form == "window_mean":
+            means = np.stack([losses.mean(axis=1) for losses in found], axis=1)
+            sums, counts = means.sum(axis=1), np.full(len(means), means.shape[1])
+        else:
+            sums = np.sum([losses.sum(axis=1) for losses in found], axis=0)
+            counts = np.full(len(sums), sum(losses.shape[1] for losses in found))
+        loss = sums.sum() / counts.sum()
+        residuals = (sums - loss * counts) / counts.mean()
+        return float(loss), float(residuals.std(ddof=1) / len(residuals) ** 0.5)
+
+    def _windows(self, text: int, length: int, stride: int) -> list[tuple[int, int, int]]:
+        """First token, end, and how many tokens at the end of the window it adds."""
+        if self.form == "same_tokens":
+            return [(text - length, text, stride)]
+        starts = range(0, text - length + 1, stride)
+        return [(start, start + length, stride if start else length - 1) for start in starts]
+
+    def _texts(self, setting: Setting) -> tuple[np.ndarray, list[int], int]:
+        found, lengths = documents(self.word, setting, self.lengths, setting.original_length, self.num_sequences)
+        stride = self.stride or max(1, lengths[0] // 4)
+        texts = found.tokens
+        if self.form != "same_tokens":
+            # Longer than the longest window, so that all of them have windows to slide.
+            longer = held_out(setting.held_out, 2 * lengths[-1], self.num_sequences)
+            texts = longer.tokens if len(longer) > 1 else texts
+        return texts, lengths, stride
+
+
+def _bytes(tokenizer: Tokenizer, texts: np.ndarray, new: int) -> int:
+    """UTF-8 bytes of the last tokens of all texts."""
+
+    def size(row: np.ndarray) -> int:
+        return len(tokenizer.decode(row).encode())
+
+    return sum(size(row) - size(row[:-new]) for row in texts)

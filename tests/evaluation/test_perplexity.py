@@ -1,0 +1,222 @@
+"""Losses against transformers' own with labels and against one prefix at a time; forms against sums by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import evaluated
+
+from elongate.data.tokenizer.byte import ByteTokenizer
+from elongate.data.tokens import Tokens
+from elongate.errors import ConfigError
+from elongate.evaluation import contexts
+from elongate.evaluation.context_gain import ContextGain
+from elongate.evaluation.contexts import losses_of
+from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.perplexity import Perplexity
+from elongate.objectives.fill_in import FillIn
+from elongate.objectives.reading import LeftToRight, Reading
+
+DOCUMENTS, LENGTH = 8, 200
+
+
+@pytest.fixture
+def setting() -> Setting:
+    flat = np.random.default_rng(0).integers(97, 123, size=DOCUMENTS * LENGTH).astype(np.uint16)
+    bounds = np.arange(0, DOCUMENTS * LENGTH + 1, LENGTH)
+    return Setting(Tokens(flat, bounds), ByteTokenizer(), 32, 64, seed=0, reading=LeftToRight())
+
+
+@pytest.fixture
+def model(build_tiny: Callable[..., Any]) -> Any:
+    built = build_tiny().model.build(257, seed=0)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in built.network.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw))  # a fresh network hardly attends
+    built.network.double().eval()
+    return built
+
+
+def ticked(text: str) -> None:
+    pass
+
+
+def texts(setting: Setting) -> np.ndarray:
+    return setting.held_out.flat.reshape(DOCUMENTS, LENGTH).astype(np.int64)
+
+
+def prefix_by_prefix(model: Any, tokens: np.ndarray) -> np.ndarray:
+    """Each token from a text that ends before it: nothing that comes later is there to be seen."""
+    losses = np.full(tokens.shape, np.nan)
+    for row, text in enumerate(tokens):
+        for end in range(1, len(text)):
+            with torch.no_grad():
+                logits = model.network(torch.from_numpy(text[None, :end])).logits[0, -1]
+            losses[row, end] = -logits.log_softmax(-1)[text[end]].item()
+    return losses
+
+
+def test_the_loss_is_that_of_transformers_with_labels(setting: Setting, model: Any) -> None:
+    whole = Perplexity(lengths=[LENGTH], stride=LENGTH - 1).measure(model, setting, ticked)
+    tokens = torch.from_numpy(texts(setting))
+    with torch.no_grad():
+        expected = model.network(tokens, labels=tokens).loss.item()
+    assert whole["loss"][0] == pytest.approx(expected, abs=1e-6)
+    assert whole["perplexity"][0] == pytest.approx(math.exp(expected), rel=1e-6)
+    assert whole["tokens"] == [DOCUMENTS * (LENGTH - 1)]
+    assert whole["bits_per_byte"][0] == pytest.approx(expected / math.log(2), abs=1e-6)  # a letter is a byte
+
+
+def test_each_token_is_told_from_what_comes_before_it(setting: Setting, model: Any) -> None:
+    tokens = texts(setting)[:2, :40]
+    np.testing.assert_allclose(losses_of(model, setting, tokens, ticked), prefix_by_prefix(model, tokens), rtol=0, atol=1e-9)
+
+
+def leaks(model: Any, setting: Setting) -> bool:
+    """Whether a token changes the loss of one before it."""
+    tokens = texts(setting)[:2, :40]
+    changed = tokens.copy()
+    changed[:, 30] = (changed[:, 30] + 1) % 26 + 97
+    before, after = (losses_of(model, setting, rows, ticked)[:, :30] for rows in (tokens, changed))
+    return not np.array_equal(before, after, equal_nan=True)
+
+
+def test_a_later_token_changes_no_earlier_loss_and_a_leak_is_seen(setting: Setting, model: Any) -> None:
+    assert not leaks(model, setting)
+    for layer in model.network.model.layers:
+        layer.self_attn.is_causal = False
+    assert leaks(model, setting)
+
+
+def test_batches_and_their_order_change_nothing(setting: Setting, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = Perplexity(lengths=[32, 64])
+    together = evaluation.measure(model, setting, ticked)
+    monkeypatch.setattr(contexts, "BATCH_TOKENS", 1)
+    alone = evaluation.measure(model, setting, ticked)
+    for name in together:
+        assert together[name] == pytest.approx(alone[name], abs=1e-9)
+
+
+def test_the_same_tokens_are_scored_at_every_length(setting: Setting, model: Any) -> None:
+    row = Perplexity(lengths=[20, 50, 150], stride=10).measure(model, setting, ticked)
+    rows = texts(setting)[:, :150]
+    for length, loss in zip((20, 50, 150), row["loss"], strict=True):
+        read = rows[:, -length:]
+        assert loss == pytest.approx(prefix_by_prefix(model, read[:, :])[:, -10:].mean(), abs=1e-9)
+    assert row["tokens"] == [DOCUMENTS * 10] * 3
+
+
+def test_windows_score_every_token_once_and_their_mean_is_another_figure(setting: Setting, model: Any) -> None:
+    fields = {"lengths": [40], "stride": 15, "num_sequences": DOCUMENTS}
+    rows = texts(setting)[:, :80]  # two windows' worth of text: starts 0, 15, 30
+    windows = [losses_of(model, setting, rows[:, start : start + 40], ticked) for start in (0, 15, 30)]
+    parts = [windows[0][:, 1:], windows[1][:, -15:], windows[2][:, -15:]]
+    strided = Perplexity(form="strided", **fields).measure(model, setting, ticked)
+    assert strided["loss"][0] == pytest.approx(np.concatenate(parts, axis=1).mean(), abs=1e-9)
+    assert strided["tokens"] == [DOCUMENTS * (39 + 15 + 15)]
+    mean = Perplexity(form="window_mean", **fields).measure(model, setting, ticked)
+    assert mean["loss"][0] == pytest.approx(np.mean([part.mean() for part in parts]), abs=1e-9)
+    assert mean["loss"][0] != pytest.approx(strided["loss"][0], abs=1e-5)
+    # Equally many tokens a document: the ratio's error is that of the mean of the documents' means.
+    means = np.concatenate(parts, axis=1).mean(axis=1)
+    assert strided["standard_error"][0] == pytest.approx(means.std(ddof=1) / DOCUMENTS**0.5, abs=1e-12)
+
+
+class Reach(Reading):
+    """A token costs 2 nats less a share for each token before it, as far as `reach`: what lies beyond is of no use."""
+
+    def __init__(self, reach: int) -> None:
+        self.reach = reach
+
+    def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
+        losses = 2 - np.minimum(np.arange(tokens.shape[1]), self.reach) / self.reach
+        return np.where(np.arange(tokens.shape[1]) > 0, losses, np.nan) + 0.001 * tokens[:, -1:]
+
+    def answers(self, model: Any, prefix: np.ndarray, choices: np.ndarray) -> Any:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("reach", "effective"), [(30, 32), (40, 64), (100, 128)])
+def test_the_effective_context_is_what_leaves_nothing_to_gain(setting: Setting, model: Any, reach: int, effective: int) -> None:
+    row = ContextGain(lengths=[16, 32, 64, 128], num_scored=1).measure(model, replace(setting, reading=Reach(reach)), ticked)
+    whole = 2 - min(127, reach) / reach
+    for length, gain, (low, high) in zip((16, 32, 64, 128), row["gain"], row["gain_interval"], strict=True):
+        assert gain == pytest.approx(2 - min(length - 1, reach) / reach - whole, abs=1e-9)
+        # What documents differ by cancels: the same targets are told twice.
+        assert low == pytest.approx(gain, abs=1e-9)
+        assert high == pytest.approx(gain, abs=1e-9)
+    assert row["effective_context"] == effective
+
+
+def test_gain_is_the_difference_of_the_same_targets(setting: Setting, model: Any) -> None:
+    row = ContextGain(lengths=[16, 40, 120], num_scored=8).measure(model, setting, ticked)
+    rows = texts(setting)[:, :120]
+    told = [prefix_by_prefix(model, rows[:, -length:])[:, -8:] for length in (16, 40, 120)]
+    assert row["gain"] == pytest.approx([(part - told[-1]).mean() for part in told], abs=1e-9)
+    assert row["gain"][-1] == 0
+    assert row["gain_interval"][0][0] < row["gain"][0] < row["gain_interval"][0][1]
+
+
+def test_what_a_table_of_positions_does_not_reach_has_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
+    short = build_tiny("model=gpt2").model.build(257, seed=0)  # 32 positions
+    for evaluation in (Perplexity(lengths=[16, 32, 64]), ContextGain(lengths=[16, 32, 64])):
+        row = evaluation.measure(short, setting, ticked)
+        assert row["loss"][2] is None
+        assert row["loss"][1] is not None
+        json.dumps(row, allow_nan=False)
+
+
+@pytest.mark.parametrize("evaluation", [Perplexity(), ContextGain()], ids=lambda evaluation: evaluation.word)
+def test_a_model_that_sees_both_sides_is_refused(setting: Setting, evaluation: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        evaluation.header(replace(setting, reading=FillIn(0.15)))
+    assert str(caught.value).startswith(f"evaluation=[{evaluation.word}]: needs a model that reads from left to right")
+    assert str(caught.value).endswith("use evaluation=[curve]")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "line"),
+    [
+        (Perplexity, {"form": "mean"}, "x.form=mean: must be one of same_tokens, strided, window_mean; use x.form=same_tokens"),
+        (Perplexity, {"stride": 64, "lengths": [64]}, "x.stride=64: must be at least 1 and below the shortest length"),
+        (Perplexity, {"lengths": [64, 32]}, "x.lengths=[64, 32]: must be one or more lengths of at least 2, the shortest first"),
+        (ContextGain, {"num_scored": 0}, "x.num_scored=0: must be at least 1 and below the shortest length"),
+        (ContextGain, {"num_sequences": 1}, "x.num_sequences=1: must be at least 2: one document says nothing of others"),
+    ],
+)
+def test_what_cannot_be(kind: Any, fields: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        kind(**fields)
+    assert str(caught.value.inside("x")).startswith(line)
+
+
+def test_documents_that_are_too_short_are_told(setting: Setting) -> None:
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.perplexity\.lengths=\[32, 500\]: finds 0 held-out documents of 500 tokens, and needs 2"
+    ):
+        Perplexity(lengths=[32, 500]).header(setting)
+
+
+def test_by_default_lengths_go_as_far_as_there_are_documents(setting: Setting) -> None:
+    assert Perplexity().header(setting)["lengths"] == [32, 64, 128]
+    assert Perplexity().header(replace(setting, target_length=4096))["lengths"] == [32, 64, 128]
+    assert ContextGain().header(setting)["lengths"] == [4, 8, 16, 32, 64, 128]
+
+
+def test_a_run_measures_both_and_the_page_stands(ran: Callable[..., Any], tmp_path: Any) -> None:
+    directory, results = ran("run", "evaluation=[curve,needle,perplexity,context_gain]", "evaluation.perplexity.num_sequences=4")
+    for word in ("perplexity", "context_gain"):
+        assert {"before", "untuned", "after"} <= results[word].keys()
+    page = (directory.path / "report.html").read_text()
+    assert f"{results['perplexity']['after']['perplexity'][0]:.2f}" in page
+    assert f"{results['context_gain']['after']['gain'][0]:.3f}" in page
+    again = evaluated(directory.path, tmp_path / "again")
+    assert again["perplexity"]["after"]["loss"] == pytest.approx(results["perplexity"]["after"]["loss"], abs=1e-6)
