@@ -67,6 +67,7 @@ def _train(config: DictConfig) -> None:
             directory.remove_if_unused()
     say(terminal_table(results))
     say(f"report: {directory.path / 'report.html'}    model: {directory.model}")
+    _gated(results)
 
 
 def _evaluate(config: DictConfig) -> None:
@@ -78,6 +79,15 @@ def _evaluate(config: DictConfig) -> None:
     results = evaluate_checkpoint(config, conf_directory(), directory)
     say(terminal_table(results))
     say(f"report: {directory / 'report.html'}")
+    _gated(results)
+
+
+def _gated(results: dict[str, Any]) -> None:
+    """Raises `RunError` where a gate is closed: all else is written and shown by then."""
+    if "gate" in results and not results["gate"]["passed"]:
+        from elongate.evaluation.gate import refusal
+
+        raise refusal(results["gate"])
 
 
 class SweepComparison(Callback):

@@ -91,12 +91,17 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         results["attention"] = network.attend(attention, original, target)
     setting = Setting(corpus.validation, tokenizer, original, target, seed, objective.reading)
     samples = Samples(directory / "samples.jsonl", _identity(config, trained, folder))
+    results |= {evaluation.word: evaluation.header(setting) for evaluation in evaluations}
     for evaluation in evaluations:
+        if not evaluation.is_measured:
+            continue
         say(f"measuring {evaluation.word}")
-        results[evaluation.word] = evaluation.header(setting)
         of_row = replace(setting, samples=samples.part(evaluation.word, "after"))
         add_row(results[evaluation.word], "after", evaluation.measure(network, of_row, lambda text: None))
         write_json(directory / "results.json", results)
+    for evaluation in evaluations:
+        results[evaluation.word] |= evaluation.conclude(samples, setting)
+    write_json(directory / "results.json", results)
     write_report(directory)
     return results
 

@@ -14,7 +14,7 @@ import torch
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
 from elongate.evaluation import curve as module
-from elongate.evaluation.curve import Curve, _binned, _fine_edges, _table_edges
+from elongate.evaluation.curve import Curve, _fine_edges, _mean, _sums, _table_edges
 from elongate.evaluation.evaluation import Setting
 from elongate.objectives.fill_in import FillIn
 from elongate.objectives.reading import LeftToRight
@@ -64,15 +64,19 @@ def test_the_batch_does_not_matter(model: Any, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(single["fine"]["loss"], whole["fine"]["loss"], rtol=1e-6)
 
 
+def binned(losses: np.ndarray, edges: list[int]) -> dict[str, Any]:
+    return _mean(*map(np.array, zip(*(_sums(row, edges) for row in losses), strict=True)))
+
+
 def test_mean_and_standard_error_are_those_of_numpy() -> None:
     losses = np.random.default_rng(0).normal(size=(5, 16))
     losses[:, [0, 9]] = np.nan  # not scored
-    figures = _binned(losses, [0, 4, 16])
+    figures = binned(losses, [0, 4, 16])
     parts = [losses[:, 1:4].mean(1), np.delete(losses, 9, axis=1)[:, 4:].mean(1)]
     np.testing.assert_allclose(figures["loss"], [part.mean() for part in parts])
     np.testing.assert_allclose(figures["standard_error"], [part.std(ddof=1) / 5**0.5 for part in parts])
     losses[:, 4:] = np.nan
-    assert _binned(losses, [0, 4, 16])["loss"][1] is None
+    assert binned(losses, [0, 4, 16])["loss"][1] is None
 
 
 @pytest.mark.parametrize(("original", "length"), [(256, 4096), (32, 512), (8, 100), (4, 7), (100, 150)])
@@ -105,11 +109,11 @@ def test_a_model_that_sees_both_sides_is_read_to_the_target_only() -> None:
 
 def test_what_was_not_scored_counts_for_nothing() -> None:
     losses = np.array([[1.0, np.nan, 3.0, np.nan], [np.nan, np.nan, 7.0, np.nan], [3.0, np.nan, 2.0, np.nan]])
-    figures = _binned(losses, [0, 1, 2, 3, 4])
+    figures = binned(losses, [0, 1, 2, 3, 4])
     assert figures["loss"] == [2.0, None, 4.0, None]
     # Of a ratio of sums: a sequence without a scored token neither adds to it nor takes away.
     shares = np.array([1 - 2, 0, 3 - 2]) / (2 / 3)
     by_hand = [shares.std(ddof=1) / 3**0.5, None, np.std([3, 7, 2], ddof=1) / 3**0.5, None]
     assert figures["standard_error"] == [error if error is None else pytest.approx(error) for error in by_hand]
     # A bin of several positions: every scored token counts alike.
-    assert _binned(losses, [0, 4])["loss"] == [pytest.approx((1 + 3 + 7 + 3 + 2) / 5)]
+    assert binned(losses, [0, 4])["loss"] == [pytest.approx((1 + 3 + 7 + 3 + 2) / 5)]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from elongate.data.sequences import HeldOut, held_out
 from elongate.errors import ConfigError, require
 from elongate.evaluation.evaluation import Evaluation, Setting, mean, standard_error
+from elongate.evaluation.samples import Record, digest_of
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -46,15 +47,25 @@ class Curve(Evaluation):
         return lengths | {"n": n, "documents": len(np.unique(samples.documents))} | edges
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
-        tokens = self._samples(setting).tokens
-        losses = np.empty(tokens.shape)
-        rows = max(1, BATCH_TOKENS // tokens.shape[1])
+        samples = self._samples(setting)
+        length = samples.tokens.shape[1]
+        edges = {"table": _table_edges(setting.original_length, length), "fine": _fine_edges(length)}
+        names = [f"{length}/{number}" for number in range(len(samples))]
+        left = [number for number, name in enumerate(names) if setting.samples.get(name) is None]
+        rows = max(1, BATCH_TOKENS // length)
         model.network.eval()
-        for i in range(0, len(tokens), rows):
-            tick(f"curve {i}/{len(tokens)}")
-            losses[i : i + rows] = setting.reading.losses(model, tokens[i : i + rows], setting.original_length)
-        table, fine = _table_edges(setting.original_length, tokens.shape[1]), _fine_edges(tokens.shape[1])
-        return {"table": _binned(losses, table), "fine": _binned(losses, fine)}
+        for i in range(0, len(left), rows):
+            tick(f"curve {i}/{len(left)}")
+            some = left[i : i + rows]
+            losses = setting.reading.losses(model, samples.tokens[some], setting.original_length)
+            setting.samples.add(
+                {
+                    names[number]: {"document": int(samples.documents[number])} | _record(samples.tokens[number], row, edges, setting)
+                    for number, row in zip(some, losses, strict=True)
+                }
+            )
+        records = [setting.samples.get(name) or {} for name in names]
+        return {part: _mean(*(np.array([record[part][of] for record in records]) for of in ("sums", "counts"))) for part in edges}
 
     def _samples(self, setting: Setting) -> HeldOut:
         """As long as asked for; where nothing is asked for, as long as the default, halved until enough documents are that long."""
@@ -71,13 +82,27 @@ class Curve(Evaluation):
         return samples
 
 
-def _binned(losses: Float[np.ndarray, "n length"], edges: list[int]) -> dict[str, Any]:
-    """Mean over the scored tokens of each bin of positions, and its standard error; None for a bin without any.
+def _record(
+    tokens: Int[np.ndarray, " length"], losses: Float[np.ndarray, " length"], edges: dict[str, list[int]], setting: Setting
+) -> Record:
+    """Sums over the scored tokens of each bin of positions, and of all positions below the original length."""
+    (near_loss,), (near_tokens,) = _sums(losses, [0, min(setting.original_length, len(losses))])
+    record = {"text": digest_of(tokens), "within_original": near_tokens > 0, "near_loss": near_loss, "near_tokens": near_tokens}
+    return record | {part: dict(zip(("sums", "counts"), _sums(losses, bounds), strict=True)) for part, bounds in edges.items()}
+
+
+def _sums(losses: Float[np.ndarray, " length"], edges: list[int]) -> tuple[list[float], list[int]]:
+    """Of a sequence, bin by bin: the losses of its scored tokens, and how many these are."""
+    scored, bins = ~np.isnan(losses), list(itertools.pairwise(edges))
+    known = np.where(scored, losses, 0)
+    return [float(known[start:stop].sum()) for start, stop in bins], [int(scored[start:stop].sum()) for start, stop in bins]
+
+
+def _mean(sums: Float[np.ndarray, "n bins"], counts: Int[np.ndarray, "n bins"]) -> dict[str, Any]:
+    """Mean over the scored tokens of each bin, and its standard error; None for a bin without any.
 
     The error is that of a ratio of sums over sequences: of the mean of their means, where all have as many scored tokens.
     """
-    scored, bins = ~np.isnan(losses), list(itertools.pairwise(edges))
-    sums, counts = (np.stack([part[:, a:b].sum(axis=1) for a, b in bins], axis=1) for part in (np.where(scored, losses, 0), scored))
     with np.errstate(invalid="ignore"):
         loss = sums.sum(axis=0) / counts.sum(axis=0)
         residuals = (sums - loss * counts) / counts.mean(axis=0)

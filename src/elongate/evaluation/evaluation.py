@@ -33,6 +33,7 @@ class Setting:
 
 class Evaluation(ABC):
     word: ClassVar[str]
+    is_measured: ClassVar[bool] = True  # false: it concludes from what others have measured
 
     @abstractmethod
     def header(self, setting: Setting) -> dict[str, Any]:
@@ -41,6 +42,10 @@ class Evaluation(ABC):
     @abstractmethod
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         """One row: figures with their standard errors. `tick` is called with a few words before each piece of work."""
+
+    def conclude(self, samples: Samples, setting: Setting) -> dict[str, Any]:
+        """Figures of all rows and evaluations together."""
+        return {}
 
 
 def add_row(section: dict[str, Any], row: str, figures: dict[str, Any]) -> None:

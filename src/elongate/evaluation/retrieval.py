@@ -19,7 +19,7 @@ from elongate.data.retrieval.tasks import TASKS
 from elongate.errors import ConfigError, require
 from elongate.evaluation.evaluation import Evaluation, Setting
 from elongate.evaluation.intervals import Interval, of_share
-from elongate.evaluation.samples import Record
+from elongate.evaluation.samples import Record, digest_of
 
 if TYPE_CHECKING:
     from elongate.data.retrieval.sample import Control, Place, Sample
@@ -115,7 +115,8 @@ class Retrieval(Evaluation):
             samples = {names[number]: _made(setting, task, length, depth, number, control) for number in left}
             for some in _alike(samples):
                 found = _answered(model, setting.reading, list(some.values()))
-                setting.samples.add({name: {"depth_asked": depth} | record for name, record in zip(some, found, strict=True)})
+                known = {"within_original": control == "none" and length <= setting.original_length, "depth_asked": depth}
+                setting.samples.add({name: known | record for name, record in zip(some, found, strict=True)})
             cells.append([setting.samples.get(name) or {} for name in names])
         return cells
 
@@ -190,7 +191,12 @@ def _answered(model: LanguageModel, reading: Reading, samples: list[Sample]) -> 
     for sample, (right, wrong), (written, _) in zip(samples, totals.tolist(), exact.tolist(), strict=True):
         unread = right != right  # nan: the text is longer than the model's table of positions
         scores = {"exact_match": written, "preferred": right > wrong, "log_probability": right, "log_probability_of_wrong": wrong}
-        texts = {"answer": sample.problem.answer, "wrong": sample.problem.wrong, "tokens": len(sample.prefix)}
+        texts = {
+            "answer": sample.problem.answer,
+            "wrong": sample.problem.wrong,
+            "tokens": len(sample.prefix),
+            "text": digest_of(sample.prefix, *sample.answers),
+        }
         known = {key: None if unread else score for key, score in scores.items()}
         records.append(texts | {"depth": sample.depth, "seconds": seconds} | known)
     return records

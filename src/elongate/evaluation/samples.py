@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from elongate.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Record = dict[str, Any]
 Key = tuple[str, str, str]  # evaluation, row, sample
@@ -24,6 +30,20 @@ class Samples:
             self._known = {_key(line): line for line in lines[1:]}
         # Written anew: a line that was being written when the program ended is no line.
         file.write_text("".join(map(_line, [{"of": of}, *self._known.values()])), encoding="utf-8")
+
+    @classmethod
+    def read(cls, file: Path) -> Samples:
+        """What any evaluation wrote, to look at. Raises `ConfigError` for a file that is none of ours."""
+        samples = cls()
+        try:
+            samples._known = {_key(line): line for line in list(_whole_lines(file))[1:]}
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError("", file, "is no samples.jsonl of an evaluation", "evaluate that model again") from None
+        return samples
+
+    def of_row(self, row: str) -> dict[tuple[str, str], Record]:
+        """By evaluation and sample."""
+        return {(evaluation, sample): record for (evaluation, of, sample), record in self._known.items() if of == row}
 
     def part(self, evaluation: str, row: str) -> Part:
         return Part(self, evaluation, row)
@@ -53,6 +73,14 @@ class Part:
     def add(self, records: dict[str, Record]) -> None:
         """Samples that were measured together, by their names: values that JSON has."""
         self.samples.add([{"evaluation": self.evaluation, "row": self.row, "sample": name} | record for name, record in records.items()])
+
+
+def digest_of(*tokens: np.ndarray) -> str:
+    """Equal for equal tokens: by it the same sample is known in another evaluation."""
+    digest = hashlib.sha256()
+    for part in tokens:
+        digest.update(part.astype("<i8").tobytes() + b"|")
+    return digest.hexdigest()[:16]
 
 
 def _key(record: Record) -> Key:

@@ -227,7 +227,7 @@ def _measure(
             raise Stopped(f"stopped by {interrupt.requested} in the evaluation; the same command goes on from there")
 
     for row in ("after", "before", "untuned"):
-        left = [e for e in job.evaluations if f"{e.word}/{row}" not in done]
+        left = [e for e in job.evaluations if e.is_measured and f"{e.word}/{row}" not in done]
         if not left or (row != "after" and not origin.is_trained) or (row == "untuned" and not job.strategy.acts_untrained):
             continue
         if row != "after":
@@ -246,6 +246,9 @@ def _measure(
             add_row(results[evaluation.word], row, evaluation.measure(model, of_row, tick))
             done.append(f"{evaluation.word}/{row}")
             directory.write_results(results)
+    for evaluation in job.evaluations:
+        results[evaluation.word] |= evaluation.conclude(samples, setting)
+    directory.write_results(results)
 
 
 def _check_tuning(job: Job, vocab_size: int) -> None:

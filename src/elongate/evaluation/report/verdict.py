@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from elongate.evaluation.gate import told
 from elongate.evaluation.report.estimate import Estimate
 from elongate.evaluation.report.sections import Bin, losses_of, needle_of, span
 
 
 def verdict(results: dict[str, Any]) -> list[str]:
-    """Sentences on the loss and on the needle; empty where neither was measured."""
+    """Sentences on the loss, on the needle and on the gate; empty where none was measured."""
     sentences = loss_verdict(results["curve"]) if "curve" in results else []
     if "needle" in results:
         sentences += needle_verdict(results["needle"])
+    if "passed" in results.get("gate", {}):
+        sentences.append(told(results["gate"]))
     return sentences
 
 
