@@ -120,7 +120,7 @@ def test_a_run_is_judged_against_its_own_beginning_and_against_another(ran: Call
     assert gate["loss"]["rise"] == pytest.approx(rise, abs=1e-9)
     assert "answers" not in gate  # 64 tokens are beyond it
     assert f"{gate['loss']['rise']:.3f} nats" in (directory.path / "report.html").read_text()
-    again = evaluated(directory.path, tmp_path / "again", f"evaluation.gate.base={directory.path}")
+    again = evaluated(directory.path, tmp_path / "again", "evaluation=[curve,gate]", f"evaluation.gate.base={directory.path}")
     assert again["gate"]["loss"]["rise"] == pytest.approx(0, abs=1e-6)
     assert again["gate"]["passed"]
     closed = json.loads(json.dumps(gate)) | {"passed": False}
