@@ -54,8 +54,8 @@ class Gate(Evaluation):
             rule = "names no other model, and there is none from before an extension here"
             raise ConfigError("evaluation.gate.base", self.base, rule, "name the folder of its run or evaluation")
         ours = samples.of_row("after")
-        pairs = {key: (theirs[key], ours[key]) for key in theirs.keys() & ours.keys() if theirs[key]["text"] == ours[key]["text"]}
-        near = {key: pair for key, pair in sorted(pairs.items()) if pair[0]["within_original"]}
+        pairs = {key: (theirs[key], ours[key]) for key in sorted(theirs.keys() & ours.keys())}
+        near = {key: pair for key, pair in pairs.items() if pair[0]["within_original"]}
         losses = [pair for (word, _), pair in near.items() if word == "curve"]
         answers = [pair for (word, _), pair in near.items() if word == "retrieval"]
         found: dict[str, Any] = {}

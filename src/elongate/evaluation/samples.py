@@ -42,8 +42,10 @@ class Samples:
         return samples
 
     def of_row(self, row: str) -> dict[tuple[str, str], Record]:
-        """By evaluation and sample."""
-        return {(evaluation, sample): record for (evaluation, of, sample), record in self._known.items() if of == row}
+        """By evaluation and text: a sample has another name where another number of them was measured."""
+        return {
+            (evaluation, record["text"]): record for (evaluation, of, _), record in self._known.items() if of == row and "text" in record
+        }
 
     def part(self, evaluation: str, row: str) -> Part:
         return Part(self, evaluation, row)
