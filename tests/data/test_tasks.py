@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 
 from elongate.data.retrieval.problem import Draw
+from elongate.data.retrieval.retrieval import Retrieval
 from elongate.data.retrieval.sample import DoesNotFit, Place, Sample, made
 from elongate.data.retrieval.tasks import TASKS
 from elongate.data.tokenizer.byte import ByteTokenizer
+from elongate.errors import ConfigError
 
 TOKENIZER = ByteTokenizer()
 HAYSTACK = np.frombuffer(("A plain sentence with no digits stands here, again and again.\n" * 200).encode(), np.uint8).astype(np.int64)
@@ -139,3 +142,45 @@ def test_numbers_are_drawn_evenly() -> None:
     for place in range(1, 5):
         counts = np.bincount([int(number[place]) for number in numbers], minlength=10)
         assert abs(counts - 2000).max() < 5 * (2000 * 0.9) ** 0.5
+
+
+def test_training_texts_end_in_their_answers_and_share_none_with_the_evaluation() -> None:
+    source = Retrieval(num_documents=20, length=500)
+    documents = list(source.documents())
+    assert len({document.name for document in documents}) == len(documents) == 20
+    assert all(len(document.text) == 500 for document in documents)
+    for document in documents:
+        task = document.name.split()[0]
+        body, newline, question = document.text.rpartition("\n")
+        if task == "copy":
+            assert question in body  # the beginning of the row, and the end that follows it
+            continue
+        answer = solved(task, body + newline + re.split(r"(?<= is)|(?<= are)", question)[0])
+        assert document.text.endswith(answer)
+    asked = {number for i in range(50) for number in re.findall(r"\d{5}", sample("multi_key", number=i).problem.answer)}
+    assert not any(number in document.text.split() for document in documents for number in asked)
+
+
+def test_training_texts_are_the_same_for_the_same_settings() -> None:
+    first, again, other = (Retrieval(num_documents=10, length=500, seed=seed) for seed in (0, 0, 1))
+    assert [d.text for d in first.documents()] == [d.text for d in again.documents()] != [d.text for d in other.documents()]
+    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert first.fingerprint() != Retrieval(num_documents=10, length=501).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"tasks": ["pass"]}, "data.tasks=['pass']: must be of passkey, single"),
+        ({"num_documents": 1}, "data.num_documents=1: must be at least 2: one is held out"),
+        ({"length": 0}, "data.length=0: must be between 1 and 1000000; use data.length=4096"),
+        (
+            {"length": 100, "tasks": ["multi_query"]},
+            "data.length=100: is too short for multi_query, which takes 242 characters; use data.length=484",
+        ),
+    ],
+)
+def test_training_texts_that_cannot_be(fields: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        list(Retrieval(**fields).documents())
+    assert str(caught.value.inside("data")).startswith(line)
