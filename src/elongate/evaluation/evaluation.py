@@ -26,6 +26,7 @@ class Setting:
     target_length: int
     seed: int
     reading: Reading  # how the models are read
+    record: Callable[[dict[str, Any]], None] = lambda sample: None  # is given what is known of each sample
 
 
 class Evaluation(ABC):
