@@ -15,6 +15,8 @@ from elongate.evaluation.report.sections import (
     Bin,
     bins_of,
     duration,
+    figure_of,
+    figures_of,
     losses_of,
     mebibytes,
     needle_of,
@@ -34,6 +36,7 @@ def terminal_table(results: dict[str, Any]) -> str:
         parts.append(curve_text(results["curve"]))
     if "needle" in results:
         parts.append(needle_text(results["needle"]))
+    parts += [task_text(name, section) for name, section in figures_of(results).items()]
     if "budget" in results:
         parts.append(budget_text(results["budget"]))
     sentences = verdict(results)
@@ -100,6 +103,17 @@ def needle_text(needle: dict[str, Any]) -> str:
     lines = [f"{length:>{widths[0]}}   {margin:<{widths[1]}}   {match}" for length, margin, match in table]
     title = f"Needle, {' → '.join(rows)}, mean over {len(needle['depths'])} depths with {needle['n']} samples each"
     return "\n".join([title, "", *lines])
+
+
+def task_text(name: str, section: dict[str, Any]) -> str:
+    table = [["", *(figure.replace("_", " ") for figure in section["figures"])]]
+    for row in rows_of(section):
+        cells = [figure_of(section, row, figure) for figure in section["figures"]]
+        table.append([row, *("-" if cell is None else f"{cell:.3f}" for cell in cells)])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    cut = f", {section['truncated']} of them cut to {section['length']} tokens" if section["truncated"] else ""
+    return "\n".join([f"{name.replace('_', ' ').capitalize()}, {section['n']} samples{cut}", "", *lines])
 
 
 def budget_text(budget: dict[str, Any]) -> str:

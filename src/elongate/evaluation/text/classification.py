@@ -106,6 +106,8 @@ def scores(wanted: list[str], found: list[str]) -> dict[str, tuple[float, float 
         return float(f1_score(labels[numbers], guesses[numbers], average="macro", zero_division=0.0))
 
     def matthews(numbers: np.ndarray) -> float:
+        if len({*labels[numbers], *guesses[numbers]}) == 1:
+            return 0.0  # scikit-learn's own value, without its warning
         return float(matthews_corrcoef(labels[numbers], guesses[numbers]))
 
     return {

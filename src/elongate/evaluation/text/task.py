@@ -81,14 +81,18 @@ class TextTask(Evaluation):
 
     def prompts(self, setting: Setting) -> list[tuple[Record, Prompt]]:
         """The samples. Raises `ConfigError` where the question of one leaves no room for any context."""
-        chosen, length, found = drawn(self.records, self.num_samples, setting.seed), self._length(setting), []
-        for record in chosen:
+        length, found, needed = self._length(setting), [], {}
+        for record in drawn(self.records, self.num_samples, setting.seed):
             reserved = self.reserved(record, setting)
             prompt = prompt_of(record, self.template, length - reserved, setting.tokenizer)
-            if isinstance(prompt, int):
-                rule = f"cannot hold sample {record.id}: its question and an answer of {reserved} tokens leave no room for a context"
-                raise ConfigError(f"evaluation.{self.word}.length", length, rule, f"use {{key}}={prompt + reserved} or more")
-            found.append((record, prompt))
+            if isinstance(prompt, Prompt):
+                found.append((record, prompt))
+            else:
+                needed[record.id] = prompt + reserved
+        if needed:
+            longest = max(needed, key=lambda sample: needed[sample])
+            rule = f"cannot hold sample {longest}: its question and an answer leave no room for a context"
+            raise ConfigError(f"evaluation.{self.word}.length", length, rule, f"use {{key}}={needed[longest]} or more")
         return found
 
     def batches(self, prompts: list[tuple[Record, Prompt]], more: list[Any] | None = None) -> Iterator[list[int]]:
