@@ -31,5 +31,7 @@ def rouge_signature(languages: set[str]) -> str:
 
 def _scorer(figures: tuple[str, ...], language: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    return RougeScorer(list(figures), use_stemmer=True, tokenizer=ByCharacter() if language == "zh" else None)
+    # The default one is named because rouge-score says so on standard error when it is not.
+    return RougeScorer(list(figures), tokenizer=ByCharacter() if language == "zh" else DefaultTokenizer(use_stemmer=True))
