@@ -23,7 +23,10 @@ from jaxtyping import install_import_hook
 from omegaconf import DictConfig, open_dict
 
 # Every shape in a signature is checked at every call.
-install_import_hook(["elongate.models", "elongate.objectives", "elongate.context", "elongate.evaluation.curve"], "beartype.beartype")
+install_import_hook(
+    ["elongate.models", "elongate.objectives", "elongate.context", "elongate.evaluation.curve", "elongate.evaluation.text"],
+    "beartype.beartype",
+)
 
 from elongate.cli import conf_directory, register_resolvers  # noqa: E402
 

@@ -17,6 +17,8 @@ CONF = conf_directory()
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
 TARGETS = [path for path in FILES if "_target_" in OmegaConf.load(path)]
 PRESETS = [path for path in FILES if path.parent.name in ("experiment", "sweep")]
+TASKS = ["classification", "dialogue", "question_answering", "summarization", "translation"]
+RECORD = '{"context": "text", "input": "", "answers": ["a"], "all_classes": ["a", "b"]}'  # of each of them
 NEEDED = {  # what a choice cannot do without
     "model/pretrained": ["model.source={folder}"],
     "data/text": ["data.path={folder}/a.txt"],
@@ -26,6 +28,7 @@ NEEDED = {  # what a choice cannot do without
     "objective/masked": ["model=bert"],
     "objective/continuation": ["model=bidirectional_autoencoder"],
     "objective/reconstruction": ["model=bidirectional_autoencoder"],
+    **{f"evaluation/{word}": [f"evaluation.{word}.path={{folder}}/{word}.jsonl"] for word in TASKS},
     **{f"context{group}/{word}": ["model=gpt2"] for group in ("", "/position") for word in ("interpolate", "tile")},
 }
 
@@ -53,6 +56,8 @@ def test_every_choice_builds_with_all_else_as_it_is(path: Path, tmp_path: Path) 
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 256}')
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "a.jsonl").write_text('{"text": "text"}')
+    for task in TASKS:
+        (tmp_path / f"{task}.jsonl").write_text(RECORD)
     group = path.parent.relative_to(CONF).as_posix()
     value = f"[{path.stem}]" if group == "evaluation" else path.stem
     more = [override.format(folder=tmp_path) for override in NEEDED.get(word(path), [])]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elongate.data.files import digest, files_below
 from elongate.data.source import Document, Source, text_of
 from elongate.errors import ConfigError, require
 from elongate.network import hub_answers
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 
 @dataclass(kw_only=True)
@@ -49,7 +53,7 @@ class Hub(Source):
         require(self.revision is None or not self._is_local(), "revision", self.revision, rule, "drop {key}")
 
     def documents(self) -> Iterator[Document]:
-        for index, row in enumerate(islice(self._rows(), self.num_documents)):
+        for index, row in enumerate(islice(self.rows(), self.num_documents)):
             if row.get(self.field, "") is not None and (text := text_of(row, self.field, f"row {index}")):
                 yield Document(str(index), text)
 
@@ -62,12 +66,25 @@ class Hub(Source):
     def _is_local(self) -> bool:
         return Path(self.path).expanduser().is_dir()
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        """The rows, every fault of the library in one line."""
+    def rows(self) -> Iterator[dict[str, Any]]:
+        with self._told_in_a_line():
+            yield from self._load()
+
+    def labels(self) -> dict[str, list[str]]:
+        """The names of the classes of each column that holds their numbers."""
+        from datasets import ClassLabel
+
+        with self._told_in_a_line():
+            features = self._load().features or {}
+        return {column: kind.names for column, kind in features.items() if isinstance(kind, ClassLabel)}
+
+    @contextmanager
+    def _told_in_a_line(self) -> Iterator[None]:
+        """Every fault of the library."""
         from datasets.exceptions import DatasetsError
 
         try:
-            yield from self._load()
+            yield
         except (DatasetsError, OSError, ValueError) as error:
             # "An error occurred while generating the dataset" says nothing; what caused it does.
             reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
@@ -76,7 +93,7 @@ class Hub(Source):
                 remedy = "check the files, name and split"
             raise ConfigError("path", self.path, f"cannot be loaded ({reason})", remedy) from error
 
-    def _load(self) -> Iterable[dict[str, Any]]:
+    def _load(self) -> Dataset | IterableDataset:
         import datasets
 
         path = str(Path(self.path).expanduser()) if self._is_local() else self.path
@@ -87,5 +104,5 @@ class Hub(Source):
             remedy = "connect to the network, or set HF_HUB_OFFLINE=1 to use what was downloaded before"
             require(hub_answers(), "path", path, rule, remedy)
         options = {"split": self.split, "revision": self.revision, "streaming": self.streaming}
-        rows: Iterable[dict[str, Any]] = datasets.load_dataset(path, self.name, **options)
+        rows: Dataset | IterableDataset = datasets.load_dataset(path, self.name, **options)
         return rows

@@ -37,11 +37,15 @@ class Jsonl(Source):
         return files
 
     def _text(self, line: bytes, where: str) -> str:
-        try:
-            record = json.loads(line.decode("utf-8-sig").rstrip())
-        except UnicodeDecodeError as error:
-            raise ConfigError("path", where, "this line is not UTF-8", "mend or remove it") from error
-        except json.JSONDecodeError as error:
-            rule = f"this line is no JSON ({error.msg} at column {error.colno})"
-            raise ConfigError("path", where, rule, "mend or remove it") from error
-        return text_of(record, self.field, where)
+        return text_of(parsed(line, where), self.field, where)
+
+
+def parsed(line: bytes, where: str) -> Any:
+    """What a line of JSON says. Raises `ConfigError` that says `where`."""
+    try:
+        return json.loads(line.decode("utf-8-sig").rstrip())
+    except UnicodeDecodeError as error:
+        raise ConfigError("path", where, "this line is not UTF-8", "mend or remove it") from error
+    except json.JSONDecodeError as error:
+        rule = f"this line is no JSON ({error.msg} at column {error.colno})"
+        raise ConfigError("path", where, rule, "mend or remove it") from error

@@ -6,6 +6,7 @@ token is scored. Fails where the context does not help: the decoder then learns 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -14,9 +15,11 @@ from jaxtyping import Int
 
 from elongate.errors import ConfigError, require
 from elongate.objectives.objective import Example, Objective
-from elongate.objectives.reading import Answers, Losses, Reading, scored_answers
+from elongate.objectives.reading import Answers, Losses, Reading, Written, greedy, scored_answers, tokens_after
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from elongate.data.sequences import Batch
     from elongate.models.autoencoder.autoencoder import Autoencoder
     from elongate.models.language_model import LanguageModel
@@ -105,3 +108,16 @@ class InStretches(Reading):
             hidden = model.hidden(texts[:, encoded - 1 : -1], context=texts[:, :encoded])
             logits = F.linear(hidden[:, -size:], *model.head)
         return scored_answers(logits, wanted, num_choices)
+
+    def continuation(
+        self, model: LanguageModel, prefixes: Int[np.ndarray, "n prefix"], num_tokens: int, stop: Callable[[np.ndarray], bool]
+    ) -> Written | None:
+        """What was written is encoded too as soon as it is as long as the stretches of training, so no more than such a one is decoded."""
+        first = prefixes.shape[1] // model.block_length * model.block_length or prefixes.shape[1]
+        stretch = max(1, decoded(self.continuation_length, model.original_length) // model.block_length) * model.block_length
+
+        def logits(texts: Tensor) -> Tensor:
+            encoded = first + (texts.shape[1] - first) // stretch * stretch
+            return tokens_after(model, model.hidden(texts[:, encoded - 1 :], context=texts[:, :encoded])[:, -1])
+
+        return greedy(model, prefixes, num_tokens, stop, logits)

@@ -7,14 +7,15 @@ the nearest thing to the loss by position of a causal model: the loss at a posit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from elongate.objectives.reading import Answers, Losses, Reading, scored_answers
+from elongate.errors import ConfigError
+from elongate.objectives.reading import Answers, Losses, Reading, Written, scored_answers
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -27,6 +28,7 @@ class FillIn(Reading):
     mask_ratio: float  # of the tokens that are read, in (0, 1): as many as were hidden in training
 
     two_sided: ClassVar[bool] = True
+    writes: ClassVar[bool] = False
 
     def losses(self, model: LanguageModel, tokens: Int[np.ndarray, "n length"], original_length: int) -> Losses:
         import torch
@@ -66,6 +68,12 @@ class FillIn(Reading):
             logits = torch.nn.functional.linear(states.to(weight.dtype), weight, bias)
         # One pass serves all choices.
         return scored_answers(logits.repeat_interleave(num_choices, dim=0), wanted, num_choices)
+
+    def continuation(
+        self, model: LanguageModel, prefixes: Int[np.ndarray, "n prefix"], num_tokens: int, stop: Callable[[np.ndarray], bool]
+    ) -> Written | None:
+        remedy = "use a causal model, or an autoencoder that learned to continue a text"
+        raise ConfigError("objective", "masked", "fills in what is hidden and writes no text", remedy)
 
 
 def _readings(length: int, original_length: int) -> Iterator[tuple[int, int]]:

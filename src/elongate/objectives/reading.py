@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
 Losses = Float[np.ndarray, "n length"]
 Answers = tuple[Float[np.ndarray, "n choices"], Bool[np.ndarray, "n choices"]]
+Written = list[Int[np.ndarray, " written"]]
 
 
 class Reading(ABC):
     """Networks are in evaluation mode when they are read. What a table of positions does not reach to is nan."""
 
     two_sided: ClassVar[bool] = False  # a token's loss depends on what comes after it: on the length of the text
+    writes: ClassVar[bool] = True  # a text can be continued token by token
 
     @abstractmethod
     def losses(self, model: LanguageModel, tokens: Int[np.ndarray, "n length"], original_length: int) -> Losses:
@@ -29,6 +32,15 @@ class Reading(ABC):
     @abstractmethod
     def answers(self, model: LanguageModel, prefix: Int[np.ndarray, "n prefix"], choices: Int[np.ndarray, "n choices answer"]) -> Answers:
         """The log-probability of each answer after its prefix, and whether greedy decoding writes it."""
+
+    @abstractmethod
+    def continuation(
+        self, model: LanguageModel, prefixes: Int[np.ndarray, "n prefix"], num_tokens: int, stop: Callable[[np.ndarray], bool]
+    ) -> Written | None:
+        """What greedy decoding writes after each prefix: at most `num_tokens`, up to the token at which `stop` says that it is enough.
+
+        `stop` is asked after every token with all that was written so far. None: the positions do not reach that far.
+        """
 
 
 class LeftToRight(Reading):
@@ -73,6 +85,61 @@ class LeftToRight(Reading):
                 rest = model.network(input_ids=wanted[:, :-1], past_key_values=cache, use_cache=True).logits
                 logits = torch.cat([logits, rest], dim=1)
         return scored_answers(logits, wanted, num_choices)
+
+    def continuation(
+        self, model: LanguageModel, prefixes: Int[np.ndarray, "n prefix"], num_tokens: int, stop: Callable[[np.ndarray], bool]
+    ) -> Written | None:
+        import torch
+
+        length = prefixes.shape[1] + num_tokens - 1
+        if model.last_position(length - 1) < length - 1:
+            return None
+        if not model.layout(torch.zeros(1, length, dtype=torch.long, device=model.device), None).is_plain:
+            # A cache of transformers knows nothing of regions: the whole text, once for each token.
+            return greedy(model, prefixes, num_tokens, stop, lambda texts: tokens_after(model, model.hidden(texts)[:, -1]))
+        # One reading for the whole text, where it depends on the length: what is in the cache stays as it is.
+        model.reads(length)
+        cache = None
+
+        def logits(texts: Tensor) -> Tensor:
+            nonlocal cache
+            unread = texts if cache is None else texts[:, -1:]
+            read = model.network(input_ids=unread, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = read.past_key_values
+            return read.logits[:, -1]
+
+        return greedy(model, prefixes, num_tokens, stop, logits)
+
+
+def greedy(
+    model: LanguageModel,
+    prefixes: Int[np.ndarray, "n prefix"],
+    num_tokens: int,
+    stop: Callable[[np.ndarray], bool],
+    logits: Callable[[Tensor], Tensor],
+) -> Written:
+    """Takes the likeliest token again and again; `logits` gives those of the token after each text, [rows, length] → [rows, vocab]."""
+    import torch
+
+    texts = torch.from_numpy(prefixes).to(model.device)
+    ends = np.full(len(prefixes), num_tokens)
+    for count in range(1, num_tokens + 1):
+        with torch.no_grad(), model.autocast():
+            texts = torch.cat([texts, logits(texts).argmax(-1, keepdim=True)], dim=1)
+        written = texts[:, prefixes.shape[1] :].cpu().numpy()
+        for row in np.flatnonzero(ends >= count):
+            if stop(written[row]):
+                ends[row] = count
+        if (ends <= count).all():
+            break
+    return [row[:end] for row, end in zip(written, ends, strict=True)]
+
+
+def tokens_after(model: LanguageModel, states: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocab"]:
+    """The logits of the token after each text, from its last hidden state."""
+    from torch.nn import functional as F
+
+    return F.linear(model.before_head(states), *model.head)
 
 
 def scored_answers(logits: Float[Tensor, "rows answer vocab"], wanted: Int[Tensor, "rows answer"], num_choices: int) -> Answers:

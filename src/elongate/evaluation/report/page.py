@@ -16,6 +16,8 @@ from elongate.evaluation.report.sections import (
     NEEDLE_MEASURES,
     RETRIEVAL_MEASURES,
     bins_of,
+    figure_of,
+    figures_of,
     losses_of,
     needle_of,
     region,
@@ -98,6 +100,7 @@ def report_html(directory: Path, results: dict[str, Any], images: dict[str, Path
         needle=needle_table(results["needle"]) if "needle" in results else None,
         retrieval=retrieval_lines(results["retrieval"]) if "retrieval" in results else None,
         by_length=tables_by_length(results),
+        tasks=task_tables(results),
         images={name: data_uri(path.read_bytes()) for name, path in images.items()},
         training=data_uri(png(training_figure(metrics))) if metrics else None,
         budget=budget_facts(results["budget"]) if "budget" in results else None,
@@ -172,4 +175,22 @@ def needle_table(needle: dict[str, Any]) -> list[dict[str, Any]]:
         {"length": length, "row": row} | {measure: needle_of(needle, row, measure).get(length) for measure in NEEDLE_MEASURES}
         for length in needle["lengths"]
         for row in rows_of(needle)
+    ]
+
+
+def task_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table for each task on text: what it was measured on, and a line of figures a row."""
+    return [
+        {
+            "name": name.replace("_", " "),
+            "section": section,
+            "path": plain(section["path"]),
+            "figures": [figure.replace("_", " ") for figure in section["figures"]],
+            "signatures": {figure.replace("_", " "): signature for figure, signature in section["signatures"].items()},
+            "rows": [
+                {"name": row, "n": section[row]["n"], "cells": [figure_of(section, row, figure) for figure in section["figures"]]}
+                for row in rows_of(section)
+            ],
+        }
+        for name, section in figures_of(results).items()
     ]

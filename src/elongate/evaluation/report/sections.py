@@ -107,6 +107,17 @@ def mean_of_cells(cells: list[float | None], errors: list[float | None]) -> Esti
     return Estimate(sum(values) / len(values), error)
 
 
+def figures_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sections that list their figures by name, a value and an error in each row: tasks on text."""
+    return {name: section for name, section in results.items() if isinstance(section, dict) and "figures" in section}
+
+
+def figure_of(section: dict[str, Any], row: str, figure: str) -> Estimate | None:
+    """None where no sample could be read."""
+    value = known(section[row][figure])
+    return None if value is None else Estimate(value, known(section[row][f"{figure}_standard_error"]))
+
+
 def known(value: float | None) -> float | None:
     """The value, or None where it could not be computed (null or NaN: an empty bin, an error of one sample)."""
     return value if value is not None and math.isfinite(value) else None

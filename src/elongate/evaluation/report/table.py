@@ -15,6 +15,8 @@ from elongate.evaluation.report.sections import (
     Bin,
     bins_of,
     duration,
+    figure_of,
+    figures_of,
     losses_of,
     mebibytes,
     needle_of,
@@ -39,6 +41,7 @@ def terminal_table(results: dict[str, Any]) -> str:
     parts += map(by_length_text, tables_by_length(results))
     if "retrieval" in results:
         parts.append(retrieval_text(results["retrieval"]))
+    parts += [task_text(name, section) for name, section in figures_of(results).items()]
     if "budget" in results:
         parts.append(budget_text(results["budget"]))
     sentences = verdict(results)
@@ -130,6 +133,15 @@ def retrieval_text(retrieval: dict[str, Any]) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.0f}"
+
+
+def task_text(name: str, section: dict[str, Any]) -> str:
+    table = [["", *(figure.replace("_", " ") for figure in section["figures"])]]
+    for row in rows_of(section):
+        cells = [figure_of(section, row, figure) for figure in section["figures"]]
+        table.append([row, *("-" if cell is None else f"{cell:.3f}" for cell in cells)])
+    cut = f", {section['truncated']} of them cut to {section['length']} tokens" if section["truncated"] else ""
+    return "\n".join([f"{name.replace('_', ' ').capitalize()}, {section['n']} samples{cut}", "", *_aligned(table)])
 
 
 def budget_text(budget: dict[str, Any]) -> str:

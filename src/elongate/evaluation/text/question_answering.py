@@ -1,0 +1,31 @@
+"""Questions on a text: exact match and F1 as SQuAD scores them (words.py), against the best of several references; 1 is all right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from elongate.evaluation.text import words
+from elongate.evaluation.text.records import Record
+from elongate.evaluation.text.shapes import LONGBENCH, SQUAD, SQUAD_ROW, Shape
+from elongate.evaluation.text.written import Written
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionAnswering(Written):
+    template: str = "{context}\n\nQuestion: {question}\nAnswer:"
+    max_new_tokens: int = 32  # that are written at most, at least 1
+
+    word: ClassVar[str] = "question_answering"
+    shapes: ClassVar[tuple[Shape, ...]] = (LONGBENCH, SQUAD, SQUAD_ROW)
+    packages: ClassVar[dict[str, str]] = {}
+    figures: ClassVar[tuple[str, ...]] = ("exact_match", "f1")
+
+    def signatures(self, records: list[Record]) -> dict[str, str]:
+        found = {record.language for record in records}
+        how = [*(["SQuAD's words"] if found - {"zh"} else []), *(["MLQA's characters of Chinese"] if "zh" in found else [])]
+        return {figure: f"over {' and '.join(how)}, best reference" for figure in self.figures}
+
+    def score(self, prediction: str, record: Record) -> dict[str, float]:
+        pairs = [(prediction, reference, record.language) for reference in record.references]
+        return {"exact_match": max(words.exact_match(*pair) for pair in pairs), "f1": max(words.f1(*pair) for pair in pairs)}

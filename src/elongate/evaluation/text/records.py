@@ -1,0 +1,69 @@
+"""What every file of a task comes down to: a context, a question, and what would have been right."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from elongate.errors import ConfigError
+
+HAN = re.compile(r"[\u4e00-\u9fff]")
+LETTER = re.compile(r"[^\W\d_]")
+
+
+@dataclass(frozen=True)
+class Record:
+    id: str
+    context: str
+    question: str  # empty where nothing is asked
+    references: tuple[str, ...]  # at least one
+    language: str  # of the references: zh is told apart, by characters; all others by words
+    classes: tuple[str, ...] = ()  # labels to choose from
+
+
+def language_of(text: str) -> str:
+    """zh where a fifth of the letters are Han and none are kana, else en: names and terms in other scripts are usual in Chinese."""
+    han, letters = len(HAN.findall(text)), len(LETTER.findall(text))
+    return "zh" if han and han >= 0.2 * letters and not re.search(r"[\u3040-\u30ff]", text) else "en"
+
+
+def drawn(records: list[Record], count: int, seed: int) -> list[Record]:
+    """At most `count` of them, in their order: the same for the same seed, and more of them hold those that fewer hold."""
+    order = sorted(range(len(records)), key=lambda i: hashlib.sha256(f"{seed} {i}".encode()).digest())
+    return [records[i] for i in sorted(order[:count])]
+
+
+def text_in(row: dict[str, Any], key: str, where: str) -> str:
+    """Raises `ConfigError` that says `where`, as all readers do."""
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise ConfigError("path", where, f"its {key} is {_kind(value)}, not a text", "mend or remove it")
+    # Half a surrogate pair, which JSON can spell, has no bytes in UTF-8.
+    return value.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def texts_in(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """A list of texts, or a text alone."""
+    value = row.get(key)
+    return tuple(text_in({key: item}, key, where) for item in (value if isinstance(value, list) else [value]))
+
+
+def references_in(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """Those that are not blank, at least one."""
+    found = tuple(text for text in texts_in(row, key, where) if text.strip()) if row.get(key) else ()
+    if not found:
+        raise ConfigError("path", where, f"has no reference: its {key} is empty or missing", "mend or remove it")
+    return found
+
+
+def list_in(row: Any, key: str, where: str) -> list[Any]:
+    value = row.get(key) if isinstance(row, dict) else None
+    if not isinstance(value, list):
+        raise ConfigError("path", where, f"its {key} is {_kind(value)}, not a list", "mend or remove it")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "missing" if value is None else f"a {type(value).__name__}"

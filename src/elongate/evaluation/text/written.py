@@ -1,0 +1,87 @@
+"""Tasks whose answer is a text that the model writes, by greedy decoding; what was written is scored against references."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from elongate.errors import ConfigError, require
+from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.text.estimates import mean_of
+from elongate.evaluation.text.records import Record
+from elongate.evaluation.text.task import TextTask, name_of, texts_of
+
+if TYPE_CHECKING:
+    from elongate.data.tokenizer.tokenizer import Tokenizer
+    from elongate.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written(TextTask):
+    max_new_tokens: int  # that are written at most, at least 1
+
+    one_line: ClassVar[bool] = True  # an answer ends where its line does
+
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "must be at least 1", "use {key}=32")
+        super().__post_init__()
+
+    @abstractmethod
+    def score(self, prediction: str, record: Record) -> dict[str, float]:
+        """Of one sample."""
+
+    def estimates(self, predictions: list[str], records: list[Record]) -> dict[str, tuple[float, float | None]]:
+        """Figures over all samples with their standard errors."""
+        scores = [self.score(prediction, record) for prediction, record in zip(predictions, records, strict=True)]
+        return {figure: mean_of([score[figure] for score in scores]) for figure in self.figures}
+
+    def header(self, setting: Setting) -> dict[str, Any]:
+        if not setting.reading.writes:
+            rule = "needs text that is written, by a causal model or an autoencoder that learned to continue"
+            raise ConfigError(f"evaluation.{self.word}", self.word, rule, "use evaluation=[classification], which needs none")
+        return super().header(setting) | {"max_new_tokens": self.max_new_tokens}
+
+    def reserved(self, record: Record, setting: Setting) -> int:
+        return self.max_new_tokens
+
+    def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
+        prompts = self.prompts(setting)
+        predictions = self.known(prompts, setting)
+        enough = self._enough(setting.tokenizer)
+        model.network.eval()
+        for numbers in self.batches(prompts, predictions):
+            tick(f"{self.word} {len(predictions)}/{len(prompts)}")
+            written = setting.reading.continuation(model, texts_of(prompts, numbers), self.max_new_tokens, enough)
+            if written is not None:
+                found = {i: self._text(setting.tokenizer, tokens) for i, tokens in zip(numbers, written, strict=True)}
+                setting.samples.add({name_of(i, prompts): self._sample(*prompts[i], text) for i, text in found.items()})
+                predictions |= found
+        read = sorted(predictions)
+        estimates = self.estimates([predictions[i] for i in read], [prompts[i][0] for i in read]) if read else {}
+        return self.row(len(read), estimates)
+
+    def _sample(self, record: Record, prompt: Any, prediction: str) -> dict[str, Any]:
+        return {
+            "id": record.id,
+            "prediction": prediction,
+            "references": list(record.references),
+            "score": self.score(prediction, record),
+            "prompt_tokens": len(prompt.tokens),
+            "is_cut": prompt.is_cut,
+        }
+
+    def _enough(self, tokenizer: Tokenizer) -> Callable[[np.ndarray], bool]:
+        def enough(written: np.ndarray) -> bool:
+            # Blank lines before the answer are no answer.
+            ended = bool(written[-1] == tokenizer.end_of_document)
+            return ended or (self.one_line and "\n" in tokenizer.decode(written).lstrip())
+
+        return enough
+
+    def _text(self, tokenizer: Tokenizer, tokens: np.ndarray) -> str:
+        text = tokenizer.decode(tokens).strip()
+        return text.split("\n")[0].strip() if self.one_line else text
