@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from elongate.errors import ConfigError, ElongateError, Stopped
+from elongate.errors import ConfigError, ElongateError, RunError, Stopped
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -85,9 +85,9 @@ def _evaluate(config: DictConfig) -> None:
 def _gated(results: dict[str, Any]) -> None:
     """Raises `RunError` where a gate is closed: all else is written and shown by then."""
     if "gate" in results and not results["gate"]["passed"]:
-        from elongate.evaluation.gate import refusal
+        from elongate.evaluation.report.verdict import gate_verdict
 
-        raise refusal(results["gate"])
+        raise RunError(gate_verdict(results["gate"]).rstrip("."))
 
 
 class SweepComparison(Callback):

@@ -69,10 +69,11 @@ def test_the_loss_is_that_of_transformers_with_labels(setting: Setting, model: A
     tokens = torch.from_numpy(texts(setting))
     with torch.no_grad():
         expected = model.network(tokens, labels=tokens).loss.item()
-    assert whole["loss"][0] == pytest.approx(expected, abs=1e-6)
-    assert whole["perplexity"][0] == pytest.approx(math.exp(expected), rel=1e-6)
+    # transformers computes its loss in float32, whatever the model.
+    assert whole["loss"][0] == pytest.approx(expected, rel=1e-6)
+    assert whole["perplexity"][0] == pytest.approx(math.exp(expected), rel=1e-5)
     assert whole["tokens"] == [DOCUMENTS * (LENGTH - 1)]
-    assert whole["bits_per_byte"][0] == pytest.approx(expected / math.log(2), abs=1e-6)  # a letter is a byte
+    assert whole["bits_per_byte"][0] == pytest.approx(expected / math.log(2), rel=1e-6)  # a letter is a byte
 
 
 def test_each_token_is_told_from_what_comes_before_it(setting: Setting, model: Any) -> None:
@@ -139,6 +140,9 @@ class Reach(Reading):
     def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
         losses = 2 - np.minimum(np.arange(tokens.shape[1]), self.reach) / self.reach
         return np.where(np.arange(tokens.shape[1]) > 0, losses, np.nan) + 0.001 * tokens[:, -1:]
+
+    def continuation(self, *given: Any) -> Any:
+        raise AssertionError
 
     def answers(self, model: Any, prefix: np.ndarray, choices: np.ndarray) -> Any:
         raise AssertionError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from elongate.errors import ConfigError, RunError, require
+from elongate.errors import ConfigError, require
 from elongate.evaluation.evaluation import Evaluation, Setting
 from elongate.evaluation.intervals import LEVEL, by_bootstrap
 from elongate.evaluation.samples import Record, Samples
@@ -86,24 +86,3 @@ class Gate(Evaluation):
         fall = (lost - won) / len(pairs)
         passed = not (fall > self.share_margin and chance < 1 - LEVEL)
         return {"n": len(pairs), "fall": fall, "lost": lost, "won": won, "p": chance, "margin": self.share_margin, "passed": passed}
-
-
-def told(gate: dict[str, Any]) -> str:
-    """In a sentence: by how much, how sure that is, and what is allowed."""
-    parts = []
-    if "loss" in gate:
-        part = gate["loss"]
-        low, high = part["interval"]
-        parts.append(f"the loss rose by {part['rise']:.3f} nats (95%: {low:.3f} to {high:.3f}; {part['margin']:g} allowed)")
-    if "answers" in gate:
-        part = gate["answers"]
-        parts.append(
-            f"of {part['n']} answers {part['lost']} were lost and {part['won']} won (p = {part['p']:.2g}; {part['margin']:.0%} may fall)"
-        )
-    end = "passed" if gate["passed"] else "closed"
-    return f"Gate {end}: within {gate['original_length']} tokens, against {gate['base']}, {' and '.join(parts)}."
-
-
-def refusal(gate: dict[str, Any]) -> RunError:
-    """Raised where the gate is closed."""
-    return RunError(told(gate).rstrip("."))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from elongate.evaluation.gate import told
 from elongate.evaluation.report.estimate import Estimate
 from elongate.evaluation.report.sections import Bin, losses_of, needle_of, span
 
@@ -20,7 +19,7 @@ def verdict(results: dict[str, Any]) -> list[str]:
     if "needle" in results:
         sentences += needle_verdict(results["needle"])
     if "passed" in results.get("gate", {}):
-        sentences.append(told(results["gate"]))
+        sentences.append(gate_verdict(results["gate"]))
     return sentences
 
 
@@ -93,3 +92,19 @@ def needle_verdict(needle: dict[str, Any]) -> list[str]:
     outcome = "the right answer is preferred" if margin.positive else "the right answer is not distinguishably preferred"
     history = f" (before: {earlier:.2f})" if earlier else ""
     return [f"Needle at {max(within)} tokens: {outcome}, margin {margin:.2f} nats{history}."]
+
+
+def gate_verdict(gate: dict[str, Any]) -> str:
+    """In a sentence: by how much, how sure that is, and what is allowed."""
+    parts = []
+    if "loss" in gate:
+        part = gate["loss"]
+        low, high = part["interval"]
+        parts.append(f"the loss rose by {part['rise']:.3f} nats (95%: {low:.3f} to {high:.3f}; {part['margin']:g} allowed)")
+    if "answers" in gate:
+        part = gate["answers"]
+        parts.append(
+            f"of {part['n']} answers {part['lost']} were lost and {part['won']} won (p = {part['p']:.2g}; {part['margin']:.0%} may fall)"
+        )
+    end = "passed" if gate["passed"] else "closed"
+    return f"Gate {end}: within {gate['original_length']} tokens, against {gate['base']}, {' and '.join(parts)}."
