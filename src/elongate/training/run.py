@@ -23,6 +23,7 @@ from elongate.training.run_directory import RunDirectory
 from elongate.training.search import check_documents, settled
 
 if TYPE_CHECKING:
+    from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
     from elongate.tracking import Tracker
     from elongate.training.loop import Fit
@@ -43,6 +44,8 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
     _check_tokens(job, corpus)
     if job.model.original_length is not None:
         check_documents(job, corpus, job.model.original_length)
+        # Told before a base is trained; of a checkpoint all that is known only when it is open.
+        _headers(job, _setting(job, corpus, tokenizer, job.model.original_length))
     find_device(job.device)
     _check_tuning(job, tokenizer.vocab_size)
     with Interrupt() as interrupt, _Tracked(job, directory).session() as tracked:
@@ -55,8 +58,8 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         model.check(job.strategy, original_length)
         _warn_of_lost_positions(job, model)
         _tune(job, model)
-        setting = Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed, job.objective.reading)
-        headers = {evaluation.word: evaluation.header(setting) for evaluation in job.evaluations}
+        setting = _setting(job, corpus, tokenizer, original_length)
+        headers = _headers(job, setting)
         # Only now is the folder taken: whatever could not work has been refused without a trace.
         directory.claim(job.config, job.overwrite)
         results = directory.read_results()
@@ -82,6 +85,15 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
     if interrupt.requested:
         raise Stopped(f"stopped by {interrupt.requested} when the run was finished; the same command reports it")
     return results
+
+
+def _setting(job: Job, corpus: Corpus, tokenizer: Tokenizer, original_length: int) -> Setting:
+    return Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed, job.objective.reading)
+
+
+def _headers(job: Job, setting: Setting) -> dict[str, Any]:
+    """By evaluation. Raises `ConfigError` for what cannot be measured."""
+    return {evaluation.word: evaluation.header(setting) for evaluation in job.evaluations}
 
 
 class _Tracked:
