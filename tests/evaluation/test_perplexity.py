@@ -160,6 +160,19 @@ def test_the_effective_context_is_what_leaves_nothing_to_gain(setting: Setting, 
     assert row["effective_context"] == effective
 
 
+class Broken(Reach):
+    """What is longer than `reach` tokens cannot be read."""
+
+    def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
+        return super().losses(model, tokens, original_length) + 3 * (tokens.shape[1] > self.reach)
+
+
+def test_a_whole_that_cannot_be_read_makes_no_short_context_effective(setting: Setting, model: Any) -> None:
+    row = ContextGain(lengths=[16, 32, 64, 128], num_scored=1).measure(model, replace(setting, reading=Broken(64)), ticked)
+    assert all(gain < -1 for gain in row["gain"][:3])
+    assert row["effective_context"] == 64
+
+
 def test_gain_is_the_difference_of_the_same_targets(setting: Setting, model: Any) -> None:
     row = ContextGain(lengths=[16, 40, 120], num_scored=8).measure(model, setting, ticked)
     rows = texts(setting)[:, :120]
@@ -212,7 +225,7 @@ def test_documents_that_are_too_short_are_told(setting: Setting) -> None:
 def test_by_default_lengths_go_as_far_as_there_are_documents(setting: Setting) -> None:
     assert Perplexity().header(setting)["lengths"] == [32, 64, 128]
     assert Perplexity().header(replace(setting, target_length=4096))["lengths"] == [32, 64, 128]
-    assert ContextGain().header(setting)["lengths"] == [4, 8, 16, 32, 64, 128]
+    assert ContextGain().header(setting)["lengths"] == [4, 8, 16, 32, 64]
 
 
 def test_a_run_measures_both_and_the_page_stands(ran: Callable[..., Any], tmp_path: Any) -> None:

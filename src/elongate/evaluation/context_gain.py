@@ -1,6 +1,7 @@
 """What more context is worth: the loss told from the last k tokens less the loss told from all of them, of the same targets.
 
-The effective context is the smallest k that leaves less than 0.01 nats to gain: what lies further back is not used, or is of no use.
+The effective context is the smallest k beyond which no longer context tells 0.01 nats more: what lies further back is not used, or is of no
+use. Where the whole context tells worse than a part of it, because it is longer than the model can read, gains are below 0 and say so.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SHORTEST = 16  # the shortest context as a share of the original length
 
 @dataclass(frozen=True, kw_only=True)
 class ContextGain(Evaluation):
-    lengths: list[int] | None = None  # tokens of a context, the last of which are told; null: original length / 16 to twice the target
+    lengths: list[int] | None = None  # tokens of a context, the last of which are told; null: original length / 16 to the target
     num_scored: int | None = None  # tokens at the end of each text that are told, below the shortest length; null: half of it
     num_sequences: int = 48  # documents at most, at least 2
 
@@ -50,7 +51,8 @@ class ContextGain(Evaluation):
         gains = [loss - whole for loss in losses]
         read = [not np.isnan(gain).any() for gain in gains]
         means = [float(gain.mean()) if is_read else None for gain, is_read in zip(gains, read, strict=True)]
-        effective = next((n for n, mean in zip(lengths, means, strict=True) if mean is not None and mean < NEGLIGIBLE), None)
+        known = [(length, mean) for length, mean in zip(lengths, means, strict=True) if mean is not None]
+        effective = next((n for i, (n, mean) in enumerate(known) if mean - min(m for _, m in known[i:]) < NEGLIGIBLE), None)
         return {
             "loss": [float(loss.mean()) if is_read else None for loss, is_read in zip(losses, read, strict=True)],
             "gain": means,
@@ -62,5 +64,5 @@ class ContextGain(Evaluation):
         smallest = max(4, setting.original_length // _SHORTEST)
         if self.num_scored is not None:
             smallest = max(smallest, self.num_scored + 1)
-        found, lengths = documents(self.word, setting, self.lengths, smallest, self.num_sequences)
+        found, lengths = documents(self.word, setting, self.lengths, (smallest, setting.target_length), self.num_sequences)
         return found.tokens, lengths, self.num_scored or lengths[0] // 2

@@ -33,13 +33,13 @@ def check_reading(word: str, setting: Setting) -> None:
     require(not setting.reading.two_sided, "evaluation", f"[{word}]", rule, "use evaluation=[curve]")
 
 
-def documents(word: str, setting: Setting, asked: list[int] | None, smallest: int, count: int) -> tuple[HeldOut, list[int]]:
-    """Beginnings of held-out documents, and the lengths to read of them: those asked for, or doublings from `smallest` on.
+def documents(word: str, setting: Setting, asked: list[int] | None, ends: tuple[int, int], count: int) -> tuple[HeldOut, list[int]]:
+    """Beginnings of held-out documents, and the lengths to read of them: those asked for, or doublings from one of the ends to the other.
 
-    By default to twice the target, or as far as there are documents. Raises `ConfigError`.
+    By default as far as there are documents. Raises `ConfigError`.
     """
-    lengths = asked or [smallest]
-    while asked is None and lengths[-1] < 2 * setting.target_length:
+    lengths = asked or [ends[0]]
+    while asked is None and lengths[-1] < ends[1]:
         lengths.append(2 * lengths[-1])
     found = held_out(setting.held_out, lengths[-1], count)
     while asked is None and len(found) < min(ENOUGH, count) and len(lengths) > 2:

@@ -88,7 +88,9 @@ class Perplexity(Evaluation):
         return [(start, start + length, stride if start else length - 1) for start in starts]
 
     def _texts(self, setting: Setting) -> tuple[np.ndarray, list[int], int]:
-        found, lengths = documents(self.word, setting, self.lengths, setting.original_length, self.num_sequences)
+        found, lengths = documents(
+            self.word, setting, self.lengths, (setting.original_length, 2 * setting.target_length), self.num_sequences
+        )
         stride = self.stride or max(1, lengths[0] // 4)
         texts = found.tokens
         if self.form != "same_tokens":

@@ -74,7 +74,7 @@ def tables_by_length(results: dict[str, Any]) -> list[dict[str, Any]]:
             lines += [(row + end, "nats", _cells(part[row]["gain"], 3)), ("", "± 95%", _cells(halves, 3))]
         told = (
             f"What the whole context tells better than the last tokens of it: of {part['scored']} tokens that end {part['n']} documents. "
-            f"The effective context is the shortest that leaves less than {part['negligible']} nats to gain."
+            f"The effective context is the shortest beyond which no longer one tells {part['negligible']} nats more."
         )
         tables.append({"title": "Gain of context", "told": told, "lengths": part["lengths"], "lines": lines})
     return tables
