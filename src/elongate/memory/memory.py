@@ -22,6 +22,9 @@ class Memory(ABC):
         self.check_model(model)
         return self
 
+    def check_able(self, has: frozenset[str], model: str) -> None:  # noqa: B027  # most need nothing
+        """Raises `ConfigError` where a model with these words, whatever its weights, cannot be trained this way."""
+
     def check_model(self, model: LanguageModel) -> None:  # noqa: B027  # most fit every model
         """Raises `ConfigError` where the model cannot be trained this way."""
 

@@ -53,10 +53,13 @@ class Stream(Memory):
     def tokens_at_once(self) -> int:
         return self.chunk_length
 
-    def check_model(self, model: LanguageModel) -> None:
-        if "causal" not in model.has:
-            rule = f"cannot train model={model.word}: what a token sees on its right is not computed yet when its chunk is"
+    def check_able(self, has: frozenset[str], model: str) -> None:
+        if "causal" not in has:
+            rule = f"cannot train model={model}: what a token sees on its right is not computed yet when its chunk is"
             raise ConfigError("memory", self.word, rule, "use memory=checkpoint")
+
+    def check_model(self, model: LanguageModel) -> None:
+        self.check_able(model.has, model.word)
         if not model.meets_in_attention:
             rule = f"cannot train a {model.network.config.model_type}: its tokens meet elsewhere than in its attention"
             raise ConfigError("memory", self.word, rule, "use memory=checkpoint")

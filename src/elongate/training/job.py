@@ -90,6 +90,7 @@ def check_able(job: Job, has: frozenset[str], original_length: int) -> Job:
     """The job, its objective filled in for the model. Raises `ConfigError` where that lacks what the strategy or the objective needs."""
     job.strategy.check(has, original_length, job.model.word)
     job.objective.check(has, job.model.word)
+    job.memory.check_able(has, job.model.word)
     if job.data.isolate_documents and "regions" not in has:
         rule = f"needs attention in regions, which model={job.model.word} does not have"
         raise ConfigError("data.isolate_documents", "true", rule, "use {key}=false")
