@@ -64,6 +64,8 @@ def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
     )
     if model.has is not None and model.original_length is not None:
         job = check_able(job, model.has, model.original_length)
+        for evaluation in job.evaluations:
+            evaluation.check(job.objective.reading)
     check_together(job)
     if model.original_length is not None:
         check_lengths(job, model.original_length, model.block_length)

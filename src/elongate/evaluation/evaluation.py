@@ -35,6 +35,9 @@ class Evaluation(ABC):
     word: ClassVar[str]
     is_measured: ClassVar[bool] = True  # false: it concludes from what others have measured
 
+    def check(self, reading: Reading) -> None:  # noqa: B027  # most can be measured on every model
+        """Raises `ConfigError` where models that are read so cannot be measured."""
+
     @abstractmethod
     def header(self, setting: Setting) -> dict[str, Any]:
         """What is measured, and on how many samples. Raises `ConfigError` where the held-out text is too short for it."""

@@ -13,8 +13,9 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import accuracy_score
-from tests.conftest import evaluated
+from tests.conftest import composed, evaluated
 
+from elongate.build import build_job
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
@@ -231,6 +232,10 @@ def test_a_model_that_fills_in_is_asked_for_labels_only(tmp_path: Path, model: A
         QuestionAnswering(path=path).header(given)
     assert "use evaluation=[classification]" in str(fault.value)
     assert Classification(path=path).header(given)["n"] == 1
+    # Of a fresh model it is known before anything is loaded.
+    masked = ["model=bert", "context=interpolate", "evaluation=[summarization]", f"evaluation.summarization.path={path}"]
+    with pytest.raises(ConfigError, match=r"evaluation\.summarization=summarization: needs text that is written"):
+        build_job(*composed(*masked))
 
 
 @pytest.mark.slow

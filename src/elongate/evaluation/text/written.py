@@ -18,6 +18,7 @@ from elongate.evaluation.text.task import TextTask, name_of, texts_of
 if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
+    from elongate.objectives.reading import Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,13 @@ class Written(TextTask):
         scores = [self.score(prediction, record) for prediction, record in zip(predictions, records, strict=True)]
         return {figure: mean_of([score[figure] for score in scores]) for figure in self.figures}
 
-    def header(self, setting: Setting) -> dict[str, Any]:
-        if not setting.reading.writes:
+    def check(self, reading: Reading) -> None:
+        if not reading.writes:
             rule = "needs text that is written, by a causal model or an autoencoder that learned to continue"
             raise ConfigError(f"evaluation.{self.word}", self.word, rule, "use evaluation=[classification], which needs none")
+
+    def header(self, setting: Setting) -> dict[str, Any]:
+        self.check(setting.reading)
         return super().header(setting) | {"max_new_tokens": self.max_new_tokens}
 
     def reserved(self, record: Record, setting: Setting) -> int:
