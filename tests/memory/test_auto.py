@@ -38,10 +38,10 @@ def test_what_cannot_fit_is_refused_with_the_longest_that_can(build_tiny: Callab
     model = build_tiny().model.build(257, seed=0)
     monkeypatch.setattr(room, "free_bytes", lambda device: 12 * 2**20)
     with pytest.raises(ConfigError) as caught:
-        Auto().prepare(model, 16384)
-    assert str(caught.value).startswith("context.target_length=16384: fits under no memory plan: the least, memory=stream")
+        Auto().prepare(model, 2**20)
+    assert str(caught.value).startswith("context.target_length=1048576: fits under no memory plan: the least, memory=stream")
     longest = int(str(caught.value).partition("use context.target_length=")[2].partition(" ")[0])
-    assert 2048 <= longest < 16384
+    assert 16384 <= longest < 2**20
     Auto().prepare(model, longest // 256 * 256 - 256)
 
 

@@ -133,7 +133,7 @@ class _AttendToPast(torch.autograd.Function):
         past, (start, stop) = ctx.past, ctx.chunk
         keys, values = past.keys.read(0, stop), past.values.read(0, stop)
         if past.grad_keys is None or past.grad_values is None:
-            past.grad_keys, past.grad_values = (_gradients_of(x, ctx.kept, stop) for x in (keys, values))
+            past.grad_keys, past.grad_values = (_gradients_of(x, ctx.kept, past.length) for x in (keys, values))
         grad_k, grad_v = past.grad_keys.read(0, stop), past.grad_values.read(0, stop)
         grad_q = attend_backward(grad, q, keys, values, ctx.parts, ctx.scale, out, lse, grad_k, grad_v)
         # Copied: the store may be written to before the gradient is read.
@@ -144,7 +144,7 @@ class _AttendToPast(torch.autograd.Function):
 
 
 def _gradients_of(stored: Tensor, kept: Kept, length: int) -> Stored:
-    """Zeros in float32 or wider, as long as the chunk that goes backward first reaches: the last one."""
+    """Zeros in float32 or wider."""
     return kept.room((*stored.shape[:2], length, stored.shape[-1]), torch.promote_types(stored.dtype, torch.float32), stored.device)
 
 

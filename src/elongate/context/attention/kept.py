@@ -78,6 +78,7 @@ class OnDisk(Stored):
 class Past:
     """Keys and values of a layer for the whole sequence, and the gradients that later chunks have left for them."""
 
+    length: int  # of the sequence
     keys: Stored
     values: Stored
     grad_keys: Stored | None = None
@@ -98,7 +99,7 @@ class Kept:
     def past_of(self, module: nn.Module, key: Tensor, value: Tensor, length: int) -> Past:
         assert self.past is not None
         if module not in self.past:
-            self.past[module] = Past(*(self.room((*x.shape[:2], length, x.shape[-1]), x.dtype, x.device) for x in (key, value)))
+            self.past[module] = Past(length, *(self.room((*x.shape[:2], length, x.shape[-1]), x.dtype, x.device) for x in (key, value)))
         return self.past[module]
 
     def output_of(self, module: nn.Module, chunk: Range) -> Output | None:
