@@ -51,6 +51,14 @@ class Evaluation(ABC):
         return {}
 
 
+def usual_lengths(setting: Setting) -> list[int]:
+    """The original length and its doublings to twice the target; to the target for models that see both sides."""
+    lengths = [setting.original_length]
+    while lengths[-1] < (1 if setting.reading.two_sided else 2) * setting.target_length:
+        lengths.append(2 * lengths[-1])
+    return lengths
+
+
 def add_row(section: dict[str, Any], row: str, figures: dict[str, Any]) -> None:
     """Puts a row into a section; figures that come in several tables go into each."""
     if all(isinstance(value, dict) for value in figures.values()):

@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError, require
-from elongate.evaluation.evaluation import Evaluation, Setting, mean, standard_error
+from elongate.evaluation.evaluation import Evaluation, Setting, mean, standard_error, usual_lengths
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -81,11 +81,7 @@ class Needle(Evaluation):
 
     def _lengths(self, setting: Setting) -> list[int]:
         """Those that hold needle and query and that the held-out text can fill; to the target only for a model that sees both sides."""
-        asked = self.lengths
-        if asked is None:
-            asked = [setting.original_length]
-            while asked[-1] < (1 if setting.reading.two_sided else 2) * setting.target_length:
-                asked.append(2 * asked[-1])
+        asked = usual_lengths(setting) if self.lengths is None else self.lengths
         key = _keys(setting.tokenizer, 0)[0]
         shortest = 1 + sum(len(setting.tokenizer.encode(text)) for text in (NEEDLE.format(key=key), QUERY, key))
         fitting = [n for n in asked if shortest <= n <= len(setting.held_out)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from elongate.data.retrieval.tasks import TASKS
 from elongate.errors import ConfigError, require
-from elongate.evaluation.evaluation import Evaluation, Setting
+from elongate.evaluation.evaluation import Evaluation, Setting, usual_lengths
 from elongate.evaluation.intervals import Interval, of_share
 from elongate.evaluation.samples import Record, digest_of
 
@@ -122,11 +122,7 @@ class Retrieval(Evaluation):
 
     def _lengths(self, setting: Setting) -> list[int]:
         """Those that hold all that every task says and that the held-out text fills; none beyond the target where both sides are seen."""
-        asked = self.lengths
-        if asked is None:
-            asked = [setting.original_length]
-            while asked[-1] < (1 if setting.reading.two_sided else 2) * setting.target_length:
-                asked.append(2 * asked[-1])
+        asked = usual_lengths(setting) if self.lengths is None else self.lengths
         shortest = {task: _shortest(setting, task) for task in self._tasks}
         longest_task = max(shortest, key=shortest.__getitem__)
         fitting = [n for n in asked if shortest[longest_task] <= n <= len(setting.held_out)]
