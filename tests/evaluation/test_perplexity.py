@@ -158,6 +158,23 @@ def test_the_effective_context_is_what_leaves_nothing_to_gain(setting: Setting, 
         assert low == pytest.approx(gain, abs=1e-9)
         assert high == pytest.approx(gain, abs=1e-9)
     assert row["effective_context"] == effective
+    assert row["effective_context_interval"] == (effective, effective)  # all documents say the same
+
+
+class Unsure(Reach):
+    """In one document of two the tokens beyond 32 tell 0.03 nats."""
+
+    def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
+        far = np.arange(tokens.shape[1]) > 32
+        return super().losses(model, tokens, original_length) - 0.03 * far * (tokens[:, -1:] % 2)
+
+
+def test_how_sure_the_effective_context_is_depends_on_the_documents(setting: Setting, model: Any) -> None:
+    row = ContextGain(lengths=[16, 32, 64, 128], num_scored=1).measure(model, replace(setting, reading=Unsure(20)), ticked)
+    odd = (texts(setting)[:, 127] % 2).mean()
+    assert row["gain"][1] == pytest.approx(0.03 * odd, abs=1e-9)
+    assert row["effective_context"] == (64 if 0.03 * odd > 0.01 else 32)
+    assert row["effective_context_interval"] == (32, 64)
 
 
 class Broken(Reach):

@@ -19,9 +19,11 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError, Stopped
 from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.intervals import of_share
 from elongate.evaluation.report.table import terminal_table
 from elongate.evaluation.retrieval import Retrieval
 from elongate.evaluation.samples import Samples
+from elongate.objectives.fill_in import FillIn
 from elongate.objectives.reading import LeftToRight, Reading
 from elongate.tracking import flatten
 
@@ -42,14 +44,14 @@ def model(build_tiny: Callable[..., Any]) -> Any:
 class Oracle(Reading):
     """Writes the right answer after texts of up to `reach` tokens, the wrong one after others."""
 
-    def __init__(self, reach: int) -> None:
-        self.reach, self.read = reach, 0
+    def __init__(self, reach: int, writes_down: str = "") -> None:
+        self.reach, self.read, self.writes_down = reach, 0, writes_down
 
     def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
         raise AssertionError
 
-    def continuation(self, *given: Any) -> Any:
-        raise AssertionError
+    def continuation(self, model: Any, prefixes: np.ndarray, num_tokens: int, stop: Any) -> Any:
+        return [np.frombuffer(self.writes_down.encode(), dtype=np.uint8).astype(np.int64) for _ in prefixes]
 
     def answers(self, model: Any, prefix: np.ndarray, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.read += len(prefix)
@@ -64,7 +66,12 @@ def ticked(text: str) -> None:
 
 def measured(setting: Setting, model: Any, reach: int, **fields: Any) -> tuple[dict[str, Any], Oracle]:
     reading = Oracle(reach)
-    return Retrieval(**fields).measure(model, replace(setting, reading=reading), ticked), reading
+    return Retrieval(**fields).measure(model, afresh(setting, reading), ticked), reading
+
+
+def afresh(setting: Setting, reading: Reading) -> Setting:
+    """With nothing measured yet."""
+    return replace(setting, reading=reading, samples=Samples().part("retrieval", "after"))
 
 
 def test_scores_are_those_of_a_whole_forward(setting: Setting, model: Any) -> None:
@@ -89,13 +96,17 @@ def test_scores_are_those_of_a_whole_forward(setting: Setting, model: Any) -> No
 def test_effective_length_is_the_last_length_up_to_which_all_are_sure(setting: Setting, model: Any) -> None:
     row, _ = measured(setting, model, 600, num_samples=8)
     for task in TASKS:
-        assert row[task]["exact_match"] == [1.0, 1.0, 0.0]  # 300, 600 and 1200 tokens
+        assert row[task]["exact_match"] == [1.0, 1.0, 0.0, 0.0]  # 300, 600, 1200 and 2400 tokens
         assert row[task]["effective_length"] == {"exact_match": 600, "preferred": 600}
     # Ten right out of ten are not sure to be above 85.6%: Wilson's lower end is 72%.
     few, _ = measured(setting, model, 600, num_samples=2)
-    assert few["single"]["exact_match"] == [1.0, 1.0, 0.0]
+    assert few["single"]["exact_match"] == [1.0, 1.0, 0.0, 0.0]
     assert few["single"]["exact_match_interval"][0] == pytest.approx([0.722, 1.0], abs=1e-3)
     assert few["single"]["effective_length"]["exact_match"] == 0
+    # All ten tasks together are a hundred: 96.3%.
+    assert few["all"]["exact_match_interval"][0] == pytest.approx([0.963, 1.0], abs=1e-3)
+    assert few["all"]["effective_length"]["exact_match"] == 600
+    assert few["all"]["without_haystack"]["exact_match"] == [1.0]
 
 
 def test_a_longer_length_that_is_right_does_not_mend_a_shorter_one(setting: Setting, model: Any) -> None:
@@ -108,9 +119,55 @@ def test_a_longer_length_that_is_right_does_not_mend_a_shorter_one(setting: Sett
 
 def test_controls_are_read_too_and_do_not_count(setting: Setting, model: Any) -> None:
     row, _ = measured(setting, model, 200, tasks=["passkey"], num_samples=1)
-    assert row["passkey"]["exact_match"] == [0.0, 0.0, 0.0]
-    assert row["passkey"]["without_needle"]["exact_match"] == [0.0, 0.0, 0.0]
+    assert row["passkey"]["exact_match"] == [0.0] * 4
+    assert row["passkey"]["without_needle"]["exact_match"] == [0.0] * 4
     assert row["passkey"]["without_haystack"]["exact_match"] == [1.0]
+    assert "all" not in row
+
+
+def test_tasks_together_are_the_mean_of_all_samples(setting: Setting, model: Any) -> None:
+    row = Retrieval(tasks=["passkey", "key_value", "copy"], lengths=[150, 300], num_samples=2).measure(model, setting, ticked)
+    for measure in ("preferred", "exact_match", "log_probability"):
+        apart = np.mean([row[task][measure] for task in ("passkey", "key_value", "copy")], axis=0)
+        assert row["all"][measure] == pytest.approx(list(apart))
+    by_depth = np.mean([row[task]["preferred_by_depth"] for task in ("passkey", "key_value", "copy")], axis=0)
+    np.testing.assert_allclose(row["all"]["preferred_by_depth"], by_depth)
+
+
+def test_what_is_written_is_searched_for_the_values(setting: Setting, model: Any) -> None:
+    """As RULER's string_match_all does: a share of the values, wherever they stand, in any case."""
+    sample = made(Place("multi_query", 300, 0.0, 0, 0), setting.tokenizer.encode, setting.held_out.flat)
+    first, second = sample.problem.answer.strip().split(", ")
+    for text, share in ((f"{second} or {first}", 1.0), (f"it is {first}.", 0.5), ("none", 0.0)):
+        reading = Oracle(0, writes_down=text)
+        fields = {"tasks": ["multi_query"], "lengths": [300], "depths": [0.0], "num_samples": 1, "generate": True}
+        row = Retrieval(**fields).measure(model, afresh(setting, reading), ticked)["multi_query"]
+        assert row["named"] == [share]
+        assert row["exact_match"] == [0.0]
+        assert row["named_interval"] == [of_share(int(share), 1)]
+
+
+def test_a_model_that_does_not_write_is_not_asked_to() -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.generate=True: needs text that is written"):
+        Retrieval(generate=True).check(FillIn(0.15))
+
+
+def test_costs_are_those_of_the_prefills(setting: Setting, model: Any) -> None:
+    """FLOPs against a count by hand of the matrix products and of half the square of attention."""
+    row = Retrieval(tasks=["copy"], lengths=[150, 300], depths=[0.5], num_samples=3).measure(model, setting, ticked)["copy"]
+    config, size = model.network.config, 8  # letters of the answer
+    per_token = 2 * sum(p.numel() for name, p in model.network.named_parameters() if "layers" in name and p.dim() == 2)
+    head = 2 * config.hidden_size * config.vocab_size
+    for length, cost in zip((150, 300), row["costs"], strict=True):
+        prefix, rest = length - size, 2 * (size - 1)  # one prefill, then all letters but the last of both answers
+        pairs = prefix**2 // 2 + rest * (prefix + (size - 1))
+        by_hand = (prefix + rest) * per_token + 2 * size * head + config.num_hidden_layers * 4 * pairs * config.hidden_size
+        assert cost["flops"] == pytest.approx(3 * by_hand, rel=0.02)
+        assert cost["tokens_per_second"] == pytest.approx(3 * prefix / cost["seconds"])
+        assert cost["peak_memory_bytes"] > 2**20
+        assert cost["seconds_per_right"] is None  # it is not trained
+    always, _ = measured(setting, model, 1000, tasks=["copy"], lengths=[300], num_samples=2)
+    assert always["copy"]["costs"][0]["seconds_per_right"] == pytest.approx(always["copy"]["costs"][0]["seconds"] / 10)
 
 
 def test_what_a_table_of_positions_does_not_reach_is_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
@@ -142,11 +199,11 @@ def test_it_goes_on_where_it_stopped_and_comes_to_the_same(setting: Setting, mod
     row = Retrieval(**fields).measure(model, again, ticked)
     assert reading.read == complete.read
     for result in (*row.values(), *whole.values()):
-        del result["seconds"]
+        del result["costs"]
     assert row == whole
     records = [json.loads(line) for line in file.read_text().splitlines()[1:]]
     assert len(records) == complete.read
-    assert {"answer", "depth_asked", "depth", "exact_match", "log_probability", "seconds", "tokens"} <= records[0].keys()
+    assert {"answer", "depth_asked", "depth", "exact_match", "flops", "log_probability", "seconds", "seed", "tokens"} <= records[0].keys()
 
 
 def test_samples_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
@@ -191,7 +248,8 @@ def test_a_run_measures_it_and_every_figure_is_on_the_page(ran: Callable[..., An
     assert (section["n"], section["tasks"], section["lengths"]) == (2, ["passkey", "copy"], [64, 128])
     page, lines = (directory.path / "report.html").read_text(), (directory.path / "retrieval.csv").read_text().splitlines()
     assert "<h2>Retrieval</h2>" in page
-    assert len(lines) == 1 + 2 * 3 * 2  # task × row × length
+    assert len(lines) == 1 + 3 * 3 * 2  # task, and both together × row × length
+    assert "time for each answer written exactly" in page
     table = terminal_table(results)
     for row in ("before", "untuned", "after"):
         for task in ("passkey", "copy"):
@@ -200,8 +258,8 @@ def test_a_run_measures_it_and_every_figure_is_on_the_page(ran: Callable[..., An
                 assert f"{100 * share:.0f}%" in page
                 assert f"{100 * share:.0f}" in table
     records = [json.loads(line) for line in (directory.path / "samples.jsonl").read_text().splitlines()[1:]]
-    # Three rows of two tasks at two depths: two lengths, two of them without needles, one without haystack.
-    assert sum(record["evaluation"] == "retrieval" for record in records) == 3 * 2 * 2 * 5
+    # Three rows of two tasks: two lengths at two depths, these without needles at one, and one without haystack at two.
+    assert sum(record["evaluation"] == "retrieval" for record in records) == 3 * 2 * (2 * 2 + 2 + 2)
     again = evaluated(directory.path, tmp_path / "again")
     for task in ("passkey", "copy"):
         for measure in ("preferred", "exact_match", "effective_length"):

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from elongate.errors import require
 from elongate.evaluation.contexts import by_context, check_fields, check_reading, documents
 from elongate.evaluation.evaluation import Evaluation, Setting
-from elongate.evaluation.intervals import of_mean
+from elongate.evaluation.intervals import by_percentiles, of_mean
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -50,15 +51,23 @@ class ContextGain(Evaluation):
         whole = next((loss for loss in reversed(losses) if not np.isnan(loss).any()), losses[-1])
         gains = [loss - whole for loss in losses]
         read = [not np.isnan(gain).any() for gain in gains]
-        means = [float(gain.mean()) if is_read else None for gain, is_read in zip(gains, read, strict=True)]
-        known = [(length, mean) for length, mean in zip(lengths, means, strict=True) if mean is not None]
-        effective = next((n for i, (n, mean) in enumerate(known) if mean - min(m for _, m in known[i:]) < NEGLIGIBLE), None)
-        return {
+        row: dict[str, Any] = {
             "loss": [float(loss.mean()) if is_read else None for loss, is_read in zip(losses, read, strict=True)],
-            "gain": means,
+            "gain": [float(gain.mean()) if is_read else None for gain, is_read in zip(gains, read, strict=True)],
             "gain_interval": [of_mean(gain) if is_read else None for gain, is_read in zip(gains, read, strict=True)],
-            "effective_context": effective,
+            "effective_context": None,
+            "effective_context_interval": None,
         }
+        if any(read):
+            known = np.array([length for length, is_read in zip(lengths, read, strict=True) if is_read])
+            by_document = np.stack([gain for gain, is_read in zip(gains, read, strict=True) if is_read], axis=1)
+
+            def effective(drawn: np.ndarray) -> np.ndarray:
+                return known[_enough(drawn.mean(axis=1))]
+
+            row["effective_context"] = int(effective(by_document[None])[0])
+            row["effective_context_interval"] = by_percentiles(by_document, effective, setting.seed)
+        return row
 
     def _texts(self, setting: Setting) -> tuple[np.ndarray, list[int], int]:
         smallest = max(4, setting.original_length // _SHORTEST)
@@ -66,3 +75,9 @@ class ContextGain(Evaluation):
             smallest = max(smallest, self.num_scored + 1)
         found, lengths = documents(self.word, setting, self.lengths, (smallest, setting.target_length), self.num_sequences)
         return found.tokens, lengths, self.num_scored or lengths[0] // 2
+
+
+def _enough(gains: Float[np.ndarray, "draws lengths"]) -> Int[np.ndarray, " draws"]:
+    """Number of the shortest length beyond which no longer one tells more than is negligible."""
+    best_beyond = np.minimum.accumulate(gains[:, ::-1], axis=1)[:, ::-1]
+    return np.argmax(gains - best_beyond < NEGLIGIBLE, axis=1)

@@ -51,10 +51,10 @@ class Evaluation(ABC):
         return {}
 
 
-def usual_lengths(setting: Setting) -> list[int]:
-    """The original length and its doublings to twice the target; to the target for models that see both sides."""
+def usual_lengths(setting: Setting, beyond: int = 2) -> list[int]:
+    """The original length and its doublings to so many times the target; to the target for models that see both sides."""
     lengths = [setting.original_length]
-    while lengths[-1] < (1 if setting.reading.two_sided else 2) * setting.target_length:
+    while lengths[-1] < (1 if setting.reading.two_sided else beyond) * setting.target_length:
         lengths.append(2 * lengths[-1])
     return lengths
 

@@ -49,3 +49,13 @@ def by_bootstrap(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarr
     if np.isnan(found.low):
         return (figure := float(statistic(samples[None])[0])), figure
     return float(found.low), float(found.high)
+
+
+def by_percentiles(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> Interval:
+    """Of a figure that takes few values, such as a length out of several: the middle of what draws come to (Efron 1979).
+
+    As `by_bootstrap`, which such a figure gives no acceleration to correct by. It holds the truth more often than it says, not less.
+    """
+    rows = np.random.default_rng(seed).integers(len(samples), size=(DRAWS, len(samples)))
+    low, high = np.quantile(statistic(samples[rows]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
+    return float(low), float(high)

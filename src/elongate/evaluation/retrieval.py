@@ -1,8 +1,9 @@
 """Finding what stands far back: tasks in the manner of RULER (Hsieh et al. 2024, arXiv:2404.06654), by length and depth.
 
 A sample is solved when greedy decoding writes the answer, which one prefill tells; beside it stand the log-probability of the answer and
-whether it is preferred to a wrong one, by which a small model can be graded too. Two controls belong to every length: the text without its
-needles, where there is nothing to find and what is found is a leak, and needles and question alone, where there is nothing to search.
+whether it is preferred to a wrong one, by which a small model can be graded too. `generate` lets the model write, and counts what it names
+as RULER does. Two controls belong to every length: the text without its needles, where there is nothing to find and what is found is a
+leak, and needles and question alone, where there is nothing to search. All tasks together are one more, `all`, as RULER averages them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from time import perf_counter
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from elongate.data.retrieval.tasks import TASKS
 from elongate.errors import ConfigError, require
+from elongate.evaluation.costs import Cost, with_cost
 from elongate.evaluation.evaluation import Evaluation, Setting, usual_lengths
 from elongate.evaluation.intervals import Interval, of_share
+from elongate.evaluation.matching import share_named, values_of
 from elongate.evaluation.samples import Record, digest_of
 
 if TYPE_CHECKING:
@@ -26,18 +29,22 @@ if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.reading import Reading
 
+Cells = list[list[list[Record]]]  # of a task: by length and depth
+
 BATCH_TOKENS = 8192  # prefilled at once
 THRESHOLDS = {"ruler": 0.856, "nolima": 0.85}  # a share; of the share at the shortest length (Modarressi et al. 2025, arXiv:2502.05167)
-_MEASURES = ("exact_match", "preferred")
+ALL = "all"  # tasks together
+_BEYOND = 4  # times the target length that the longest text is by default, as the curve
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval(Evaluation):
     tasks: list[str] | None = None  # null: all of them
-    lengths: list[int] | None = None  # tokens, the answer included; null: the original length and its doublings to twice the target
+    lengths: list[int] | None = None  # tokens, the answer included; null: the original length and its doublings to four times the target
     depths: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])  # 0 the beginning, 1 the end
     num_samples: int = 2  # of each task, length and depth, at least 1
     threshold: str = "ruler"  # of effective length: ruler, 85.6%; nolima, 85% of the share at the shortest length
+    generate: bool = False  # the model also writes, half as much again as the answer is long, and the values that it names are counted
 
     word: ClassVar[str] = "retrieval"
 
@@ -62,35 +69,51 @@ class Retrieval(Evaluation):
     def header(self, setting: Setting) -> dict[str, Any]:
         lengths = {"original_length": setting.original_length, "target_length": setting.target_length}
         asked = {"tasks": self._tasks, "lengths": self._lengths(setting), "depths": self.depths}
-        return lengths | asked | {"n": self.num_samples * len(self.depths), "threshold": self.threshold}
+        return lengths | asked | {"n": self.num_samples * len(self.depths), "threshold": self.threshold, "measures": self._measures}
+
+    def check(self, reading: Reading) -> None:
+        if self.generate and not reading.writes:
+            rule = "needs text that is written, by a causal model or an autoencoder that learned to continue"
+            raise ConfigError("evaluation.retrieval.generate", self.generate, rule, "use {key}=false: answers are scored without it")
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         model.network.eval()
-        return {task: self._measured(task, model, setting, tick) for task in self._tasks}
+        lengths = self._lengths(setting)
+        controls: dict[Control, list[int]] = {"none": lengths, "without_needle": lengths, "without_haystack": lengths[:1]}
+        found = {
+            task: {
+                control: [self._records(task, length, control, model, setting, tick) for length in some]
+                for control, some in controls.items()
+            }
+            for task in self._tasks
+        }
+        rows = {task: self._row(lengths, cells) for task, cells in found.items()}
+        return rows if len(rows) == 1 else rows | {ALL: self._row(lengths, _together(list(found.values())))}
 
     @property
     def _tasks(self) -> list[str]:
         return self.tasks or list(TASKS)
 
-    def _measured(self, task: str, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
+    @property
+    def _measures(self) -> list[str]:
+        return ["preferred", "exact_match", *(["named"] if self.generate else [])]
+
+    def _row(self, lengths: list[int], found: dict[Control, Cells]) -> dict[str, Any]:
         """By length: shares with their intervals, over all depths and by depth, and the two controls; of all lengths: how far it goes."""
-        lengths = self._lengths(setting)
-        cells = {length: self._records(task, length, "none", model, setting, tick) for length in lengths}
+        cells = found["none"]
         row: dict[str, Any] = {}
-        for measure in _MEASURES:
+        for measure in self._measures:
             row |= {
-                measure: [_share(measure, *cells[length]) for length in lengths],
-                f"{measure}_interval": [_interval(measure, cells[length]) for length in lengths],
-                f"{measure}_by_depth": [[_share(measure, cell) for cell in cells[length]] for length in lengths],
+                measure: [_share(measure, *by_depth) for by_depth in cells],
+                f"{measure}_interval": [_interval(measure, by_depth) for by_depth in cells],
+                f"{measure}_by_depth": [[_share(measure, cell) for cell in by_depth] for by_depth in cells],
             }
-        row["log_probability"] = [_share("log_probability", *cells[length]) for length in lengths]
-        row["depth"] = [[_share("depth", cell) for cell in cells[length]] for length in lengths]
-        row["seconds"] = [sum(record["seconds"] for cell in cells[length] for record in cell) for length in lengths]
-        of_controls: dict[Control, list[int]] = {"without_needle": lengths, "without_haystack": lengths[:1]}  # which needs no length
-        for control, some in of_controls.items():
-            found = [self._records(task, length, control, model, setting, tick) for length in some]
-            row[control] = {measure: [_share(measure, *cells) for cells in found] for measure in _MEASURES}
-        row["effective_length"] = {measure: self._effective(lengths, row, measure) for measure in _MEASURES}
+        row["log_probability"] = [_share("log_probability", *by_depth) for by_depth in cells]
+        row["depth"] = [[_share("depth", cell) for cell in by_depth] for by_depth in cells]
+        row["costs"] = [_costs([record for cell in by_depth for record in cell]) for by_depth in cells]
+        for control in ("without_needle", "without_haystack"):
+            row[control] = {measure: [_share(measure, *by_depth) for by_depth in found[control]] for measure in self._measures}
+        row["effective_length"] = {measure: self._effective(lengths, row, measure) for measure in self._measures}
         return row
 
     def _effective(self, lengths: list[int], row: dict[str, Any], measure: str) -> int:
@@ -106,23 +129,42 @@ class Retrieval(Evaluation):
     def _records(
         self, task: str, length: int, control: Control, model: LanguageModel, setting: Setting, tick: Callable[[str], None]
     ) -> list[list[Record]]:
-        """By depth; those that were measured before are taken as they are."""
+        """By depth; those that were measured before are taken as they are. Where there is no needle there is one depth."""
         cells = []
-        for depth in self.depths:
+        for depth in self.depths[:1] if control == "without_needle" else self.depths:
             tick(f"retrieval {task}, {length} tokens, depth {depth:g}")
             names = [f"{task}/{control}/{length}/{depth:g}/{number}" for number in range(self.num_samples)]
             left = [number for number, name in enumerate(names) if setting.samples.get(name) is None]
             samples = {names[number]: _made(setting, task, length, depth, number, control) for number in left}
             for some in _alike(samples):
-                found = _answered(model, setting.reading, list(some.values()))
-                known = {"within_original": control == "none" and length <= setting.original_length, "depth_asked": depth}
+                found = self._answered(model, setting, list(some.values()))
+                known = {
+                    "within_original": control == "none" and length <= setting.original_length,
+                    "depth_asked": depth,
+                    "seed": setting.seed,
+                }
                 setting.samples.add({name: known | record for name, record in zip(some, found, strict=True)})
             cells.append([setting.samples.get(name) or {} for name in names])
         return cells
 
+    def _answered(self, model: LanguageModel, setting: Setting, samples: list[Sample]) -> list[Record]:
+        prefixes, answers = np.stack([s.prefix for s in samples]), np.stack([s.answers for s in samples])
+        (totals, exact), cost = with_cost(lambda: setting.reading.answers(model, prefixes, answers), model.device)
+        records = [
+            _record(sample, cost, len(samples), right, wrong, written)
+            for sample, (right, wrong), (written, _) in zip(samples, totals.tolist(), exact.tolist(), strict=True)
+        ]
+        if self.generate:
+            size = answers.shape[2] + -(-answers.shape[2] // 2)
+            found = setting.reading.continuation(model, prefixes, size, lambda tokens: False)
+            for i, record in enumerate(records):
+                text = None if found is None else setting.tokenizer.decode(found[i])
+                record["written"], record["named"] = text, None if text is None else share_named(text, values_of(record["answer"]))
+        return records
+
     def _lengths(self, setting: Setting) -> list[int]:
         """Those that hold all that every task says and that the held-out text fills; none beyond the target where both sides are seen."""
-        asked = usual_lengths(setting) if self.lengths is None else self.lengths
+        asked = usual_lengths(setting, _BEYOND) if self.lengths is None else self.lengths
         shortest = {task: _shortest(setting, task) for task in self._tasks}
         longest_task = max(shortest, key=shortest.__getitem__)
         fitting = [n for n in asked if shortest[longest_task] <= n <= len(setting.held_out)]
@@ -134,6 +176,31 @@ class Retrieval(Evaluation):
         return fitting
 
 
+def _together(tasks: list[dict[Control, Cells]]) -> dict[Control, Cells]:
+    """Cells with the records of all tasks, by length and depth."""
+    return {
+        control: [
+            [list(chain(*cell)) for cell in zip(*by_depth, strict=True)]
+            for by_depth in zip(*(found[control] for found in tasks), strict=True)
+        ]
+        for control in tasks[0]
+    }
+
+
+def _costs(records: list[Record]) -> dict[str, float | None]:
+    """Of the samples of a length: seconds and FLOPs of all prefills, the most memory of any, and seconds for each answer that is right."""
+    if any(record["exact_match"] is None for record in records):
+        return dict.fromkeys(("seconds", "tokens_per_second", "flops", "peak_memory_bytes", "seconds_per_right"))
+    seconds, right = (sum(record[name] for record in records) for name in ("seconds", "exact_match"))
+    return {
+        "seconds": seconds,
+        "tokens_per_second": sum(record["tokens"] for record in records) / seconds,
+        "flops": sum(record["flops"] for record in records),
+        "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
+        "seconds_per_right": seconds / right if right else None,
+    }
+
+
 def _share(measure: str, *cells: list[Record]) -> float | None:
     """The mean; None where a text was longer than the model's table of positions."""
     values = [record[measure] for cell in cells for record in cell]
@@ -141,8 +208,9 @@ def _share(measure: str, *cells: list[Record]) -> float | None:
 
 
 def _interval(measure: str, cells: list[list[Record]]) -> Interval | None:
+    """Half a list of values that was named is no success: so it is too wide where answers are lists, not too narrow."""
     values = [record[measure] for cell in cells for record in cell]
-    return None if None in values else of_share(sum(values), len(values))
+    return None if None in values else of_share(int(sum(values)), len(values))
 
 
 def _alike(samples: dict[str, Sample]) -> Iterator[dict[str, Sample]]:
@@ -179,20 +247,18 @@ def _shortest(setting: Setting, task: str) -> int:
     raise AssertionError("nothing fits one token")
 
 
-def _answered(model: LanguageModel, reading: Reading, samples: list[Sample]) -> list[Record]:
-    began = perf_counter()
-    totals, exact = reading.answers(model, np.stack([s.prefix for s in samples]), np.stack([s.answers for s in samples]))
-    seconds = (perf_counter() - began) / len(samples)
-    records = []
-    for sample, (right, wrong), (written, _) in zip(samples, totals.tolist(), exact.tolist(), strict=True):
-        unread = right != right  # nan: the text is longer than the model's table of positions
-        scores = {"exact_match": written, "preferred": right > wrong, "log_probability": right, "log_probability_of_wrong": wrong}
-        texts = {
-            "answer": sample.problem.answer,
-            "wrong": sample.problem.wrong,
-            "tokens": len(sample.prefix),
-            "text": digest_of(sample.prefix, *sample.answers),
-        }
-        known = {key: None if unread else score for key, score in scores.items()}
-        records.append(texts | {"depth": sample.depth, "seconds": seconds} | known)
-    return records
+def _record(sample: Sample, cost: Cost, count: int, right: float, wrong: float, written: bool) -> Record:
+    """`cost` is that of as many samples together."""
+    unread = right != right  # nan: the text is longer than the model's table of positions
+    scores = {"exact_match": written, "preferred": right > wrong, "log_probability": right, "log_probability_of_wrong": wrong}
+    return {
+        "answer": sample.problem.answer,
+        "wrong": sample.problem.wrong,
+        "tokens": len(sample.prefix),
+        "text": digest_of(sample.prefix, *sample.answers),
+        "depth": sample.depth,
+        "seconds": cost.seconds / count,
+        "flops": cost.flops // count,
+        "peak_memory_bytes": cost.peak_memory_bytes,
+        **{key: None if unread else score for key, score in scores.items()},
+    }

@@ -111,13 +111,18 @@ def test_answers_end_with_their_line_and_are_scored_against_the_best_reference(t
     assert reading.read[0] == "It was he.\n\nQuestion: Who?\nAnswer:"
     assert [(s["prediction"], s["references"], s["is_cut"]) for s in samples] == [("he", ["him", "He."], False), ("308", ["308分"], False)]
     assert [s["prompt_tokens"] for s in samples] == [len(text.encode()) for text in reading.read]
-    assert [s["score"] for s in samples] == [{"exact_match": 1.0, "f1": 1.0}, {"exact_match": 0.0, "f1": pytest.approx(2 / 3)}]
+    assert [s["score"] for s in samples] == [
+        {"exact_match": 1.0, "f1": 1.0, "named": 0.0},  # "He." with its stop is not in "he"
+        {"exact_match": 0.0, "f1": pytest.approx(2 / 3), "named": 0.0},
+    ]
     assert row == {
         "n": 2,
         "exact_match": 0.5,
         "exact_match_standard_error": 0.5,
         "f1": pytest.approx(5 / 6),
         "f1_standard_error": pytest.approx(1 / 6),
+        "named": 0.0,
+        "named_standard_error": 0.0,
     }
     expected = {"path": path, "n": 2, "records": 2, "truncated": 0, "length": 400, "max_new_tokens": 32, "languages": ["en", "zh"]}
     assert header.items() >= expected.items()
@@ -220,7 +225,8 @@ def test_a_label_has_the_log_probability_that_the_whole_text_gives_it(tmp_path: 
 def test_what_cannot_be_read_has_no_figures(tmp_path: Path, model: Any) -> None:
     given, samples = setting(Silent())
     row = QuestionAnswering(path=rows(tmp_path, asked("text", "Who?", "he"))).measure(model, given, quiet)
-    assert row == {"n": 0, "exact_match": None, "exact_match_standard_error": None, "f1": None, "f1_standard_error": None}
+    figures = ("exact_match", "f1", "named")
+    assert row == {"n": 0} | dict.fromkeys(figures) | dict.fromkeys(f"{figure}_standard_error" for figure in figures)
     assert samples == []
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elongate.evaluation.report.estimate import Estimate
-from elongate.evaluation.report.sections import Bin, losses_of, retrieval_rows, rows_of
+from elongate.evaluation.report.sections import Bin, losses_of, retrieval_rows, retrieval_tasks, rows_of
 from elongate.files import written_aside
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def retrieval_figure(retrieval: dict[str, Any]) -> Figure:
     """The rows side by side on one diverging scale that is centred at chance."""
     from matplotlib.figure import Figure
 
-    rows, tasks, lengths = retrieval_rows(retrieval), retrieval["tasks"], retrieval["lengths"]
+    rows, tasks, lengths = retrieval_rows(retrieval), retrieval_tasks(retrieval), retrieval["lengths"]
     figure = Figure(figsize=(WIDTH, 1.7 + 0.3 * len(tasks)), dpi=DOTS_PER_INCH, layout="constrained")
     panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
     for axes, row in zip(panels, rows, strict=True):

@@ -14,6 +14,7 @@ from typing import Any
 from elongate.evaluation.report.figures import draw_curve, draw_needle, draw_retrieval, png, training_figure
 from elongate.evaluation.report.sections import (
     NEEDLE_MEASURES,
+    RETRIEVAL_COSTS,
     RETRIEVAL_MEASURES,
     bins_of,
     figure_of,
@@ -21,6 +22,7 @@ from elongate.evaluation.report.sections import (
     losses_of,
     needle_of,
     region,
+    retrieval_costs,
     retrieval_lines,
     rows_of,
     span,
@@ -48,7 +50,7 @@ def write_report(directory: Path) -> dict[str, dict[str, Path]]:
     if "retrieval" in results:
         images["retrieval"], tables["retrieval"] = directory / "retrieval.png", directory / "retrieval.csv"
         draw_retrieval(results, images["retrieval"])
-        write_csv(tables["retrieval"], RETRIEVAL_COLUMNS, retrieval_csv_lines(results["retrieval"]))
+        write_csv(tables["retrieval"], retrieval_columns(results["retrieval"]), retrieval_csv_lines(results["retrieval"]))
     with written_aside(directory / "report.html") as aside:
         aside.write_text(report_html(directory, results, images), encoding="utf-8")
     return {"images": images, "tables": tables}
@@ -74,15 +76,18 @@ def needle_lines(needle: dict[str, Any], columns: Sequence[str]) -> Iterable[Seq
                 yield row, length, depth, needle["n"], *(needle[row][column][i][j] for column in columns)
 
 
-RETRIEVAL_COLUMNS = ["task", "row", "length", "n", *(f"{m}{e}" for m in RETRIEVAL_MEASURES for e in ("", "_low", "_high"))]
+def retrieval_columns(retrieval: dict[str, Any]) -> list[str]:
+    return ["task", "row", "length", "n", *(f"{m}{e}" for m in retrieval["measures"] for e in ("", "_low", "_high")), *RETRIEVAL_COSTS]
 
 
 def retrieval_csv_lines(retrieval: dict[str, Any]) -> Iterable[Sequence[Any]]:
     for line in retrieval_lines(retrieval):
         figures = retrieval[line["task"]][line["row"]]
+        n = retrieval["n"] * (len(retrieval["tasks"]) if line["task"] == "all" else 1)
         for i, length in enumerate(retrieval["lengths"]):
-            cells = [(figures[m][i], *(figures[f"{m}_interval"][i] or (None, None))) for m in RETRIEVAL_MEASURES]
-            yield line["task"], line["row"], length, retrieval["n"], *(value for cell in cells for value in cell)
+            cells = [(figures[m][i], *(figures[f"{m}_interval"][i] or (None, None))) for m in retrieval["measures"]]
+            costs = (figures["costs"][i][name] for name in RETRIEVAL_COSTS)
+            yield line["task"], line["row"], length, n, *(value for cell in cells for value in cell), *costs
 
 
 def report_html(directory: Path, results: dict[str, Any], images: dict[str, Path]) -> str:
@@ -99,6 +104,8 @@ def report_html(directory: Path, results: dict[str, Any], images: dict[str, Path
         curve=curve_table(results["curve"]) if "curve" in results else None,
         needle=needle_table(results["needle"]) if "needle" in results else None,
         retrieval=retrieval_lines(results["retrieval"]) if "retrieval" in results else None,
+        retrieval_measures=RETRIEVAL_MEASURES,
+        retrieval_costs=retrieval_costs(results["retrieval"]) if "retrieval" in results else [],
         by_length=tables_by_length(results),
         tasks=task_tables(results),
         images={name: data_uri(path.read_bytes()) for name, path in images.items()},

@@ -9,7 +9,7 @@ from elongate.evaluation.report.estimate import Estimate
 
 ROWS = ("before", "untuned", "after")
 AS_TRAINED = "as trained"
-RETRIEVAL_MEASURES = ("exact_match", "preferred")
+RETRIEVAL_MEASURES = {"preferred": "preferred", "exact_match": "written exactly", "named": "named"}
 NEEDLE_MEASURES = ("log_probability", "margin", "exact_match")
 
 Bin = tuple[int, int]  # start and end in tokens, the end not included
@@ -48,12 +48,42 @@ def retrieval_rows(retrieval: dict[str, Any]) -> list[str]:
 
 
 def retrieval_lines(retrieval: dict[str, Any]) -> list[dict[str, Any]]:
-    """One line for each task and row: the shares by length, and how far they go."""
+    """One line for each task and row, all tasks together last: the shares by length, and how far they go."""
     return [
-        {"task": task, "row": row} | {name: retrieval[task][row][name] for name in (*RETRIEVAL_MEASURES, "effective_length")}
-        for task in retrieval["tasks"]
+        {"task": task, "row": row} | {name: retrieval[task][row][name] for name in (*retrieval["measures"], "effective_length")}
+        for task in retrieval_tasks(retrieval)
         for row in retrieval_rows(retrieval)
     ]
+
+
+def retrieval_tasks(retrieval: dict[str, Any]) -> list[str]:
+    return [*retrieval["tasks"], *(["all"] if "all" in retrieval else [])]
+
+
+def retrieval_costs(retrieval: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """Of all tasks, by row: a line for each length of seconds, tokens/s, FLOPs, memory, and seconds for each right answer."""
+    task = retrieval_tasks(retrieval)[-1]
+    return [
+        (row, [_costs(*pair) for pair in zip(retrieval["lengths"], retrieval[task][row]["costs"], strict=True)])
+        for row in retrieval_rows(retrieval)
+    ]
+
+
+def _costs(length: int, cost: dict[str, float | None]) -> list[str]:
+    seconds, speed, flops, memory, right = (cost[name] for name in RETRIEVAL_COSTS)
+    if seconds is None or speed is None or flops is None or memory is None:
+        return [str(length), *["–"] * 5]
+    return [
+        str(length),
+        duration(seconds),
+        f"{speed:,.0f}",
+        f"{flops:.2e}",
+        mebibytes(memory),
+        "none is right" if right is None else duration(right),
+    ]
+
+
+RETRIEVAL_COSTS = ("seconds", "tokens_per_second", "flops", "peak_memory_bytes", "seconds_per_right")
 
 
 def tables_by_length(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -69,8 +99,8 @@ def tables_by_length(results: dict[str, Any]) -> list[dict[str, Any]]:
         lines = []
         for row in rows_of(part):
             halves = [None if ends is None else (ends[1] - ends[0]) / 2 for ends in part[row]["gain_interval"]]
-            effective = part[row]["effective_context"]
-            end = f" (effective context {effective})" if effective else ""
+            effective, interval = part[row]["effective_context"], part[row]["effective_context_interval"]
+            end = f" (effective context {effective}, 95%: {interval[0]:g} to {interval[1]:g})" if effective else ""
             lines += [(row + end, "nats", _cells(part[row]["gain"], 3)), ("", "± 95%", _cells(halves, 3))]
         told = (
             f"What the whole context tells better than the last tokens of it: of {part['scored']} tokens that end {part['n']} documents. "

@@ -22,6 +22,7 @@ from elongate.evaluation.report.sections import (
     needle_of,
     region,
     retrieval_rows,
+    retrieval_tasks,
     rows_of,
     span,
     tables_by_length,
@@ -123,7 +124,7 @@ def _aligned(table: list[list[str]]) -> list[str]:
 def retrieval_text(retrieval: dict[str, Any]) -> str:
     rows = retrieval_rows(retrieval)
     table = [["preferred", *map(str, retrieval["lengths"]), "exact match"]]
-    for task in retrieval["tasks"]:
+    for task in retrieval_tasks(retrieval):
         preferred = [[_percent(retrieval[task][row]["preferred"][i]) for row in rows] for i in range(len(retrieval["lengths"]))]
         exact = [_percent(retrieval[task][row]["exact_match"][0]) for row in rows]
         table.append([task.replace("_", " "), *(" → ".join(cells) for cells in preferred), " → ".join(exact)])

@@ -1,10 +1,14 @@
-"""Questions on a text: exact match and F1 as SQuAD scores them (words.py), against the best of several references; 1 is all right."""
+"""Questions on a text: exact match and F1 as SQuAD scores them (words.py), against the best of several references; 1 is all right.
+
+Beside them RULER's score, whether any reference stands in what was written: it forgives a model that says more than the answer.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from elongate.evaluation.matching import any_named
 from elongate.evaluation.text import words
 from elongate.evaluation.text.records import Record
 from elongate.evaluation.text.shapes import LONGBENCH, SQUAD, SQUAD_ROW, Shape
@@ -19,13 +23,15 @@ class QuestionAnswering(Written):
     word: ClassVar[str] = "question_answering"
     shapes: ClassVar[tuple[Shape, ...]] = (LONGBENCH, SQUAD, SQUAD_ROW)
     packages: ClassVar[dict[str, str]] = {}
-    figures: ClassVar[tuple[str, ...]] = ("exact_match", "f1")
+    figures: ClassVar[tuple[str, ...]] = ("exact_match", "f1", "named")
 
     def signatures(self, records: list[Record]) -> dict[str, str]:
         found = {record.language for record in records}
         how = [*(["SQuAD's words"] if found - {"zh"} else []), *(["MLQA's characters of Chinese"] if "zh" in found else [])]
-        return {figure: f"over {' and '.join(how)}, best reference" for figure in self.figures}
+        squad = f"over {' and '.join(how)}, best reference"
+        return {"exact_match": squad, "f1": squad, "named": "any reference in it, as RULER's string_match_part"}
 
     def score(self, prediction: str, record: Record) -> dict[str, float]:
         pairs = [(prediction, reference, record.language) for reference in record.references]
-        return {"exact_match": max(words.exact_match(*pair) for pair in pairs), "f1": max(words.f1(*pair) for pair in pairs)}
+        squad = {"exact_match": max(words.exact_match(*pair) for pair in pairs), "f1": max(words.f1(*pair) for pair in pairs)}
+        return squad | {"named": any_named(prediction, record.references)}
