@@ -166,16 +166,21 @@ def _memory_tables(rows: Sequence[Row]) -> list[str]:
         [
             name(peer),
             *_cells(peak[peer], lengths, lambda bytes_: f"{bytes_ / MIB:,.0f}"),
-            "" if slopes[peer] is None else f"{slopes[peer] / 1024:.1f}",
+            "" if slopes[peer] is None else _short(slopes[peer] / 1024),
         ]
         for peer in everyone
     ]
     compared = []
     for ours, peer in _pairs(everyone):
         ratios = {length: peak[peer][length] / peak[ours][length] for length in peak[peer].keys() & peak[ours].keys()}
-        per_token = f"{slopes[peer] / slopes[ours]:.1f}×" if slopes[peer] and slopes[ours] else ""
+        per_token = f"{_short(slopes[peer] / slopes[ours])}×" if slopes[peer] and slopes[ours] else ""
         compared.append([f"{name(peer)} ÷ {name(ours)}", *_cells(ratios, lengths, lambda ratio: f"{ratio:.1f}×"), per_token])
     return [*_markdown(head, lines), "", *([*_markdown(head, compared), ""] if compared else [])]
+
+
+def _short(value: float) -> str:
+    """As many digits as say something, whatever its size."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _time_tables(rows: Sequence[Row]) -> list[str]:

@@ -213,7 +213,7 @@ def test_a_model_that_sees_both_sides_is_refused(setting: Setting, evaluation: A
     with pytest.raises(ConfigError) as caught:
         evaluation.header(replace(setting, reading=FillIn(0.15)))
     assert str(caught.value).startswith(f"evaluation=[{evaluation.word}]: needs a model that reads from left to right")
-    assert str(caught.value).endswith("use evaluation=[curve]")
+    assert str(caught.value).endswith("use evaluation=[curve,pseudo_perplexity]")
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from elongate.errors import require
-from elongate.evaluation.contexts import by_context, check_fields, check_reading, documents
+from elongate.evaluation.contexts import by_context, check_fields, check_left_to_right, documents
 from elongate.evaluation.evaluation import Evaluation, Setting
 from elongate.evaluation.intervals import by_percentiles, of_mean
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
+    from elongate.objectives.reading import Reading
 
 NEGLIGIBLE = 0.01  # nats
 _SHORTEST = 16  # the shortest context as a share of the original length
@@ -38,8 +39,11 @@ class ContextGain(Evaluation):
         sound = self.num_scored is None or 0 < self.num_scored < (self.lengths or [self.num_scored + 1])[0]
         require(sound, "num_scored", self.num_scored, "must be at least 1 and below the shortest length", "use {key}=null")
 
+    def check(self, reading: Reading) -> None:
+        check_left_to_right(self.word, reading)
+
     def header(self, setting: Setting) -> dict[str, Any]:
-        check_reading(self.word, setting)
+        self.check(setting.reading)
         texts, lengths, scored = self._texts(setting)
         known = {"original_length": setting.original_length, "target_length": setting.target_length, "lengths": lengths}
         return known | {"n": len(texts), "scored": scored, "negligible": NEGLIGIBLE}

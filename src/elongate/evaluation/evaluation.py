@@ -78,5 +78,12 @@ def standard_error(samples: np.ndarray) -> list[float | None]:
     return [float(column.std(ddof=1)) / len(column) ** 0.5 if len(column) > 1 else None for column in _measured(samples)]
 
 
+def ratio_of_sums(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """A mean over tokens of several documents, from the sum and the number of each, and its standard error over the documents."""
+    ratio = sums.sum() / counts.sum()
+    residuals = (sums - ratio * counts) / counts.mean()
+    return float(ratio), float(residuals.std(ddof=1) / len(residuals) ** 0.5)
+
+
 def _measured(samples: np.ndarray) -> list[np.ndarray]:
     return [column[column == column] for column in samples.T]  # nan is unlike itself

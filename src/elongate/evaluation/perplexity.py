@@ -19,12 +19,13 @@ from jaxtyping import Float
 
 from elongate.data.sequences import held_out
 from elongate.errors import require
-from elongate.evaluation.contexts import check_fields, check_reading, documents, losses_of
-from elongate.evaluation.evaluation import Evaluation, Setting
+from elongate.evaluation.contexts import check_fields, check_left_to_right, documents, losses_of
+from elongate.evaluation.evaluation import Evaluation, Setting, ratio_of_sums
 
 if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
+    from elongate.objectives.reading import Reading
 
 FORMS = ("same_tokens", "strided", "window_mean")
 
@@ -44,8 +45,11 @@ class Perplexity(Evaluation):
         sound = self.stride is None or 0 < self.stride < (self.lengths or [self.stride + 1])[0]
         require(sound, "stride", self.stride, "must be at least 1 and below the shortest length", "use {key}=null")
 
+    def check(self, reading: Reading) -> None:
+        check_left_to_right(self.word, reading)
+
     def header(self, setting: Setting) -> dict[str, Any]:
-        check_reading(self.word, setting)
+        self.check(setting.reading)
         texts, lengths, stride = self._texts(setting)
         known = {"original_length": setting.original_length, "target_length": setting.target_length, "lengths": lengths}
         return known | {"form": self.form, "stride": stride, "n": len(texts), "text_length": texts.shape[1]}
@@ -76,9 +80,7 @@ class Perplexity(Evaluation):
         else:
             sums = np.sum([losses.sum(axis=1) for losses in found], axis=0)
             counts = np.full(len(sums), sum(losses.shape[1] for losses in found))
-        loss = sums.sum() / counts.sum()
-        residuals = (sums - loss * counts) / counts.mean()
-        return float(loss), float(residuals.std(ddof=1) / len(residuals) ** 0.5)
+        return ratio_of_sums(sums, counts)
 
     def _windows(self, text: int, length: int, stride: int) -> list[tuple[int, int, int]]:
         """First token, end, and how many tokens at the end of the window it adds."""

@@ -87,7 +87,7 @@ RETRIEVAL_COSTS = ("seconds", "tokens_per_second", "flops", "peak_memory_bytes",
 
 
 def tables_by_length(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Perplexity and the gain of context: a title, what it is, lengths, and lines of a row, its figure and a cell a length."""
+    """Perplexity, the gain of context and their like: a title, what it is, lengths, and lines of a row, its figure and a cell a length."""
     tables = []
     if "perplexity" in results:
         part = results["perplexity"]
@@ -107,9 +107,25 @@ def tables_by_length(results: dict[str, Any]) -> list[dict[str, Any]]:
             f"The effective context is the shortest beyond which no longer one tells {part['negligible']} nats more."
         )
         tables.append({"title": "Gain of context", "told": told, "lengths": part["lengths"], "lines": lines})
+    if "longppl" in results:
+        part = results["longppl"]
+        lines = [(row, name, _cells([part[row][key]], digits)) for row in rows_of(part) for key, name, digits in _LONGPPL]
+        whose = f"by {part['evaluator']}, for all rows" if part["evaluator"] else "by each row for itself, so that rows tell different ones"
+        told = (
+            f"Perplexity of the key tokens of {part['n']} documents: those that the whole context makes likelier by {part['min_gain']:g} "
+            f"nats than at most {part['short_length']} tokens do, and that it tells with a loss below {part['max_loss']:g}; chosen {whose}."
+        )
+        tables.append({"title": "LongPPL", "told": told, "lengths": [part["length"]], "lines": lines})
     return tables
 
 
+_LONGPPL = (
+    ("longppl", "LongPPL", 2),
+    ("loss", "nats", 3),
+    ("standard_error", "± standard error", 3),
+    ("key_tokens", "key tokens", 0),
+    ("perplexity", "perplexity of all there", 2),
+)
 _PERPLEXITY = (
     ("perplexity", "perplexity", 2),
     ("loss", "nats", 3),
