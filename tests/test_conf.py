@@ -26,6 +26,7 @@ NEEDED = {  # what a choice cannot do without
     "data/hub": ["data.path={folder}"],
     "tokenizer/pretrained": ["tokenizer.source={folder}"],
     "objective/masked": ["model=bert"],
+    "evaluation/pseudo_perplexity": ["model=bert", "objective=masked"],
     "objective/continuation": ["model=bidirectional_autoencoder"],
     "objective/reconstruction": ["model=bidirectional_autoencoder"],
     **{f"evaluation/{word}": [f"evaluation.{word}.path={{folder}}/{word}.jsonl"] for word in TASKS},

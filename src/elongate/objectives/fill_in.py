@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from elongate.errors import ConfigError
 from elongate.objectives.reading import Answers, Losses, Reading, Written, scored_answers
@@ -31,25 +31,36 @@ class FillIn(Reading):
     writes: ClassVar[bool] = False
 
     def losses(self, model: LanguageModel, tokens: Int[np.ndarray, "n length"], original_length: int) -> Losses:
-        import torch
-
-        from elongate.objectives.cross_entropy import token_cross_entropy
-
-        assert model.mask_token is not None, "the tokenizer was fitted for an objective that masks"
         losses = np.full(tokens.shape, np.nan)
         for start, stop in _readings(tokens.shape[1], original_length):
             if model.last_position(stop - 1) < stop - 1:
                 break
             read = tokens[:, :stop]
             for hidden in _masks(read, self.mask_ratio):
-                inputs = torch.from_numpy(np.where(hidden, model.mask_token, read)).to(model.device)
                 scored = hidden & (np.arange(stop) >= start)
-                with torch.no_grad():
-                    states = model.before_head(model.hidden(inputs)[torch.from_numpy(scored).to(model.device)])
-                targets = torch.from_numpy(read[scored]).to(model.device)
-                found = token_cross_entropy(states[None], model.head, targets[None], model.precision)
-                losses[:, :stop][scored] = found[0].double().cpu().numpy()
+                losses[:, :stop][scored] = self.told(model, read, hidden, scored)
         return losses
+
+    def told(
+        self,
+        model: LanguageModel,
+        tokens: Int[np.ndarray, "n length"],
+        hidden: Bool[np.ndarray, "n length"],
+        scored: Bool[np.ndarray, "n length"] | None = None,
+    ) -> Float[np.ndarray, " scored"]:
+        """Losses of hidden tokens, all of them or those that are scored, row by row: told from those that are not hidden."""
+        import torch
+
+        from elongate.objectives.cross_entropy import token_cross_entropy
+
+        assert model.mask_token is not None, "the tokenizer was fitted for an objective that masks"
+        scored = hidden if scored is None else scored
+        inputs = torch.from_numpy(np.where(hidden, model.mask_token, tokens)).to(model.device)
+        with torch.no_grad():
+            states = model.before_head(model.hidden(inputs)[torch.from_numpy(scored).to(model.device)])
+        targets = torch.from_numpy(tokens[scored]).to(model.device)
+        found = token_cross_entropy(states[None], model.head, targets[None], model.precision)
+        return found[0].double().cpu().numpy()
 
     def answers(self, model: LanguageModel, prefix: Int[np.ndarray, "n prefix"], choices: Int[np.ndarray, "n choices answer"]) -> Answers:
         """The answer is hidden as a whole, and every token of it told from one pass over the text before it."""

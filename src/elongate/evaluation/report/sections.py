@@ -107,6 +107,18 @@ def tables_by_length(results: dict[str, Any]) -> list[dict[str, Any]]:
             f"The effective context is the shortest beyond which no longer one tells {part['negligible']} nats more."
         )
         tables.append({"title": "Gain of context", "told": told, "lengths": part["lengths"], "lines": lines})
+    if "pseudo_perplexity" in results:
+        part = results["pseudo_perplexity"]
+        lines = [
+            (row, name, _cells([figure(part[row], i) for i in range(len(part["lengths"]))], digits))
+            for row in rows_of(part)
+            for name, figure, digits in _PSEUDO
+        ]
+        told = (
+            f"Tokens of {part['n']} documents, {len(part['positions'][0])} of each, hidden one by one and told from all others. "
+            "The edges are the first and the last of them, the middle the two between which it lies."
+        )
+        tables.append({"title": "Pseudo-perplexity", "told": told, "lengths": part["lengths"], "lines": lines})
     if "longppl" in results:
         part = results["longppl"]
         lines = [(row, name, _cells([part[row][key]], digits)) for row in rows_of(part) for key, name, digits in _LONGPPL]
@@ -119,6 +131,17 @@ def tables_by_length(results: dict[str, Any]) -> list[dict[str, Any]]:
     return tables
 
 
+def _at(row: dict[str, Any], i: int, place: int) -> float | None:
+    return None if row["by_edge"][i] is None else row["by_edge"][i][place]
+
+
+_PSEUDO = (
+    ("pseudo-perplexity", lambda row, i: row["pseudo_perplexity"][i], 2),
+    ("nats", lambda row, i: row["loss"][i], 3),
+    ("± standard error", lambda row, i: row["standard_error"][i], 3),
+    ("nats at the edges", lambda row, i: _at(row, i, 0), 3),
+    ("nats in the middle", lambda row, i: _at(row, i, -1), 3),
+)
 _LONGPPL = (
     ("longppl", "LongPPL", 2),
     ("loss", "nats", 3),

@@ -1,0 +1,98 @@
+"""Pseudo-perplexity of a model that fills in (Salazar et al. 2020, arXiv:1910.14659): each token hidden alone and told from all others.
+
+By length, and within a text by position and by the distance to its nearer edge: there a model has context on one side only, and there lie
+the positions that a stretched table has made up. One pass a hidden token, so some tokens of each text stand for all: evenly spread ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from elongate.errors import ConfigError, require
+from elongate.evaluation.contexts import BATCH_TOKENS, check_fields, documents
+from elongate.evaluation.evaluation import Evaluation, Setting, mean, standard_error
+from elongate.objectives.fill_in import FillIn
+
+if TYPE_CHECKING:
+    from elongate.models.language_model import LanguageModel
+    from elongate.objectives.reading import Reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoPerplexity(Evaluation):
+    lengths: list[int] | None = None  # tokens that are read; null: the original length and its doublings to the target
+    num_positions: int = 16  # of each text, even, 2 to the shortest length
+    num_sequences: int = 16  # documents at most, at least 2
+
+    word: ClassVar[str] = "pseudo_perplexity"
+
+    def __post_init__(self) -> None:
+        check_fields(self.lengths, self.num_sequences)
+        sound = self.num_positions > 1 and self.num_positions % 2 == 0 and self.num_positions <= min(self.lengths or [self.num_positions])
+        rule = "must be an even number from 2 to the shortest length: each has its like at the other edge"
+        require(sound, "num_positions", self.num_positions, rule, "use {key}=16")
+
+    def check(self, reading: Reading) -> None:
+        if not isinstance(reading, FillIn):
+            rule = "needs a model that fills in what is hidden: this one tells a token from those before it"
+            raise ConfigError("evaluation", f"[{self.word}]", rule, "use evaluation=[perplexity]")
+
+    def header(self, setting: Setting) -> dict[str, Any]:
+        self.check(setting.reading)
+        texts, lengths = self._texts(setting)
+        known = {"original_length": setting.original_length, "target_length": setting.target_length, "lengths": lengths}
+        return known | {"n": len(texts), "positions": [_positions(length, self.num_positions).tolist() for length in lengths]}
+
+    def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
+        texts, lengths = self._texts(setting)
+        names = ("pseudo_perplexity", "loss", "standard_error", "by_position", "by_edge", "by_edge_standard_error")
+        row: dict[str, list[Any]] = {name: [] for name in names}
+        model.network.eval()
+        for length in lengths:
+            if model.last_position(length - 1) < length - 1:
+                figures: tuple[Any, ...] = (None,) * len(names)
+            else:
+                losses = self._losses(model, setting, texts[:, :length], tick)
+                (loss,), (error,) = mean(of_text := losses.mean(axis=1, keepdims=True)), standard_error(of_text)
+                assert loss is not None, "every token was scored"
+                by_edge = (losses + losses[:, ::-1])[:, : self.num_positions // 2] / 2
+                figures = (math.exp(loss), loss, error, mean(losses), mean(by_edge), standard_error(by_edge))
+            for name, figure in zip(names, figures, strict=True):
+                row[name].append(figure)
+        return row
+
+    def _losses(
+        self, model: LanguageModel, setting: Setting, texts: Int[np.ndarray, "n length"], tick: Callable[[str], None]
+    ) -> Float[np.ndarray, "n positions"]:
+        assert isinstance(setting.reading, FillIn), "others are refused"
+        length = texts.shape[1]
+        hidden = np.tile(np.eye(length, dtype=bool)[_positions(length, self.num_positions)], (len(texts), 1))
+        read = texts.repeat(self.num_positions, axis=0)
+        rows, losses = max(1, BATCH_TOKENS // length), []
+        for i in range(0, len(read), rows):
+            tick(f"pseudo-perplexity at {length} tokens, {i}/{len(read)}")
+            losses.append(setting.reading.told(model, read[i : i + rows], hidden[i : i + rows]))
+        return np.concatenate(losses).reshape(len(texts), self.num_positions)
+
+    def _texts(self, setting: Setting) -> tuple[Int[np.ndarray, "n length"], list[int]]:
+        found, lengths = documents(self.word, setting, self.lengths, (setting.original_length, setting.target_length), self.num_sequences)
+        require(
+            self.num_positions <= lengths[0],
+            "evaluation.pseudo_perplexity.num_positions",
+            self.num_positions,
+            f"must be at most the shortest length, {lengths[0]}",
+            f"use {{key}}={lengths[0] // 2 * 2}",
+        )
+        return found.tokens, lengths
+
+
+def _positions(length: int, count: int) -> Int[np.ndarray, " count"]:
+    """The middles of as many equal stretches, each as far from its edge as its like from the other."""
+    first = ((np.arange(count // 2) + 0.5) * length / count).astype(int)
+    return np.concatenate([first, length - 1 - first[::-1]])

@@ -1,0 +1,178 @@
+"""Key tokens by hand from losses that are given, and from a model's own losses told window by window."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import evaluated
+
+from elongate.data.tokenizer.byte import ByteTokenizer
+from elongate.data.tokens import Tokens
+from elongate.errors import ConfigError
+from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.longppl import LongPPL
+from elongate.evaluation.samples import Samples
+from elongate.objectives.fill_in import FillIn
+from elongate.objectives.reading import LeftToRight, Reading
+
+DOCUMENTS, LENGTH = 6, 64
+
+
+@pytest.fixture
+def setting() -> Setting:
+    flat = np.random.default_rng(0).integers(97, 123, size=DOCUMENTS * LENGTH).astype(np.uint16)
+    bounds = np.arange(0, DOCUMENTS * LENGTH + 1, LENGTH)
+    return Setting(Tokens(flat, bounds), ByteTokenizer(), 16, 64, seed=0, reading=LeftToRight())
+
+
+@pytest.fixture
+def model(build_tiny: Callable[..., Any]) -> Any:
+    built = build_tiny().model.build(257, seed=0)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in built.network.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw))  # a fresh network hardly attends
+    built.network.double().eval()
+    return built
+
+
+def ticked(text: str) -> None:
+    pass
+
+
+class Copies(Reading):
+    """Every letter costs 3 nats, and 0.5 where it stands exactly `lag` tokens earlier too; it remembers how much it has read at once."""
+
+    def __init__(self, lag: int) -> None:
+        self.lag, self.read = lag, list[int]()
+
+    def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
+        self.read.append(tokens.shape[1])
+        losses = np.full(tokens.shape, 3.0)
+        seen = tokens[:, self.lag :] == tokens[:, : -self.lag]
+        losses[:, self.lag :][seen] = 0.5
+        losses[:, 0] = np.nan
+        return losses
+
+    def continuation(self, *given: Any) -> Any:
+        raise AssertionError
+
+    def answers(self, *given: Any) -> Any:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("stride", [1, 4, 7])
+def test_key_tokens_are_those_that_only_the_long_context_tells(setting: Setting, model: Any, stride: int) -> None:
+    reading = Copies(30)
+    evaluation = LongPPL(length=64, short_length=16, stride=stride)
+    row = evaluation.measure(model, replace(setting, reading=reading), ticked)
+    rows = setting.held_out.flat.reshape(DOCUMENTS, LENGTH)
+    repeated = int((rows[:, 30:] == rows[:, :-30]).sum())
+    assert repeated > 0
+    assert row["key_tokens"] == repeated
+    assert row["key_ratio"] == pytest.approx(repeated / (DOCUMENTS * 48))
+    assert row["loss"] == pytest.approx(0.5)
+    assert row["longppl"] == pytest.approx(math.exp(0.5))
+    assert row["perplexity"] == pytest.approx(math.exp(3 - 2.5 * repeated / (DOCUMENTS * 48)))
+    assert reading.read[0] == 64
+    assert set(reading.read[1:]) == {16}  # never more than a short context
+
+
+def test_what_a_short_context_tells_too_is_no_key(setting: Setting, model: Any) -> None:
+    row = LongPPL(length=64, short_length=16, stride=1).measure(model, replace(setting, reading=Copies(10)), ticked)
+    assert row["key_tokens"] == 0
+    assert row["longppl"] is row["loss"] is row["standard_error"] is None
+    json.dumps(row, allow_nan=False)
+
+
+def prefix_loss(model: Any, tokens: np.ndarray, position: int, start: int) -> float:
+    with torch.no_grad():
+        logits = model.network(torch.from_numpy(tokens[None, start:position].astype(np.int64))).logits[0, -1]
+    return -logits.log_softmax(-1)[int(tokens[position])].item()
+
+
+def test_of_a_model_against_one_prefix_at_a_time(setting: Setting, model: Any) -> None:
+    short, stride, gain, limit = 16, 5, 0.1, 6.0
+    evaluation = LongPPL(length=40, short_length=short, stride=stride, min_gain=gain, max_loss=limit)
+    row = evaluation.measure(model, setting, ticked)
+    kept = []
+    for text in setting.held_out.flat.reshape(DOCUMENTS, LENGTH):
+        for position in range(short, 40):
+            window_end = min(short + ((position - short) // stride + 1) * stride, 40)
+            long = prefix_loss(model, text, position, 0)
+            if prefix_loss(model, text, position, window_end - short) - long > gain and long < limit:
+                kept.append(long)
+    assert row["key_tokens"] == len(kept) > 5
+    assert row["loss"] == pytest.approx(np.mean(kept), abs=1e-9)
+
+
+def test_an_evaluator_chooses_once_for_all_rows(ran: Callable[..., Any], tmp_path: Any) -> None:
+    other, _ = ran("other", "seed=1")
+    fields = ["evaluation.longppl.min_gain=0.001", "evaluation.longppl.max_loss=9", f"evaluation.longppl.evaluator={other.path}"]
+    directory, results = ran("run", "evaluation=[curve,needle,longppl]", *fields)
+    section = results["longppl"]
+    assert section["before"]["key_tokens"] == section["after"]["key_tokens"] == section["untuned"]["key_tokens"] > 0
+    assert section["before"]["loss"] != section["after"]["loss"]
+    chosen = [json.loads(line) for line in (directory.path / "samples.jsonl").read_text().splitlines()[1:]]
+    keys = [record["keys"] for record in chosen if (record["evaluation"], record["row"]) == ("longppl", "evaluator")]
+    assert len(keys) == section["n"]
+    assert sum(map(len, keys)) == section["after"]["key_tokens"]
+    assert f"{section['after']['longppl']:,.2f}" in (directory.path / "report.html").read_text()
+    # The evaluator's own choice for itself is the same.
+    own = evaluated(other.path, tmp_path / "own", "evaluation=[longppl]", *fields[:2], f"data.path={tmp_path}/text", "data=text")
+    assert own["longppl"]["after"]["key_tokens"] == section["after"]["key_tokens"]
+
+
+def test_what_was_chosen_is_not_chosen_again(setting: Setting, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = LongPPL(length=64, short_length=16, evaluator="/somewhere")
+    opened = []
+
+    def open_once(self: Any, like: Any, given: Any) -> Any:
+        opened.append(1)
+        return like
+
+    monkeypatch.setattr(LongPPL, "_evaluator", open_once)
+    part = replace(setting, reading=Copies(30), samples=Samples().part("longppl", "after"))
+    once, again = (evaluation.measure(model, part, ticked) for _ in range(2))
+    assert once == again
+    assert len(opened) == 1
+
+
+def test_a_table_that_ends_before_gives_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
+    short = build_tiny("model=gpt2").model.build(257, seed=0)  # 32 positions
+    row = LongPPL(length=64, short_length=16).measure(short, setting, ticked)
+    assert row["longppl"] is None
+    json.dumps(row, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"stride": 16, "short_length": 16}, "x.stride=16: must be at least 1 and below short_length"),
+        ({"short_length": 1}, "x.short_length=1: must be at least 2"),
+        ({"max_loss": 0}, "x.max_loss=0: must be above 0 nats"),
+        ({"num_sequences": 1}, "x.num_sequences=1: must be at least 2"),
+    ],
+)
+def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        LongPPL(**fields)
+    assert str(caught.value.inside("x")).startswith(line)
+
+
+def test_what_cannot_be_measured(setting: Setting) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation=\[longppl\]: needs a model that reads from left to right"):
+        LongPPL().header(replace(setting, reading=FillIn(0.15)))
+    with pytest.raises(ConfigError, match=r"evaluation\.longppl\.short_length=64: is not below the length of 64 tokens"):
+        LongPPL(short_length=64).header(setting)
+    with pytest.raises(ConfigError, match=r"evaluation\.longppl\.length=500: finds 0 held-out documents of 500 tokens"):
+        LongPPL(length=500).header(setting)
+    with pytest.raises(ConfigError, match=r"evaluation\.longppl\.evaluator=/not/there: there is no such folder"):
+        LongPPL(evaluator="/not/there").header(setting)
