@@ -17,7 +17,7 @@ from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
 from elongate.data.tokens import load_corpus
 from elongate.errors import ConfigError, inside, require
-from elongate.evaluation.evaluation import Setting, add_row
+from elongate.evaluation.evaluation import Setting, add_row, measured
 from elongate.evaluation.report.page import write_report
 from elongate.evaluation.samples import Samples
 from elongate.files import write_json
@@ -97,7 +97,7 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
             continue
         say(f"measuring {evaluation.word}")
         of_row = replace(setting, samples=samples.part(evaluation.word, "after"))
-        add_row(results[evaluation.word], "after", evaluation.measure(network, of_row, lambda text: None))
+        add_row(results[evaluation.word], "after", measured(evaluation, network, of_row, lambda text: None))
         write_json(directory / "results.json", results)
     for evaluation in evaluations:
         results[evaluation.word] |= evaluation.conclude(samples, setting)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from elongate.errors import RunError
 from elongate.evaluation.samples import Part, Samples
 
 if TYPE_CHECKING:
@@ -49,6 +50,19 @@ class Evaluation(ABC):
     def conclude(self, samples: Samples, setting: Setting) -> dict[str, Any]:
         """Figures of all rows and evaluations together."""
         return {}
+
+
+def measured(evaluation: Evaluation, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
+    """The row of a model. Raises `RunError` where there is not enough memory for it."""
+    try:
+        return evaluation.measure(model, setting, tick)
+    except (MemoryError, RuntimeError) as fault:
+        # torch says so in a class of its own on a GPU, and in words on a CPU.
+        if not isinstance(fault, MemoryError) and type(fault).__name__ != "OutOfMemoryError" and "allocate memory" not in str(fault):
+            raise
+        rule = f"evaluation {evaluation.word} needs more memory than there is ({str(fault).splitlines()[0]})"
+        remedy = f"what was measured before it is kept: give evaluation.{evaluation.word} shorter lengths, or leave it out of evaluation"
+        raise RunError(f"{rule}; {remedy}") from fault
 
 
 def usual_lengths(setting: Setting, beyond: int = 2) -> list[int]:

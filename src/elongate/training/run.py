@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from elongate.data.tokens import Corpus, load_corpus
 from elongate.errors import ConfigError, Stopped, inside
-from elongate.evaluation.evaluation import Setting, add_row
+from elongate.evaluation.evaluation import Setting, add_row, measured
 from elongate.evaluation.report.page import write_report
 from elongate.evaluation.samples import Samples
 from elongate.training.display import say, warn
@@ -255,7 +255,7 @@ def _measure(
                 else f"measuring {evaluation.word}, extended but not trained"
             )
             of_row = replace(setting, samples=samples.part(evaluation.word, row))
-            add_row(results[evaluation.word], row, evaluation.measure(model, of_row, tick))
+            add_row(results[evaluation.word], row, measured(evaluation, model, of_row, tick))
             done.append(f"{evaluation.word}/{row}")
             directory.write_results(results)
     for evaluation in job.evaluations:
