@@ -161,7 +161,7 @@ VISIBLE = [
     ("context=pose context.target_length=256", "is the model's original length: context/sampling=pose has no further positions to sample"),
     ("steps=[1", "command line=steps=[1: is not an override; write key=value"),
     ("--lr 3e-4", "command line=--lr 3e-4: unrecognized arguments: --lr; write key=value without dashes"),
-    ("steps=10,20", "steps=10,20: holds several values, which make a sweep; add -m to the command line"),
+    ("steps=10,20", "steps=10,20: holds several values, which make a sweep; add -m to the command line, or quote what is one value"),
 ]
 
 
@@ -229,6 +229,14 @@ def test_the_hub_without_a_network_is_told_at_once(words: str, key: str, tmp_pat
     ended = command("train", *words.split(), cwd=tmp_path, **UNREACHABLE)
     assert ended.told(2).startswith(f"{key}: no such folder here, and the hub cannot be reached to look there; connect to the network")
     assert not list(tmp_path.glob("runs/gpt-*")) + list(tmp_path.glob("runs/pretrained-*"))
+
+
+def test_a_checkpoint_is_called_what_it_was_called_on_the_command_line(tmp_path: Path) -> None:
+    told = command("evaluate", "checkpoint=nobody/nothing", cwd=tmp_path, **UNREACHABLE).told(2)
+    assert told.startswith("checkpoint=nobody/nothing: no such folder here, and the hub cannot be reached")
+    told = command("evaluate", 'checkpoint="runs/a,b"', cwd=tmp_path, **UNREACHABLE).told(2)
+    assert told.startswith("checkpoint=runs/a,b: ")
+    assert told.endswith("choose another checkpoint with checkpoint=<hub id or folder>")
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis.strategies import text
 
+from elongate.cli import _slug
 from tests.test_tracking import offline_runs
 
 ROOT = Path(__file__).parents[1]
@@ -149,6 +153,14 @@ def test_a_sweep_ends_with_one_comparison(tmp_path: Path, text_folder: Path) -> 
     assert (sweep / "comparison.html").stat().st_size > 10_000
     again = command("-m", "context=none,pi", "seed=0,1", *tiny, cwd=tmp_path, poison=tmp_path / "poison")
     assert again.returncode == 0, again.stderr  # a finished sweep is reported again without torch
+
+
+@given(text())
+def test_a_run_of_a_sweep_can_be_typed_as_a_checkpoint_without_quotes(words: str) -> None:
+    folder = f"runs/sweep-x/a{_slug(words)}"
+    (override,) = OverridesParser.create().parse_overrides([f"checkpoint={folder}"])
+    assert override.value() == folder
+    assert not override.is_sweep_override()
 
 
 @pytest.mark.slow

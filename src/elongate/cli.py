@@ -187,6 +187,6 @@ def register_resolvers() -> None:
 
 
 def _slug(text: str) -> str:
-    """The text as a folder's name: no `=` or `/`, which break overrides and paths, and not too long for a file system."""
-    plain = re.sub(r"[^A-Za-z0-9.,_+-]+", "-", text).strip("-.")
+    """The text as a folder's name: no `=`, `,` or `/`, which break overrides and paths, and not too long for a file system."""
+    plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.+")
     return plain if len(plain) <= 100 else f"{plain[:91]}-{sha256(text.encode()).hexdigest()[:8]}"

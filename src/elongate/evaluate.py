@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,16 +62,14 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     model = _model(top.checkpoint, folder, is_run=bool(trained))
     evaluations = build_evaluations(nodes["evaluation"])
     data = build(nodes["data"], "data")
-    with inside("tokenizer"):
+    with _of_checkpoint(top.checkpoint), inside("tokenizer"):
         tokenizer = pretrained_tokenizer(build(nodes["tokenizer"], "tokenizer"), model).fit(data)
     with inside("data"):
         corpus = load_corpus(data, tokenizer)
-    try:
+    with _of_checkpoint(top.checkpoint):
         network = model.build(tokenizer.vocab_size, 0)
         network.network.to(find_device(top.device))
         network.check_head()
-    except ConfigError as fault:
-        raise _of_checkpoint(fault, top.checkpoint) from fault.__cause__
     network.precision = top.precision or trained.get("precision", "fp32")
     original, target = top.original_length, top.target_length
     results: dict[str, Any] = {}
@@ -145,15 +145,19 @@ def _results(folder: Path) -> dict[str, Any]:
 def _model(checkpoint: str, folder: Path, is_run: bool) -> Pretrained:
     if is_run:
         _results(folder)
-    try:
+    with _of_checkpoint(checkpoint):
         return Pretrained(source=str(folder / "model") if is_run else checkpoint)
-    except ConfigError as fault:
-        raise _of_checkpoint(fault, checkpoint) from None
 
 
-def _of_checkpoint(fault: ConfigError, checkpoint: str) -> ConfigError:
+@contextmanager
+def _of_checkpoint(checkpoint: str) -> Iterator[None]:
     """What the model calls its source is `checkpoint` on this command line."""
-    return ConfigError("checkpoint", checkpoint, fault.rule, fault.remedy) if fault.key in ("source", "model.source") else fault
+    try:
+        yield
+    except ConfigError as fault:
+        if fault.key not in ("source", "model.source"):
+            raise
+        raise ConfigError("checkpoint", checkpoint, fault.rule, fault.remedy.replace("model.source", "{key}")) from fault.__cause__
 
 
 def _node(config: DictConfig, trained: dict[str, Any], conf: Path, group: str) -> DictConfig:

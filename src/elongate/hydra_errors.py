@@ -65,13 +65,16 @@ def _no_word(conf: Path) -> ConfigError:
     return ConfigError(key, value, "is no choice", remedy)
 
 
+_SEVERAL = """add -m to the command line, or quote what is one value with a comma in it: '{key}="…"'"""
+
+
 def _composition(fault: ConfigCompositionException, config_name: str, conf: Path) -> ConfigError:
     text = _first_line(fault)
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1].partition("@")[0]
         return _unknown_key(key, _given(key), config_name, conf)
     if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*)'", text):
-        return ConfigError(match[1], match[2], "holds several values, which make a sweep", "add -m to the command line")
+        return ConfigError(match[1], match[2], "holds several values, which make a sweep", _SEVERAL)
     if match := re.search(r"An item is already at '([^']+)'", text):
         return ConfigError(match[1], _given(match[1]), "is there already", "write {key}=… without the +")
     if isinstance(fault.__cause__, OmegaConfBaseException):
