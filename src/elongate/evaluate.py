@@ -90,8 +90,9 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         attention.check(target, original)
         results["attention"] = network.attend(attention, original, target)
     setting = Setting(corpus.validation, tokenizer, original, target, seed, objective.reading)
-    samples = Samples(directory / "samples.jsonl", _identity(config, trained, folder))
     results |= {evaluation.word: evaluation.header(setting) for evaluation in evaluations}
+    # Only now is anything written: what cannot be measured has been refused without a trace.
+    samples = Samples(directory / "samples.jsonl", _identity(config, trained, folder))
     for evaluation in evaluations:
         if not evaluation.is_measured:
             continue
