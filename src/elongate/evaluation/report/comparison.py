@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elongate.evaluation.report.canvas import png
 from elongate.evaluation.report.estimate import Estimate, mean_over, paired_difference
-from elongate.evaluation.report.figures import png, strategies_figure
+from elongate.evaluation.report.figures import strategies_figure
 from elongate.evaluation.report.groups import Group, Run, Sweep, read_sweep
 from elongate.evaluation.report.measures import COST_COLUMNS, NEEDLE_COLUMNS, Column, key_of, loss_at, loss_columns
 from elongate.evaluation.report.notes import notes_on, unfinished_notes

@@ -11,7 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from elongate.evaluation.report.figures import draw_curve, draw_needle, draw_retrieval, png, training_figure
+from elongate.evaluation.report.canvas import png
+from elongate.evaluation.report.figures import draw_curve, draw_needle, draw_retrieval, training_figure
 from elongate.evaluation.report.sections import (
     NEEDLE_MEASURES,
     RETRIEVAL_COSTS,
