@@ -26,7 +26,7 @@ GREY, INK = "#6B6B6B", "#333333"
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-WIDTH = 5.6  # inches; text of 10 points is then 16 pixels tall on a page and 9 on a phone
+WIDTH = 5.0  # inches; text of 10 points is then 18 pixels tall on a page and 10 on a phone
 DOTS_PER_INCH = 200
 
 
@@ -48,7 +48,7 @@ ROW_PENS = {
 
 def pen(index: int) -> Pen:
     """Of the strategy with that place in the order of the comparison: the same in all figures of a page."""
-    return Pen(COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)], MARKERS[index % len(MARKERS)])
+    return Pen(COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)])
 
 
 def new_figure(height: float) -> tuple[Figure, Axes]:
@@ -80,10 +80,9 @@ def draw_line(axes: Axes, points: Mapping[float, Estimate], label: str, pen: Pen
         axes.fill_between(places, means - errors, means + errors, color=pen.colour, alpha=0.18, linewidth=0)
 
 
-def legend_below(axes: Axes, handles: list[Any] | None = None) -> None:
+def legend_below(figure: Figure, **entries: Any) -> None:
     """Two entries a line, under the axis: however many strategies there are, none hides a line."""
-    handles = axes.get_legend_handles_labels()[0] if handles is None else handles
-    axes.legend(handles=handles, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=2.6)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, handlelength=2.6, **entries)
 
 
 def legend_height(entries: int) -> float:

@@ -71,7 +71,7 @@ def strategies_figure(
         draw_line(axes, by_middle(losses), label, pen(index))
     edges = sorted({edge for losses in curves.values() for bin_ in losses for edge in bin_})
     finish_position_axes(axes, edges, original_length, target_length)
-    legend_below(axes)
+    legend_below(figure)
     return figure
 
 
