@@ -109,7 +109,11 @@ def costs(comparison: Comparison, pens: dict[str, Pen]) -> Part:
     figure, told = None, []
     if comparison.ranking and len(points) > 1:
         figure = png(pareto.pareto_figure(points, pens, f"loss in nats at {span(comparison.ranking)}"))
-        told = [pareto.told(points), "The better, the lower; the cheaper, the farther left.", *told_of_seeds(comparison, "A bar")]
+        told = [
+            pareto.told(points),
+            "The better, the lower; the cheaper, the farther left. Seconds are of the clock, whatever else the machine did.",
+            *told_of_seeds(comparison, "A bar"),
+        ]
     alt = "Loss against seconds of training, a point a strategy; the tables have the figures."
     return Part("Quality against cost", figure, alt, told, measured(comparison, COST_COLUMNS))
 
@@ -120,16 +124,17 @@ def reaches(comparison: Comparison, _: dict[str, Pen]) -> Part:
     if not found:
         return Part("How far back the text is used", None, "", [], columns)
     strategy = comparison.rows[0].group.first.results["strategy"]
-    told = ["Bars: mean over seeds. Whiskers and brackets: from where to where it may be."]
+    several = comparison.several_seeds
+    told = []
     if any("effective_context" in of for of in found.values()):
         told.append(
-            f"Effective context: the shortest context beyond which no longer one tells {NEGLIGIBLE} nats more; its 95% interval is over "
-            "documents, and over several seeds goes from the lowest end of theirs to the highest."
+            f"Effective context: the shortest context beyond which no longer one tells {NEGLIGIBLE} nats more, with its 95% interval over "
+            f"documents{', the mean of the seeds and from the lowest end of their intervals to the highest' if several else ''}."
         )
     if any(key != "effective_context" for of in found.values() for key in of):
         told.append(
             "Retrieval: the largest length up to which the lower end of the 95% interval of the share of right answers stays above the "
-            "threshold, “none” if not even at the shortest one; from the lowest seed to the highest."
+            f"threshold, “none” if not even at the shortest{'; the mean of the seeds, from the lowest to the highest' if several else ''}."
         )
     alt = "Horizontal bars of tokens with intervals, a group a strategy; the table below has the figures."
     figure = png(reach_figure(found, strategy["original_length"], strategy["target_length"]))
@@ -145,7 +150,7 @@ def depths(comparison: Comparison, pens: dict[str, Pen]) -> Part:
             f"A key is hidden at a depth of a text of the target length ({', '.join(map(str, lengths))} tokens) and asked for at its end; "
             "above 0 the right key is preferred to a wrong one.",
             *told_of_seeds(comparison, "A band"),
-            middle_told(*next(iter(found.items()))),
+            found_told(next(row.group for row in comparison.rows if row.group.label in found)),
         ]
     alt = "The needle's margin in nats by its depth, one line a strategy; the table below has the means over depths."
     figure = png(depth_figure(found, pens)) if found else None
@@ -160,10 +165,11 @@ def group_margins(group: Group) -> dict[float, Estimate]:
     return {depth: mean for depth, mean in means.items() if mean}
 
 
-def middle_told(name: str, margins: dict[float, Estimate]) -> str:
-    """Where the name's margin is lowest and highest."""
+def found_told(group: Group) -> str:
+    """At which depths the needle is found; judged by the seeds or, where there is one, by its samples."""
+    margins = margins_by_depth(group.first.results, "after") if len(group.runs) == 1 else group_margins(group)
     weakest, strongest = (of(margins, key=lambda depth: margins[depth].mean) for of in (min, max))
-    return (
-        f"{name} finds it least at a depth of {weakest:.0%} ({margins[weakest]:.2f} nats) and best at {strongest:.0%} "
-        f"({margins[strongest]:.2f})."
-    )
+    found = [f"{depth:.0%}" for depth, margin in margins.items() if margin.positive]
+    where = "every depth" if len(found) == len(margins) else f"depths of {', '.join(found)} only" if found else "no depth"
+    ends = f"margins from {margins[weakest].mean:z.2f} nats at {weakest:.0%} to {margins[strongest].mean:z.2f} at {strongest:.0%}"
+    return f"{group.label} finds it, by more than {STANDARD_ERRORS:g} standard errors, at {where}: {ends}."

@@ -50,11 +50,11 @@ def draw_retrieval(results: dict[str, Any], path: Path) -> None:
 
 
 def curve_figure(curve: dict[str, Any]) -> Figure:
-    figure, axes = new_figure(3.6)
+    figure, axes = new_figure(3.6 + legend_height(3))
     for row in rows_of(curve["fine"]):
         draw_line(axes, by_middle(losses_of(curve["fine"], row)), row, ROW_PENS[row])
     finish_position_axes(axes, curve["fine"]["edges"], curve["original_length"], curve["target_length"])
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.0), handlelength=2.6)
+    legend_below(figure)
     return figure
 
 
@@ -95,16 +95,14 @@ def needle_figure(needle: dict[str, Any]) -> Figure:
         image = axes.imshow(margins[row], cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
         write_matches(axes, margins[row] / limit, np.array(needle[row]["exact_match"], dtype=float).T)
         axes.set_title(row, color=INK, fontsize=11)
-        axes.set_xticks(range(len(needle["lengths"])), [tokens(length) for length in needle["lengths"]], rotation=45)
+        axes.set_xticks(range(len(needle["lengths"])), [tokens(length) for length in needle["lengths"]], rotation=90)
         mark_lengths(axes, needle)
         axes.set_yticks(range(len(needle["depths"])), [f"{depth:.0%}" for depth in needle["depths"]])
-        axes.set_xlabel("length in tokens", color=INK)
         style(axes)
     panels[0].set_ylabel("depth of the needle", color=INK)
     bar = figure.colorbar(image, ax=list(panels), label="margin in nats", fraction=0.05)
     bar.outline.set_visible(False)
-    legend = "colour: margin over a wrong answer; number: exact match\nlines: original (dashed) and target length"
-    figure.supxlabel(legend, fontsize=9, color=INK)
+    explain_map(figure, "margin over a wrong answer")
     return figure
 
 
@@ -121,15 +119,18 @@ def retrieval_figure(retrieval: dict[str, Any]) -> Figure:
         write_matches(axes, 2 * preferred - 1, matches)
         axes.set_title(row, color=INK, fontsize=11)
         mark_lengths(axes, retrieval)
-        axes.set_xticks(range(len(lengths)), [tokens(length) for length in lengths], rotation=45)
+        axes.set_xticks(range(len(lengths)), [tokens(length) for length in lengths], rotation=90)
         axes.set_yticks(range(len(tasks)), [task.replace("_", " ") for task in tasks])
-        axes.set_xlabel("length in tokens", color=INK)
         style(axes)
     bar = figure.colorbar(image, ax=list(panels), label="right answer preferred", fraction=0.05)
     bar.outline.set_visible(False)
-    legend = "colour: share of answers preferred to a wrong one; number: exact match\nlines: original (dashed) and target length"
-    figure.supxlabel(legend, fontsize=9, color=INK)
+    explain_map(figure, "share of answers preferred to a wrong one")
     return figure
+
+
+def explain_map(figure: Figure, colour: str) -> None:
+    told = f"length in tokens\ncolour: {colour}; number: exact match in %\nlines: original (dashed) and target length"
+    figure.supxlabel(told, fontsize=9, color=INK)
 
 
 def mark_lengths(axes: Axes, section: dict[str, Any]) -> None:
@@ -144,7 +145,7 @@ def write_matches(axes: Axes, intensity: np.ndarray, matches: np.ndarray) -> Non
             axes.text(length, depth, "–", ha="center", va="center", fontsize=8, color=INK)
             continue
         colour = "white" if abs(intensity[depth, length]) > 0.6 else "black"
-        axes.text(length, depth, f"{match:.0%}", ha="center", va="center", fontsize=8, color=colour)
+        axes.text(length, depth, f"{100 * match:.0f}", ha="center", va="center", fontsize=8, color=colour)
 
 
 def training_figure(metrics: Sequence[Mapping[str, Any]]) -> Figure:

@@ -63,15 +63,15 @@ def runners_up(others: list[Row], yardstick: Row) -> str:
 
 
 def above(row: Row) -> str:
-    return f"{row.difference:.3f} nats above it" if row.difference else "not compared"
+    assert row.difference is not None
+    return f"{f'{row.difference:.3f}' if row.difference.mean >= 0.0005 else 'less than 0.001'} nats above it"
 
 
 def reach_told(best: Row, yardstick: Row) -> str:
-    """How far back both use what they read, in all that was measured of both."""
-    both = best.reaches.keys() & yardstick.reaches.keys()
-    parts = [
-        f"{REACHES[key]} {reach_text(best.reaches[key])} against {reach_text(yardstick.reaches[key])}" for key in REACHES if key in both
-    ]
+    """How far back both use what they read, in all that was measured of both and that either can do."""
+    both = {key: (reach, yardstick.reaches[key]) for key, reach in best.reaches.items() if key in yardstick.reaches}
+    able = {key: pair for key, pair in both.items() if any(reach.length for reach in pair)}
+    parts = [f"{REACHES[key]} {reach_text(ours)} against {reach_text(theirs)}" for key, (ours, theirs) in able.items()]
     return f"How far back it uses a text, in tokens, against {yardstick.group.label}: {'; '.join(parts)}." if parts else ""
 
 

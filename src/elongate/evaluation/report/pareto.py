@@ -40,7 +40,7 @@ def told(points: Points) -> str:
     if len(names) == 1:
         return f"The costs go {spread}. {names[0]} is both the cheapest and the best: there is nothing to trade."
     *steps, last = (f"{name} ({points[name][0].mean:,.1f} s, {points[name][1].mean:.3f} nats)" for name in names)
-    return f"The costs go {spread}. Nothing is both cheaper and better than {', '.join(steps)} or {last}: there, time buys loss."
+    return f"The costs go {spread}. Nothing is both cheaper and better than {', '.join(steps)} or {last}."
 
 
 def pareto_figure(points: Points, pens: Mapping[str, Pen], loss_name: str) -> Figure:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BAR_COLOURS = dict(zip(REACHES, (BLUE, ORANGE, GREEN, PURPLE), strict=True))
+NOTHING = 0.1  # nats; the scale never goes below it, where margins are noise
 THICKNESS = 0.23  # inches a bar, and so much for the name above its group
 
 
@@ -73,6 +74,8 @@ def depth_figure(margins: Mapping[str, Mapping[float, Estimate]], pens: Mapping[
     axes.axhline(0, color=INK, linewidth=0.9)
     for name, by_depth in margins.items():
         draw_line(axes, by_depth, name, pens[name], marker=pens[name].marker, markersize=5)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, -NOTHING), max(high, NOTHING))
     axes.xaxis.set_major_formatter(lambda depth, _: f"{depth:.0%}")
     axes.set_xticks(sorted({depth for by_depth in margins.values() for depth in by_depth}))
     axes.set_xlabel("depth of the needle (0% the beginning of the text)", color=INK)
