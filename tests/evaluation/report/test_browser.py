@@ -131,6 +131,8 @@ def test_paper_shows_what_is_folded_and_cuts_nothing_off(browser: Any, sweep: Pa
     shown = "return [...document.querySelectorAll('details > :not(summary)')].map(e => e.checkVisibility({contentVisibilityAuto: true}))"
     assert set(browser.execute_script(shown)) == {False}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    # What is folded is drawn a frame after it is laid out.
+    browser.execute_async_script("const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))")
     assert set(browser.execute_script(shown)) == {True}
     # No paper has a scroll bar.
     boxes = "return [document.documentElement, ...document.querySelectorAll('.scroll, pre')].map(e => e.scrollWidth - e.clientWidth)"
