@@ -209,7 +209,7 @@ def test_without_its_script_the_page_is_whole(browser: Any, sweep: Path) -> None
         opened(browser, sweep / "comparison.html")
         table = browser.find_element("css selector", "table.sortable")
         assert not table.find_elements("tag name", "button")
-        assert table.text.startswith("strategy seeds")
+        assert table.text.startswith("strategy loss at")
         assert "context=yarn" in table.text
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -33,7 +33,7 @@ def test_a_clear_winner_has_won_against_the_runner_up_and_none(tmp_path: Path) -
     assert "(before the extension: 3.218)" in text
     assert "The runner-up is context=ntk, 0.100 nats above it, more than 2 standard errors" in text
     assert "context=none is 0.300 nats above it" in text
-    assert "against context=none: effective context 1,024 (512–1,024) against 512 (256–1,024)" in text
+    assert "against context=none: effective context 1,024 (interval 512–1,024) against 512 (interval 256–1,024)" in text
     assert "written exactly" not in text  # nobody can
     assert "training 60.0 s against 50.0 s (20% more); memory at the peak 1,024 MiB against 1,024 MiB (about the same)" in text
 
@@ -50,6 +50,7 @@ def test_what_the_seeds_do_not_tell_apart_is_no_victory(tmp_path: Path) -> None:
 def test_one_seed_is_ahead_and_no_more(tmp_path: Path) -> None:
     text = told(tmp_path, {"yarn": 0.0, "ntk": 0.1}, seeds={0: 0.0})
     assert text.startswith("context=yarn is ahead: ")
+    assert "0.100 nats above it, how surely one seed cannot tell" in text
     assert "standard errors" not in text
     assert "Its cost, against context=ntk" in text
 

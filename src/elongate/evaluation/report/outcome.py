@@ -55,7 +55,11 @@ def runners_up(others: list[Row], yardstick: Row) -> str:
     if close:
         parts.append(f"Not distinguishable from it: {', '.join(f'{row.group.label} ({above(row)})' for row in close)}")
     if behind:
-        sure = f", more than {STANDARD_ERRORS:g} standard errors of the difference" if is_sure(behind[0]) else ""
+        sure = (
+            f", more than {STANDARD_ERRORS:g} standard errors of the difference"
+            if is_sure(behind[0])
+            else ", how surely one seed cannot tell"
+        )
         parts.append(f"{'Next' if close else 'The runner-up'} is {behind[0].group.label}, {above(behind[0])}{sure}")
     if yardstick in behind[1:]:
         parts.append(f"{yardstick.group.label} is {above(yardstick)}")
@@ -76,7 +80,7 @@ def reach_told(best: Row, yardstick: Row) -> str:
 
 
 def reach_text(reach: Reach) -> str:
-    return f"{reach.text} ({reach.interval_text})" if reach.interval_text else reach.text
+    return f"{reach.text} (interval {reach.interval_text})" if reach.interval_text else reach.text
 
 
 def cost_told(best: Row, yardstick: Row) -> str:
