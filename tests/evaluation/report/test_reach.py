@@ -91,3 +91,20 @@ def test_the_depths_are_those_of_the_target_length() -> None:
     assert 0.5 not in margins_by_depth(results, "after")
     needle["target_length"] = 1500
     assert depths_of_rows(results) is None
+
+
+@pytest.mark.parametrize(
+    ("margins", "expected"),
+    [
+        ([0.5, 0.6, 0.7, 0.8, 0.9], "at every depth: margins from 0.50 nats at 0% to 0.90 at 100%"),
+        ([0.5, 0.1, 0.1, 0.1, 0.9], "at depths of 0%, 100% only"),
+        ([0.1, 0.2, -0.5, 0.0, 0.1], "at no depth: margins from -0.50 nats at 50%"),
+    ],
+)
+def test_one_seed_is_judged_by_its_samples(tmp_path: Path, margins: list[float], expected: str) -> None:
+    results = fake_results("yarn")  # standard errors of 0.2
+    results["needle"]["after"]["margin"][2] = margins
+    write_run(tmp_path / "yarn", results, fake_config("yarn", 0))
+    page = write_comparison(tmp_path)
+    assert page is not None
+    assert f"context=yarn finds it, by more than 2 standard errors, {expected}" in page.read_text()

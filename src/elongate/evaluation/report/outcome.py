@@ -55,12 +55,9 @@ def runners_up(others: list[Row], yardstick: Row) -> str:
     if close:
         parts.append(f"Not distinguishable from it: {', '.join(f'{row.group.label} ({above(row)})' for row in close)}")
     if behind:
-        sure = (
-            f", more than {STANDARD_ERRORS:g} standard errors of the difference"
-            if is_sure(behind[0])
-            else ", how surely one seed cannot tell"
-        )
-        parts.append(f"{'Next' if close else 'The runner-up'} is {behind[0].group.label}, {above(behind[0])}{sure}")
+        many = f"more than {STANDARD_ERRORS:g} standard errors of the difference"
+        sure = many if is_sure(behind[0]) else "how surely one seed cannot tell"
+        parts.append(f"{'Next' if close else 'The runner-up'} is {behind[0].group.label}, {above(behind[0])}, {sure}")
     if yardstick in behind[1:]:
         parts.append(f"{yardstick.group.label} is {above(yardstick)}")
     return f"{'; '.join(parts)}."
