@@ -26,6 +26,7 @@ AFTER = {
     "ntk": [1.986, 1.792, 1.635, 1.642, 1.735, 2.002],
     "yarn": [1.983, 1.792, 1.633, 1.639, 2.276, 2.939],
 }
+REACH = {"none": 512, "pi": 256, "ntk": 512, "yarn": 1024}  # tokens that are used after the extension
 FINE_EDGES = list(range(0, 4097, 32))
 
 
@@ -109,6 +110,43 @@ def fake_needle(context: str, shift: float) -> dict[str, Any]:
         }
         rows[row] |= {f"{measure}_standard_error": [[0.2] * 5 for _ in lengths] for measure in list(rows[row])}
     return {"original_length": 256, "target_length": 1024, "lengths": lengths, "depths": depths, "n": 8, **rows}
+
+
+def with_reach(results: dict[str, Any]) -> dict[str, Any]:
+    """The same results with `context_gain` and `retrieval` measured too, as far as the strategy reaches."""
+    reaches = {"before": 256, "after": REACH[results["strategy"]["context"]]}
+    header = {"original_length": 256, "target_length": 1024}
+    return results | {
+        "context_gain": header
+        | {"lengths": [128, 256, 512, 1024], "n": 48, "scored": 8, "negligible": 0.01}
+        | {row: fake_gain(reach) for row, reach in reaches.items()},
+        "retrieval": header
+        | {"tasks": ["copy"], "lengths": [256, 512, 1024], "depths": [0.0, 1.0], "n": 20}
+        | {"threshold": "ruler", "measures": ["preferred", "exact_match"]}
+        | {"copy": {row: fake_retrieval(reach) for row, reach in reaches.items()}},
+    }
+
+
+def fake_gain(reach: int) -> dict[str, Any]:
+    gain = [0.2, 0.1, 0.02 if reach > 512 else 0.0, 0.0]
+    return {
+        "loss": [1.6 + value for value in gain],
+        "gain": gain,
+        "gain_interval": [[value - 0.01, value + 0.01] for value in gain],
+        "effective_context": reach,
+        "effective_context_interval": [reach / 2, 1024],
+    }
+
+
+def fake_retrieval(reach: int) -> dict[str, Any]:
+    shares = {"preferred": [1.0 if length <= reach else 0.5 for length in (256, 512, 1024)], "exact_match": [0.1, 0.0, 0.0]}
+    cost = {"seconds": 2.0, "tokens_per_second": 5000.0, "flops": 3e9, "peak_memory_bytes": 9e8, "seconds_per_right": None}
+    return {
+        **shares,
+        **{f"{measure}_interval": [[max(0.0, share - 0.1), share] for share in of] for measure, of in shares.items()},
+        "costs": [cost] * 3,
+        "effective_length": {"preferred": reach, "exact_match": 0},
+    }
 
 
 def fake_metrics() -> list[dict[str, Any]]:

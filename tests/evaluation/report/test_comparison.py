@@ -102,9 +102,9 @@ def test_with_one_seed_there_is_no_standard_error_and_no_verdict(tmp_path):
 def test_the_page_is_self_contained_and_has_every_figure(tmp_path):
     write_runs(tmp_path, SHIFTS)
     write_comparison(tmp_path)
-    page = assert_self_contained((tmp_path / "comparison.html").read_text())
+    page = assert_self_contained((tmp_path / "comparison.html").read_text(), scripts=1)
     text = " ".join(page.text)
-    assert len(page.references) == 1
+    assert len(page.references) == 3  # loss by position, quality against cost, margin by depth
     for row in read_rows(tmp_path):
         assert row["strategy"] in text
         for name in ("after_0_64", "after_512_1024", "after_2048_4096", "before_512_1024", "final_training_loss"):
@@ -162,7 +162,7 @@ def test_runs_without_needle_or_curve_are_compared_by_what_they_have(tmp_path):
     assert last["after_512_1024"] == ""
     assert last["mark"] == ""
     assert float(last["tokens"]) == 491520
-    assert_self_contained((tmp_path / "comparison.html").read_text())
+    assert_self_contained((tmp_path / "comparison.html").read_text(), scripts=1)
 
 
 def test_a_needle_that_was_not_asked_at_the_target_length_is_not_filled_in(tmp_path):

@@ -41,10 +41,11 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def assert_self_contained(html: str) -> Page:
+def assert_self_contained(html: str, scripts: int = 0) -> Page:
     page = Page(html)
     assert all(reference.startswith("data:") for reference in page.references)
-    assert not re.search(r"https?://|@import|url\(|<script", html)
+    assert not re.search(r"https?://|@import|url\(", html)
+    assert html.count("<script") == scripts
     return page
 
 

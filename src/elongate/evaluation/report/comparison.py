@@ -1,48 +1,20 @@
-"""The comparison of a sweep: one row a strategy, mean ± standard error over seeds, as CSV, page and terminal table.
-
-Rows are sorted by the loss after the extension in the last bin that lies within every strategy's target length. A
-row is marked as not distinguishable from the best where their difference, paired over the common seeds, is within two
-standard errors.
-"""
+"""The comparison of a sweep: one row a strategy, mean ± standard error over seeds, as CSV, page and terminal table."""
 
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elongate.evaluation.report.estimate import Estimate, mean_over, paired_difference
-from elongate.evaluation.report.figures import png, strategies_figure
-from elongate.evaluation.report.groups import Group, Run, Sweep, read_sweep
-from elongate.evaluation.report.measures import COST_COLUMNS, NEEDLE_COLUMNS, Column, key_of, loss_at, loss_columns
-from elongate.evaluation.report.notes import notes_on, unfinished_notes
-from elongate.evaluation.report.page import data_uri, render, write_csv
-from elongate.evaluation.report.sections import Bin, span
+from elongate.evaluation.report.comparison_page import comparison_html
+from elongate.evaluation.report.groups import read_sweep
+from elongate.evaluation.report.measures import REACH_COLUMNS, Column, key_of
+from elongate.evaluation.report.notes import unfinished_notes
+from elongate.evaluation.report.outcome import outcome
+from elongate.evaluation.report.page import write_csv
+from elongate.evaluation.report.ranking import Comparison, Row, compare
 from elongate.evaluation.report.table import WIDTH
 from elongate.files import written_aside
-
-
-@dataclass(frozen=True)
-class Row:
-    """A strategy: its figures by column key, and how it stands to the best (`best`, `not distinguishable` or empty)."""
-
-    group: Group
-    estimates: dict[str, Estimate | None]
-    difference: Estimate | None
-    mark: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    columns: list[Column]
-    rows: list[Row]
-    ranking: Bin | None
-    notes: list[str]
-
-    def has(self, column: Column) -> bool:
-        """Whether any strategy has the figure."""
-        return any(row.estimates[column.key] for row in self.rows)
 
 
 def write_comparison(sweep: Path) -> Path | None:
@@ -54,18 +26,7 @@ def write_comparison(sweep: Path) -> Path | None:
     write_csv(sweep / "comparison.csv", csv_header(comparison), [csv_line(row, comparison) for row in comparison.rows])
     page = sweep / "comparison.html"
     with written_aside(page) as aside:
-        aside.write_text(
-            render(
-                "comparison.html.jinja",
-                name=sweep.name,
-                comparison=comparison,
-                ranking=span(comparison.ranking) if comparison.ranking else None,
-                ranking_key=f"after_{key_of(comparison.ranking)}" if comparison.ranking else None,
-                tables=page_tables(comparison),
-                figure=figure_of(comparison),
-            ),
-            encoding="utf-8",
-        )
+        aside.write_text(comparison_html(comparison, sweep.name), encoding="utf-8")
     return page
 
 
@@ -87,13 +48,12 @@ def comparison_summary(sweep: Path) -> str:
     for label, *cells, mark in table:
         padded = [text.rjust(width) for text, width in zip(cells, widths[1:-1], strict=True)]
         lines.append("  ".join([shorten(label, widths[0]), *padded, mark]).rstrip())
-    notes = [textwrap.fill(note, WIDTH) for note in comparison.notes]
+    notes = [textwrap.fill(note, WIDTH) for note in [*outcome(comparison), *comparison.notes]]
     return "\n".join([*lines, "", *notes])
 
 
 def text_of(row: Row, column: Column) -> str:
-    estimate = row.estimates[column.key]
-    return " ".join(filter(None, column.text(estimate))) if estimate else "–"
+    return " ".join(filter(None, row.text(column)))
 
 
 def summary_columns(comparison: Comparison) -> list[Column]:
@@ -108,69 +68,6 @@ def shorten(label: str, width: int) -> str:
     return label.ljust(width) if len(label) <= width else label[: width - 1] + "…"
 
 
-def compare(sweep: Sweep) -> Comparison:
-    groups = sweep.groups
-    ranking = ranking_bin(groups)
-    columns = [*loss_columns(groups), *NEEDLE_COLUMNS, *COST_COLUMNS]
-    rows = [Row(group, estimates_of(group, columns), None, "") for group in groups]
-    if ranking:
-        rows = ranked(rows, ranking)
-    return Comparison(columns, rows, ranking, [*best_note(rows, ranking), *notes_on(sweep)])
-
-
-def best_note(rows: list[Row], ranking: Bin | None) -> list[str]:
-    """Who has the lowest loss, and who cannot be told apart from it."""
-    if ranking is None or rows[0].mark != "best":
-        return []
-    loss = rows[0].estimates[f"after_{key_of(ranking)}"]
-    best = f"{rows[0].group.label} has the lowest loss at {span(ranking)} tokens, {loss:.3f} nats"
-    close = [row.group.label for row in rows if row.mark == "not distinguishable"]
-    return [f"{best}; not distinguishable from it: {', '.join(close)}." if close else f"{best}."]
-
-
-def estimates_of(group: Group, columns: list[Column]) -> dict[str, Estimate | None]:
-    return {column.key: mean_over(list(group.values(column.measure).values())) for column in columns}
-
-
-def ranked(rows: list[Row], ranking: Bin) -> list[Row]:
-    """Sorted by the loss in the bin; strategies that did not measure it come last, unmarked."""
-    values = {row.group.label: row.group.values(loss_at("after", ranking)) for row in rows}
-    measured = [row for row in rows if values[row.group.label]]
-    measured.sort(key=lambda row: sum(values[row.group.label].values()) / len(values[row.group.label]))
-    best = measured[0]
-    marked = [Row(best.group, best.estimates, None, "best" if len(measured) > 1 else "")]
-    for row in measured[1:]:
-        difference = paired_difference(values[row.group.label], values[best.group.label])
-        unclear = difference is not None and difference.standard_error is not None and not difference.positive
-        marked.append(Row(row.group, row.estimates, difference, "not distinguishable" if unclear else ""))
-    return [*marked, *(row for row in rows if not values[row.group.label])]
-
-
-def ranking_bin(groups: list[Group]) -> Bin | None:
-    """The last bin that every measured strategy has within its target length."""
-    shared: set[Bin] | None = None
-    for group in groups:
-        losses = group.losses("table", "after")
-        if losses:
-            target_length = group.first.results["curve"]["target_length"]
-            within = {bin_ for bin_ in losses if bin_[1] <= target_length}
-            shared = within if shared is None else shared & within
-    return max(shared, key=lambda bin_: bin_[1]) if shared else None
-
-
-def page_tables(comparison: Comparison) -> list[tuple[str, list[Column]]]:
-    """Title and columns of the tables of the page; a column that no strategy has a figure for is left out."""
-    decisive = f"before_{key_of(comparison.ranking)}" if comparison.ranking else None
-    losses = [column for column in comparison.columns if column.key.startswith("after_") or column.key == decisive]
-    parts = [
-        ("Loss in nats by position", losses),
-        ("Needle after the extension", NEEDLE_COLUMNS),
-        ("Cost", COST_COLUMNS),
-    ]
-    measured = [(title, [column for column in columns if comparison.has(column)]) for title, columns in parts]
-    return [(title, columns) for title, columns in measured if columns]
-
-
 def csv_header(comparison: Comparison) -> list[str]:
     figures = [name for column in comparison.columns for name in (column.key, f"{column.key}_standard_error")]
     return [
@@ -181,6 +78,7 @@ def csv_header(comparison: Comparison) -> list[str]:
         "difference_to_best",
         "difference_to_best_standard_error",
         *figures,
+        *(f"{column.key}_{end}" for column in reach_columns(comparison) for end in ("low", "high")),
     ]
 
 
@@ -188,24 +86,11 @@ def csv_line(row: Row, comparison: Comparison) -> list[Any]:
     """Unrounded; what is not known (no measurement, one seed) is an empty cell."""
     estimates = [row.difference, *(row.estimates[column.key] for column in comparison.columns)]
     figures = [value for e in estimates for value in ((e.mean, e.standard_error) if e else (None, None))]
-    return [row.group.label, " ".join(map(str, row.group.runs)), len(row.group.runs), row.mark, *figures]
+    reaches = [row.reaches.get(column.key) for column in reach_columns(comparison)]
+    ends = [end for reach in reaches for end in ((reach.low, reach.high) if reach else (None, None))]
+    return [row.group.label, " ".join(map(str, row.group.runs)), len(row.group.runs), row.mark, *figures, *ends]
 
 
-def figure_of(comparison: Comparison) -> str | None:
-    """The `after` curves of all strategies, and `before` where runs of equal seed share it with the base."""
-    curves = {row.group.label: losses for row in comparison.rows if (losses := row.group.losses("fine", "after"))}
-    if not curves:
-        return None
-    strategy = comparison.rows[0].group.first.results["strategy"]
-    before = shared_before([row.group for row in comparison.rows])
-    return data_uri(png(strategies_figure(curves, before, strategy["original_length"], strategy["target_length"])))
-
-
-def shared_before(groups: list[Group]) -> dict[Bin, Estimate]:
-    by_seed: dict[int, Run] = {}
-    for group in groups:
-        for seed, run in group.runs.items():
-            known = by_seed.setdefault(seed, run)
-            if run.losses("fine", "before") != known.losses("fine", "before"):
-                return {}
-    return Group("", by_seed).losses("fine", "before")
+def reach_columns(comparison: Comparison) -> list[Column]:
+    """Those that have an interval of their own."""
+    return [column for column in comparison.columns if column in REACH_COLUMNS]

@@ -1,11 +1,7 @@
-"""The figures of a run and of a sweep, through matplotlib's object-oriented API: no pyplot, no global state.
-
-Drawn to be read at 640 pixels of width, and at 360. Colours are those of Okabe and Ito, told apart by all eyes.
-"""
+"""Loss by position of a run and of a sweep, heat maps of what a run finds, and its training."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -13,23 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from elongate.evaluation.report.canvas import (
+    COLOURS,
+    DOTS_PER_INCH,
+    GREY,
+    INK,
+    ROW_PENS,
+    WIDTH,
+    Pen,
+    draw_line,
+    legend_below,
+    legend_height,
+    new_figure,
+    pen,
+    save,
+    style,
+    tokens,
+)
 from elongate.evaluation.report.estimate import Estimate
 from elongate.evaluation.report.sections import Bin, losses_of, retrieval_rows, retrieval_tasks, rows_of
-from elongate.files import written_aside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
-GREY = "#6B6B6B"
-ROW_COLOURS = {"before": GREY, "untuned": ORANGE, "after": BLUE}
-ROW_DASHES = {"before": (0, (5, 1.5)), "untuned": (0, (1.5, 1.2)), "after": "solid"}
-SERIES_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
-SERIES_DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
-INK = "#333333"
-WIDTH = 5.6  # inches; text of 10 points is then 16 pixels tall on a page and 9 on a phone
-DOTS_PER_INCH = 200
 
 
 def draw_curve(results: dict[str, Any], path: Path) -> None:
@@ -47,23 +49,12 @@ def draw_retrieval(results: dict[str, Any], path: Path) -> None:
     save(retrieval_figure(results["retrieval"]), path)
 
 
-def save(figure: Figure, path: Path) -> None:
-    with written_aside(path) as aside:
-        figure.savefig(aside, format="png")
-
-
-def png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
 def curve_figure(curve: dict[str, Any]) -> Figure:
-    figure, axes = new_figure(3.6)
+    figure, axes = new_figure(3.6 + legend_height(3))
     for row in rows_of(curve["fine"]):
-        draw_losses(axes, losses_of(curve["fine"], row), row, ROW_COLOURS[row], ROW_DASHES[row])
+        draw_line(axes, by_middle(losses_of(curve["fine"], row)), row, ROW_PENS[row])
     finish_position_axes(axes, curve["fine"]["edges"], curve["original_length"], curve["target_length"])
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.0), handlelength=2.6)
+    legend_below(figure)
     return figure
 
 
@@ -74,16 +65,19 @@ def strategies_figure(
     target_length: int,
 ) -> Figure:
     """One curve a strategy, after the extension, with bands over seeds; `before` (may be empty) is drawn in grey."""
-    lines = (len(curves) + 2) // 2
-    figure, axes = new_figure(3.6 + 0.22 * lines)
-    draw_losses(axes, before, "before the extension", GREY, "dotted")
+    figure, axes = new_figure(3.6 + legend_height(len(curves) + 1))
+    draw_line(axes, by_middle(before), "before the extension", Pen(GREY, "dotted", ""))
     for index, (label, losses) in enumerate(curves.items()):
-        dashes = SERIES_DASHES[index // len(SERIES_COLOURS) % len(SERIES_DASHES)]
-        draw_losses(axes, losses, label, SERIES_COLOURS[index % len(SERIES_COLOURS)], dashes)
+        draw_line(axes, by_middle(losses), label, pen(index))
     edges = sorted({edge for losses in curves.values() for bin_ in losses for edge in bin_})
     finish_position_axes(axes, edges, original_length, target_length)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=2.6)
+    legend_below(figure)
     return figure
+
+
+def by_middle(losses: Mapping[Bin, Estimate]) -> dict[float, Estimate]:
+    """By the middle of the bin."""
+    return {(start + end) / 2: loss for (start, end), loss in losses.items()}
 
 
 def needle_figure(needle: dict[str, Any]) -> Figure:
@@ -101,16 +95,14 @@ def needle_figure(needle: dict[str, Any]) -> Figure:
         image = axes.imshow(margins[row], cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
         write_matches(axes, margins[row] / limit, np.array(needle[row]["exact_match"], dtype=float).T)
         axes.set_title(row, color=INK, fontsize=11)
-        axes.set_xticks(range(len(needle["lengths"])), [tokens(length) for length in needle["lengths"]], rotation=45)
+        axes.set_xticks(range(len(needle["lengths"])), [tokens(length) for length in needle["lengths"]], rotation=90)
         mark_lengths(axes, needle)
         axes.set_yticks(range(len(needle["depths"])), [f"{depth:.0%}" for depth in needle["depths"]])
-        axes.set_xlabel("length in tokens", color=INK)
         style(axes)
     panels[0].set_ylabel("depth of the needle", color=INK)
     bar = figure.colorbar(image, ax=list(panels), label="margin in nats", fraction=0.05)
     bar.outline.set_visible(False)
-    legend = "colour: margin over a wrong answer; number: exact match\nlines: original (dashed) and target length"
-    figure.supxlabel(legend, fontsize=9, color=INK)
+    explain_map(figure, "margin over a wrong answer")
     return figure
 
 
@@ -127,15 +119,18 @@ def retrieval_figure(retrieval: dict[str, Any]) -> Figure:
         write_matches(axes, 2 * preferred - 1, matches)
         axes.set_title(row, color=INK, fontsize=11)
         mark_lengths(axes, retrieval)
-        axes.set_xticks(range(len(lengths)), [tokens(length) for length in lengths], rotation=45)
+        axes.set_xticks(range(len(lengths)), [tokens(length) for length in lengths], rotation=90)
         axes.set_yticks(range(len(tasks)), [task.replace("_", " ") for task in tasks])
-        axes.set_xlabel("length in tokens", color=INK)
         style(axes)
     bar = figure.colorbar(image, ax=list(panels), label="right answer preferred", fraction=0.05)
     bar.outline.set_visible(False)
-    legend = "colour: share of answers preferred to a wrong one; number: exact match\nlines: original (dashed) and target length"
-    figure.supxlabel(legend, fontsize=9, color=INK)
+    explain_map(figure, "share of answers preferred to a wrong one")
     return figure
+
+
+def explain_map(figure: Figure, colour: str) -> None:
+    told = f"length in tokens\ncolour: {colour}; number: exact match in %\nlines: original (dashed) and target length"
+    figure.supxlabel(told, fontsize=9, color=INK)
 
 
 def mark_lengths(axes: Axes, section: dict[str, Any]) -> None:
@@ -150,7 +145,7 @@ def write_matches(axes: Axes, intensity: np.ndarray, matches: np.ndarray) -> Non
             axes.text(length, depth, "–", ha="center", va="center", fontsize=8, color=INK)
             continue
         colour = "white" if abs(intensity[depth, length]) > 0.6 else "black"
-        axes.text(length, depth, f"{match:.0%}", ha="center", va="center", fontsize=8, color=colour)
+        axes.text(length, depth, f"{100 * match:.0f}", ha="center", va="center", fontsize=8, color=colour)
 
 
 def training_figure(metrics: Sequence[Mapping[str, Any]]) -> Figure:
@@ -162,7 +157,7 @@ def training_figure(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         axes.plot(
             [line["tokens"] for line in lines],
             [line["loss"] for line in lines],
-            color=SERIES_COLOURS[index % len(SERIES_COLOURS)],
+            color=COLOURS[index % len(COLOURS)],
             linewidth=1.2,
             label=f"{stage}, length {length}",
         )
@@ -177,35 +172,6 @@ def amount(count: float) -> str:
     if count >= 1e6:
         return f"{count / 1e6:g}M"
     return f"{count / 1e3:g}k" if count >= 1e3 else f"{count:g}"
-
-
-def new_figure(height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
-    axes = figure.subplots()
-    style(axes)
-    axes.grid(axis="y", color="#e3e3e3", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def style(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#999999")
-    axes.tick_params(colors=INK, labelsize=10)
-
-
-def draw_losses(axes: Axes, losses: Mapping[Bin, Estimate], label: str, colour: str, dashes: Any) -> None:
-    """A line through the middles of the bins and, where there are standard errors, a band around it."""
-    if not losses:
-        return
-    middles = [(start + end) / 2 for start, end in losses]
-    means = np.array([loss.mean for loss in losses.values()])
-    errors = np.array([loss.standard_error or 0.0 for loss in losses.values()])
-    axes.plot(middles, means, color=colour, linestyle=dashes, linewidth=1.5, label=label)
-    if errors.any():
-        axes.fill_between(middles, means - errors, means + errors, color=colour, alpha=0.18, linewidth=0)
 
 
 def finish_position_axes(axes: Axes, edges: Sequence[int], original_length: int, target_length: int) -> None:
@@ -234,8 +200,3 @@ def finish_position_axes(axes: Axes, edges: Sequence[int], original_length: int,
             color=INK,
             fontsize=9,
         )
-
-
-def tokens(length: int) -> str:
-    """256, 4096, then 16k, 128k: as short as a tick needs."""
-    return f"{length // 1024}k" if length >= 16384 and length % 1024 == 0 else str(length)

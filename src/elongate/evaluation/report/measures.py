@@ -8,6 +8,7 @@ from typing import Any
 
 from elongate.evaluation.report.estimate import Estimate
 from elongate.evaluation.report.groups import Group
+from elongate.evaluation.report.reach import REACHES, reaches_of
 from elongate.evaluation.report.sections import Bin, losses_of, needle_of, span
 
 Measure = Callable[[dict[str, Any]], float | None]
@@ -26,7 +27,7 @@ class Column:
     def text(self, estimate: Estimate) -> tuple[str, str]:
         """The mean and `±` its standard error, as printed; the latter empty where there is none to print."""
         scaled = estimate * self.scale
-        return format(scaled.mean, self.spec), scaled.error_text(self.spec)
+        return format(scaled.mean, f"z{self.spec}"), scaled.error_text(self.spec)
 
 
 def loss_columns(groups: list[Group]) -> list[Column]:
@@ -63,6 +64,16 @@ def needle_at(measure_name: str, longest: bool) -> Measure:
     return measure
 
 
+def reach_of(key: str) -> Measure:
+    """Tokens that are used after the extension."""
+
+    def measure(results: dict[str, Any]) -> float | None:
+        reach = reaches_of(results, "after").get(key)
+        return reach.length if reach else None
+
+    return measure
+
+
 def budget(key: str) -> Measure:
     return lambda results: results["budget"][key]
 
@@ -77,6 +88,8 @@ NEEDLE_COLUMNS = [
     Column("needle_margin_at_longest", "margin at longest", needle_at("margin", longest=True), ".2f"),
     Column("needle_exact_match_at_longest", "exact match at longest", needle_at("exact_match", longest=True), ".2f"),
 ]
+
+REACH_COLUMNS = [Column(key, title, reach_of(key), ",.0f") for key, title in REACHES.items()]
 
 COST_COLUMNS = [
     Column("tokens", "tokens", budget("tokens"), ",.0f"),

@@ -6,12 +6,15 @@ import base64
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from elongate.evaluation.report.figures import draw_curve, draw_needle, draw_retrieval, png, training_figure
+from elongate.evaluation.report.canvas import png
+from elongate.evaluation.report.figures import draw_curve, draw_needle, draw_retrieval, training_figure
+from elongate.evaluation.report.reach_figures import depths_of_rows, reach_of_rows
 from elongate.evaluation.report.sections import (
     NEEDLE_MEASURES,
     RETRIEVAL_COSTS,
@@ -31,6 +34,9 @@ from elongate.evaluation.report.sections import (
 from elongate.evaluation.report.table import budget_facts
 from elongate.evaluation.report.verdict import verdict
 from elongate.files import written_aside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_report(directory: Path) -> dict[str, dict[str, Path]]:
@@ -108,6 +114,8 @@ def report_html(directory: Path, results: dict[str, Any], images: dict[str, Path
         retrieval_costs=retrieval_costs(results["retrieval"]) if "retrieval" in results else [],
         by_length=tables_by_length(results),
         tasks=task_tables(results),
+        reach=image_of(reach_of_rows(results)),
+        depths=image_of(depths_of_rows(results)),
         images={name: data_uri(path.read_bytes()) for name, path in images.items()},
         training=data_uri(png(training_figure(metrics))) if metrics else None,
         budget=budget_facts(results["budget"]) if "budget" in results else None,
@@ -127,7 +135,17 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["estimate"] = lambda value, digits: "–" if value is None else f"{value:,.{digits}f}"
+    environment.filters["unbroken"] = unbroken
     return environment.get_template(template).render(**values)
+
+
+def image_of(figure: Figure | None) -> str | None:
+    return data_uri(png(figure)) if figure else None
+
+
+def unbroken(text: str) -> str:
+    """The text with `512-1024` and `1.64 ± 0.02` each kept on one line."""
+    return re.sub(r"(?<=\d)-(?=\d)", "\N{NON-BREAKING HYPHEN}", text).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 def data_uri(image: bytes) -> str:

@@ -1,0 +1,70 @@
+"""Who won is said only as surely as the seeds allow, and against whom it is held."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elongate.evaluation.report.groups import read_sweep
+from elongate.evaluation.report.outcome import outcome
+from elongate.evaluation.report.ranking import compare
+
+from .fake import AFTER, fake_config, fake_results, with_reach, write_run
+
+SEEDS = {0: 0.0, 1: 0.03, 2: -0.02}  # what a seed adds to every loss, whatever the strategy
+
+
+def told(directory: Path, offsets: dict[str, float], seeds: dict[int, float] = SEEDS, noise: float = 0.0, **budget: Any) -> str:
+    """The outcome where each strategy is so far above `1.6`; every other seed has so much noise in it. `budget` is yarn's."""
+    for context, offset in offsets.items():
+        for seed, shift in seeds.items():
+            shift += 1.6 + offset - AFTER[context][3] + (noise if context == "yarn" else -noise) * (-1) ** seed
+            results = with_reach(fake_results(context, seed, shift))
+            results["budget"] |= {"seconds": 50.0, "peak_memory_bytes": 2**30} | (budget if context == "yarn" else {})
+            write_run(directory / f"{context}-{seed}", results, fake_config(context, seed))
+    return " ".join(outcome(compare(read_sweep(directory))))
+
+
+def test_a_clear_winner_has_won_against_the_runner_up_and_none(tmp_path: Path) -> None:
+    text = told(tmp_path, {"yarn": 0.0, "ntk": 0.1, "none": 0.3}, seconds=60.0)
+    assert text.startswith("context=yarn won: it has the lowest loss of 3 strategies at 512-1024 tokens, 1.603 ± 0.015 nats")
+    assert "(before the extension: 3.218)" in text
+    assert "The runner-up is context=ntk, 0.100 nats above it, more than 2 standard errors" in text
+    assert "context=none is 0.300 nats above it" in text
+    assert "against context=none: effective context 1,024 (interval 512–1,024) against 512 (interval 256–1,024)" in text
+    assert "written exactly" not in text  # nobody can
+    assert "training 60.0 s against 50.0 s (20% more); memory at the peak 1,024 MiB against 1,024 MiB (about the same)" in text
+
+
+def test_what_the_seeds_do_not_tell_apart_is_no_victory(tmp_path: Path) -> None:
+    text = told(tmp_path, {"yarn": 0.0, "ntk": 0.001, "pi": 1.0}, noise=0.02)
+    assert text.startswith("No clear winner.")
+    assert "won" not in text
+    assert "Not distinguishable from it: context=" in text
+    assert "Next is context=pi" in text
+    assert "Its cost, against context=" in text
+
+
+def test_one_seed_is_ahead_and_no_more(tmp_path: Path) -> None:
+    text = told(tmp_path, {"yarn": 0.0, "ntk": 0.1}, seeds={0: 0.0})
+    assert text.startswith("context=yarn is ahead: ")
+    assert "0.100 nats above it, how surely one seed cannot tell" in text
+    assert "standard errors" not in text
+    assert "Its cost, against context=ntk" in text
+
+
+@pytest.mark.parametrize("missing", ["context_gain", "curve"])
+def test_what_was_not_measured_is_not_told(tmp_path: Path, missing: str) -> None:
+    for context in ("yarn", "ntk"):
+        results = with_reach(fake_results(context))
+        del results[missing], results["retrieval"]
+        write_run(tmp_path / context, results, fake_config(context, 0))
+    sentences = outcome(compare(read_sweep(tmp_path)))
+    assert bool(sentences) == (missing != "curve")
+    assert "How far back" not in " ".join(sentences)
+
+
+def test_a_single_strategy_has_beaten_nobody(tmp_path: Path) -> None:
+    assert told(tmp_path, {"yarn": 0.0}) == ""
