@@ -43,7 +43,7 @@ def test_what_the_seeds_do_not_tell_apart_is_no_victory(tmp_path: Path) -> None:
     assert text.startswith("No clear winner.")
     assert "won" not in text
     assert "Not distinguishable from it: context=" in text
-    assert "Next is context=pi" in text
+    assert ". Next is context=pi" in text
     assert "Its cost, against context=" in text
 
 
@@ -68,3 +68,14 @@ def test_what_was_not_measured_is_not_told(tmp_path: Path, missing: str) -> None
 
 def test_a_single_strategy_has_beaten_nobody(tmp_path: Path) -> None:
     assert told(tmp_path, {"yarn": 0.0}) == ""
+
+
+def test_a_length_that_could_not_be_read_before_has_no_loss_from_before(tmp_path: Path) -> None:
+    for context in ("yarn", "ntk"):
+        results = fake_results(context)
+        before = results["curve"]["table"]["before"]
+        before["loss"][2:] = [None] * len(before["loss"][2:])
+        write_run(tmp_path / context, results, fake_config(context, 0))
+    (first, *_) = outcome(compare(read_sweep(tmp_path)))
+    assert "the lowest loss of 2 strategies at 512-1024 tokens" in first
+    assert "before the extension" not in first

@@ -35,7 +35,8 @@ def unchanged(rows: list[Row]) -> Row | None:
 
 def lead(best: Row, others: list[Row], comparison: Comparison) -> str:
     assert comparison.ranking is not None
-    loss, before = (best.estimates[f"{row}_{key_of(comparison.ranking)}"] for row in ("after", "before"))
+    # Before the extension there may have been no positions so far out.
+    loss, before = (best.estimates.get(f"{row}_{key_of(comparison.ranking)}") for row in ("after", "before"))
     what = f"the lowest loss of {len(others) + 1} strategies at {span(comparison.ranking)} tokens, {loss:.3f} nats"
     earlier = f" (before the extension: {before.mean:.3f})" if before else ""
     if any(row.mark for row in others):
@@ -60,7 +61,7 @@ def runners_up(others: list[Row], yardstick: Row) -> str:
         parts.append(f"{'Next' if close else 'The runner-up'} is {behind[0].group.label}, {above(behind[0])}, {sure}")
     if yardstick in behind[1:]:
         parts.append(f"{yardstick.group.label} is {above(yardstick)}")
-    return f"{'; '.join(parts)}."
+    return f"{'. '.join(parts)}."
 
 
 def above(row: Row) -> str:
