@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,10 @@ import torch
 
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
-from elongate.errors import ConfigError
+from elongate.errors import ConfigError, Stopped
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.needle import Needle, Sample, _sample_pair, _score
+from elongate.evaluation.samples import Samples
 from elongate.objectives.fill_in import FillIn
 from elongate.objectives.reading import LeftToRight
 
@@ -30,6 +33,10 @@ def model(build_tiny: Callable[..., Any]) -> Any:
     built = build_tiny().model.build(257, seed=0)
     built.network.double().eval()
     return built
+
+
+def ticked(text: str) -> None:
+    pass
 
 
 def one(setting: Setting, length: int, depth: float, number: int) -> Sample:
@@ -61,8 +68,31 @@ def test_a_model_that_does_not_read_the_needle_has_no_margin(setting: Setting, m
     first, second = _sample_pair(setting, 200, 0.5, 0)
     np.testing.assert_array_equal(first.answers, second.answers[::-1])
     assert (first.prefix != second.prefix).sum() == 5
-    deaf = [Sample(first.prefix, sample.answers) for sample in (first, second)]
+    deaf = [replace(sample, prefix=first.prefix) for sample in (first, second)]
     assert abs(_score(model, LeftToRight(), deaf)[:, 1].sum()) < 1e-9 < abs(_score(model, LeftToRight(), deaf)[0, 1])
+
+
+def test_it_goes_on_where_it_stopped_and_comes_to_the_same(setting: Setting, model: Any, tmp_path: Path) -> None:
+    needle = Needle(lengths=[100, 200], depths=[0.0, 0.5], num_samples=2)
+    whole = needle.measure(model, replace(setting, samples=Samples().part("needle", "after")), ticked)
+    file, left = tmp_path / "samples.jsonl", 3
+
+    def stops(text: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Stopped("enough")
+
+    with pytest.raises(Stopped):
+        needle.measure(model, replace(setting, samples=Samples(file).part("needle", "after")), stops)
+    first = file.read_text()
+    assert needle.measure(model, replace(setting, samples=Samples(file).part("needle", "after")), ticked) == whole
+    assert file.read_text().startswith(first)  # what was measured was not measured again
+    records = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    assert len(records) == 2 * 2 * 2
+    for record in records:
+        assert {"answer", "depth", "depth_asked", "exact_match", "log_probability", "margin", "seconds", "seed", "tokens"} <= record.keys()
+        assert abs(record["depth"] - record["depth_asked"]) < 0.5  # the question, too, is a part of a text
 
 
 def test_scores_equal_those_of_whole_forwards(setting: Setting, model: Any) -> None:
@@ -87,7 +117,7 @@ def test_exact_match_is_what_greedy_generation_writes(setting: Setting, model: A
     shifted = generated.copy()
     shifted[-1] = (shifted[-1] + 1) % 256
     for answer, expected in ((generated, 1.0), (shifted, 0.0)):
-        (scores,) = _score(model, LeftToRight(), [type(sample)(sample.prefix, np.stack([answer, sample.answers[1]]))])
+        (scores,) = _score(model, LeftToRight(), [replace(sample, answers=np.stack([answer, sample.answers[1]]))])
         assert scores[2] == expected
 
 

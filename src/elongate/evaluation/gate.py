@@ -55,7 +55,7 @@ class Gate(Evaluation):
             raise ConfigError("evaluation.gate.base", self.base, rule, "name the folder of its run or evaluation")
         ours = samples.of_row("after")
         pairs = {key: (theirs[key], ours[key]) for key in sorted(theirs.keys() & ours.keys())}
-        near = {key: pair for key, pair in pairs.items() if pair[0]["within_original"]}
+        near = {key: pair for key, pair in pairs.items() if pair[0].get("within_original")}
         losses = [pair for (word, _), pair in near.items() if word == "curve"]
         answers = [pair for (word, _), pair in near.items() if word == "retrieval"]
         found: dict[str, Any] = {}

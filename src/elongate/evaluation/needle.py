@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from jaxtyping import Int
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError, require
 from elongate.evaluation.evaluation import Evaluation, Setting, mean, standard_error, usual_lengths
+from elongate.evaluation.samples import Record, digest_of
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -33,6 +35,8 @@ FIGURES = ("log_probability", "margin", "exact_match")
 class Sample:
     prefix: Int[np.ndarray, " prefix"]  # haystack with the needle in it, then the query
     answers: Int[np.ndarray, "2 answer"]  # the right one, a wrong one
+    key: str  # the right one in words
+    depth: float  # of the needle's first token, as a share of the prefix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +74,25 @@ class Needle(Evaluation):
                 cells.append([])
             for depth in self.depths:
                 tick(f"needle {length} tokens, depth {depth:g}")
-                samples = [s for i in range(self.num_samples) for s in _sample_pair(setting, length, depth, i)]
-                rows = max(1, BATCH_TOKENS // length)
-                scores = np.concatenate([_score(model, setting.reading, samples[i : i + rows]) for i in range(0, len(samples), rows)])
-                scores = scores.reshape(self.num_samples, 2, -1).mean(axis=1)
+                records = self._records(model, setting, length, depth)
+                scores = np.array([[record[figure] for figure in FIGURES] for record in records], dtype=float)
                 for figure, value, error in zip(FIGURES, mean(scores), standard_error(scores), strict=True):
                     row[figure][-1].append(value)
                     row[f"{figure}_standard_error"][-1].append(error)
         return row
+
+    def _records(self, model: LanguageModel, setting: Setting, length: int, depth: float) -> list[Record]:
+        """A haystack each, the mean of both readings; those that were measured before are taken as they are."""
+        names = [f"{length}/{depth:g}/{number}" for number in range(self.num_samples)]
+        left = [number for number, name in enumerate(names) if setting.samples.get(name) is None]
+        if left:
+            samples = [s for number in left for s in _sample_pair(setting, length, depth, number)]
+            rows, began = max(1, BATCH_TOKENS // length), perf_counter()
+            scores = np.concatenate([_score(model, setting.reading, samples[i : i + rows]) for i in range(0, len(samples), rows)])
+            known = {"depth_asked": depth, "seed": setting.seed, "seconds": (perf_counter() - began) / len(left)}
+            pairs = zip(left, samples[::2], scores.reshape(len(left), 2, -1).mean(axis=1).tolist(), strict=True)
+            setting.samples.add({names[number]: known | _record(sample, figures) for number, sample, figures in pairs})
+        return [setting.samples.get(name) or {} for name in names]
 
     def _lengths(self, setting: Setting) -> list[int]:
         """Those that hold needle and query and that the held-out text can fill; to the target only for a model that sees both sides."""
@@ -114,7 +129,14 @@ def _sample(setting: Setting, length: int, depth: float, place: int, key: str, w
     hay = held_out.flat[start : start + room]
     split = round(depth * room)
     prefix = np.concatenate([hay[:split], needle, hay[split:], query]).astype(np.int64)
-    return Sample(prefix, np.stack(answers).astype(np.int64))
+    return Sample(prefix, np.stack(answers).astype(np.int64), key, split / len(prefix))
+
+
+def _record(sample: Sample, figures: list[float]) -> Record:
+    """Of the first of both readings; None where the text could not be read."""
+    told = {"answer": sample.key, "depth": sample.depth, "tokens": len(sample.prefix), "text": digest_of(sample.prefix, *sample.answers)}
+    unread = figures[0] != figures[0]
+    return told | {name: None if unread else figure for name, figure in zip(FIGURES, figures, strict=True)}
 
 
 def _score(model: LanguageModel, reading: Reading, samples: list[Sample]) -> np.ndarray:
