@@ -1,0 +1,181 @@
+"""A model as the lm-evaluation-harness asks it: how likely a text is, how likely a text after another, and what comes after one.
+
+Texts are cut and windowed as the harness's own HFLM does (0.4.13): from the left, to what the model can hold, which here is the target
+length unless a table of positions is shorter. A text without a context follows on the end of a document. Unlike HFLM with a tokenizer
+that opens texts with a token of its own (Llama's <s>), no such token is added: models are read here as they are trained here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int
+from lm_eval.api.model import TemplateLM, hash_args
+from lm_eval.models.utils import postprocess_generated_text
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from elongate.evaluation.harness.tasks import new_tokens
+from elongate.evaluation.samples import Record
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from elongate.evaluation.evaluation import Setting
+    from elongate.models.language_model import LanguageModel
+
+BATCH_TOKENS = 8192  # read at once
+
+Encoded = tuple[tuple[str, str], list[int], list[int]]  # context and continuation, and the tokens of each
+Choice = tuple[str, list[int]]  # the name of its request, and its tokens
+Question = tuple[tuple[int, ...], list[Choice]]
+Item = TypeVar("Item")
+
+
+class HarnessModel(TemplateLM):
+    """Every answer is kept as a sample under a digest of its request, and no request is asked twice."""
+
+    def __init__(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> None:
+        super().__init__()
+        self._model, self._setting, self._tick = model, setting, tick
+        self._asked: dict[str, Instance] = {}
+        self.max_length = model.last_position(setting.target_length - 1) + 1
+        self.unread: set[str] = set()
+        """Tasks with a request that the model cannot read: their figures would be of something else."""
+
+    @property
+    def eot_token_id(self) -> int:
+        return self._setting.tokenizer.end_of_document
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        return self._setting.tokenizer.encode(string).tolist()
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        super().loglikelihood(list(self._left("loglikelihood", requests).values()), disable_tqdm=True)
+        return [(_number(record["log_probability"]), record["is_greedy"]) for record in self._found("loglikelihood", requests)]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        left = self._left("loglikelihood_rolling", requests)
+        windows = [(name, *window) for name, request in left.items() for window in self._windows(*request.args)]
+        waiting, totals = Counter(name for name, _, _ in windows), dict.fromkeys(left, 0.0)
+        self._keep({name: {"log_probability": 0.0} for name in left if not waiting[name]})
+        for some in _alike(windows, lambda window: (len(window[1]) + len(window[2]), len(window[2]))):
+            found = self._totals(np.array([context + tokens for _, context, tokens in some]), len(some[0][2]))
+            for (name, _, _), total in zip(some, found.tolist(), strict=True):
+                totals[name] += total
+                waiting[name] -= 1
+            names = {name for name, _, _ in some if not waiting[name]}
+            self._keep({name: {"log_probability": _known(totals[name])} for name in names})
+        return [_number(record["log_probability"]) for record in self._found("loglikelihood_rolling", requests)]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        left = self._left("generate_until", requests)
+        prompts = {name: self._prompt(request) for name, request in left.items()}
+        self._keep({name: {"written": None} for name, (prompt, _, _) in prompts.items() if not prompt})
+        readable = [(name, *prompt) for name, prompt in prompts.items() if prompt[0]]
+        for some in _alike(readable, lambda one: (len(one[1]) + one[2], one[2], tuple(one[3]))):
+            _, _, num_tokens, until = some[0]
+            prefixes = np.array([prompt for _, prompt, _, _ in some])
+            written = self._setting.reading.continuation(self._model, prefixes, num_tokens, self._enough(until))
+            texts = [None] * len(some) if written is None else [self._text(tokens, until) for tokens in written]
+            self._keep({name: {"written": text} for (name, _, _, _), text in zip(some, texts, strict=True)})
+        return [record["written"] or "" for record in self._found("generate_until", requests)]
+
+    def _loglikelihood_tokens(self, requests: list[Encoded], **kwargs: Any) -> list[tuple[float, bool]]:
+        pairs = [(_name("loglikelihood", pair), self._before(context, tokens), tokens) for pair, context, tokens in requests]
+        self._keep({name: {"log_probability": None, "is_greedy": False} for name, prefix, _ in pairs if not prefix})
+        questions = _questions(pair for pair in pairs if pair[1])
+        for some in _alike(questions, lambda one: ((len(one[0]) + len(one[1][0][1])) * len(one[1]), len(one[0]), len(one[1]))):
+            prefixes, choices = np.array([prefix for prefix, _ in some]), np.array([[tokens for _, tokens in row] for _, row in some])
+            totals, greedy = self._setting.reading.answers(self._model, prefixes, choices)
+            names = [name for _, row in some for name, _ in row]
+            found = zip(names, totals.ravel().tolist(), greedy.ravel().tolist(), strict=True)
+            self._keep({name: {"log_probability": _known(total), "is_greedy": is_greedy} for name, total, is_greedy in found})
+        return []  # they are kept
+
+    def _before(self, context: list[int], tokens: list[int]) -> tuple[int, ...]:
+        """What is read before the tokens that are told; nothing where they alone are more than the model can hold."""
+        return tuple((context + tokens)[-(self.max_length + 1) :][: -len(tokens)])
+
+    def _windows(self, text: str) -> Iterator[tuple[list[int], list[int]]]:
+        """A context and the tokens that are told from it, as `_loglikelihood_tokens` is given them by HFLM."""
+        windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, max_seq_len=self.max_length, context_len=1)
+        return map(make_disjoint_window, windows)
+
+    def _totals(self, tokens: Int[np.ndarray, "n length"], size: int) -> Float[np.ndarray, " n"]:
+        """The log-probability of the last tokens of each window."""
+        reading = self._setting.reading
+        losses = reading.losses(self._model, tokens, self._setting.original_length)[:, -size:]
+        if np.isnan(losses[:, -1]).all():
+            # The last row of a table of positions tells a token too, which `losses` leaves out.
+            losses[:, -1] = -reading.answers(self._model, tokens[:, :-1], tokens[:, None, -1:])[0][:, 0]
+        return -losses.sum(axis=1)
+
+    def _prompt(self, request: Instance) -> tuple[list[int], int, list[str]]:
+        """Tokens to write after, none where there is no room for any; how many to write; and what ends it."""
+        context, settings = request.args
+        num_tokens = new_tokens(str(request.task_name), settings)
+        until = settings.get("until", [])
+        tokens = self.tok_encode(context) or [self.prefix_token_id]
+        room = max(0, self.max_length - num_tokens)
+        return tokens[-room:] if room else [], num_tokens, [until] if isinstance(until, str) else until
+
+    def _enough(self, until: list[str]) -> Callable[[np.ndarray], bool]:
+        def enough(written: np.ndarray) -> bool:
+            return bool(written[-1] == self.eot_token_id) or any(end in self._setting.tokenizer.decode(written) for end in until if end)
+
+        return enough
+
+    def _text(self, tokens: np.ndarray, until: list[str]) -> str:
+        return postprocess_generated_text(self._setting.tokenizer.decode(tokens), stop=until, think_end_token=None)
+
+    def _left(self, kind: str, requests: Iterable[Instance]) -> dict[str, Instance]:
+        """Those that were not asked before, by their names."""
+        named = {_name(kind, request.args): request for request in requests}
+        self._asked = {name: request for name, request in named.items() if self._setting.samples.get(name) is None}
+        return self._asked
+
+    def _keep(self, records: dict[str, Record]) -> None:
+        known = {name: {"task": self._asked[name].task_name, "document": self._asked[name].doc_id} for name in records}
+        self._setting.samples.add({name: known[name] | record for name, record in records.items()})
+        self._tick(f"{len(records)} more requests of {len(self._asked)}")
+
+    def _found(self, kind: str, requests: Sequence[Instance]) -> list[Record]:
+        records = [self._setting.samples.get(_name(kind, request.args)) or {} for request in requests]
+        self.unread |= {str(request.task_name) for request, record in zip(requests, records, strict=True) if None in record.values()}
+        return records
+
+
+def _name(kind: str, asked: tuple[Any, ...]) -> str:
+    return f"{kind}/{hash_args(kind, asked)[:16]}"
+
+
+def _questions(pairs: Iterable[tuple[str, tuple[int, ...], list[int]]]) -> Iterator[Question]:
+    """A prefix with its choices of one length, which share its prefill: no more of them than are read at once."""
+    by_prefix: defaultdict[tuple[tuple[int, ...], int], list[Choice]] = defaultdict(list)
+    for name, prefix, tokens in pairs:
+        by_prefix[prefix, len(tokens)].append((name, tokens))
+    for (prefix, size), choices in by_prefix.items():
+        most = max(1, BATCH_TOKENS // (len(prefix) + size))
+        yield from ((prefix, choices[i : i + most]) for i in range(0, len(choices), most))
+
+
+def _alike(items: Iterable[Item], shape: Callable[[Item], tuple[Any, ...]]) -> Iterator[list[Item]]:
+    """In batches of one shape, no more than are read at once. The first of a shape is how many tokens one item reads."""
+    by_shape: defaultdict[tuple[Any, ...], list[Item]] = defaultdict(list)
+    for item in items:
+        by_shape[shape(item)].append(item)
+    for (tokens, *_), some in by_shape.items():
+        rows = max(1, BATCH_TOKENS // tokens)
+        yield from (some[i : i + rows] for i in range(0, len(some), rows))
+
+
+def _known(value: float) -> float | None:
+    """JSON has no nan."""
+    return None if value != value else value
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
