@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Evaluation, Setting
 from elongate.evaluation.harness.apart import apart
-from elongate.evaluation.harness.tasks import check_task, files_of, is_path, load, told_in_a_line
+from elongate.evaluation.harness.tasks import check_task, check_writing, files_of, is_path, load, told_in_a_line
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -62,20 +62,24 @@ class LmEval(Evaluation):
         with inside(f"evaluation.{self.word}"):
             tasks = self._loaded["tasks"]
             for name, task in tasks.items():
-                check_task(name, task, setting.target_length, setting.reading.writes)
+                check_task(name, task)
+            for request in self._requests(limit=1).get("generate_until", []):
+                check_writing(str(request.task_name), request.args[1], setting.target_length, setting.reading.writes)
         about = {name: self._about(task) for name, task in tasks.items()}
         groups = {name: group for name, group in self._loaded["groups"].items() if group.has_aggregation}
-        names = [*tasks, *groups]
-        asked = {"tasks": names, "num_fewshot": self.num_fewshot, "limit": self.limit, "n": sum(one["n"] for one in about.values())}
+        known = {"harness": version("lm-eval"), "length": setting.target_length, "num_fewshot": self.num_fewshot, "limit": self.limit}
+        known |= {"n": sum(one["n"] for one in about.values()), "tasks": [*tasks, *groups]}
         about |= {name: {"version": group.version, "subtasks": group.child_names} for name, group in groups.items()}
-        return {"harness": version("lm-eval"), "length": setting.target_length} | asked | about
+        taken = sorted(known.keys() & about.keys())
+        require(not taken, f"evaluation.{self.word}.tasks", taken, "is a name that the results need themselves", "name the task otherwise")
+        return known | about
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         from elongate.evaluation.harness.model import HarnessModel
 
         model.network.eval()
         asked = HarnessModel(model, setting, lambda text: tick(f"{self.word} {text}"))
-        for kind, requests in self._requests().items():
+        for kind, requests in self._requests(self.limit).items():
             # Asked here, where what is said is heard; the harness then finds all its questions answered.
             getattr(asked, kind)(requests)
         found = self._scored(asked)
@@ -83,6 +87,9 @@ class LmEval(Evaluation):
         unread = asked.unread | {
             name for name, group in groups.items() if asked.unread & {task.task_name for task in group.get_all_tasks()}
         }
+        for name, documents in found["samples"].items():
+            if name not in unread:
+                setting.samples.add({f"{name}/{one['filter']}/{one['doc_id']}": _sample(name, one) for one in documents})
         return {
             name: {"n": 0} if name in unread else _row(metrics)
             for name, metrics in found["results"].items()
@@ -99,13 +106,13 @@ class LmEval(Evaluation):
         known = {"version": task.VERSION, "kind": task.OUTPUT_TYPE, "num_fewshot": task.get_config("num_fewshot")}
         return known | {"n": records if self.limit is None else min(self.limit, records), "records": records}
 
-    def _requests(self) -> dict[str, list[Instance]]:
-        """Of all tasks, by their kind."""
+    def _requests(self, limit: int | None) -> dict[str, list[Instance]]:
+        """Of so many documents of each task, by their kind."""
         requests: defaultdict[str, list[Instance]] = defaultdict(list)
         self._seed()
         for name, task in self._loaded["tasks"].items():
             with inside(f"evaluation.{self.word}"), told_in_a_line(name), apart():
-                task.build_all_requests(limit=self.limit)
+                task.build_all_requests(limit=limit)
             for request in task.instances:
                 requests[request.request_type].append(request)
         return requests
@@ -115,7 +122,7 @@ class LmEval(Evaluation):
 
         self._seed()
         with apart():
-            return evaluate(asked, self._loaded, limit=self.limit, bootstrap_iters=DRAWS, log_samples=False)
+            return evaluate(asked, self._loaded, limit=self.limit, bootstrap_iters=DRAWS)
 
     def _seed(self) -> None:
         """Every model is shown the same examples, which are those that the harness shows by itself."""
@@ -136,6 +143,12 @@ def _row(metrics: dict[str, Any]) -> dict[str, Any]:
         row[figure] = _finite(value)
         row[f"{figure}_standard_error"] = _finite(metrics.get(f"{metric}_stderr,{pipeline}"))
     return row
+
+
+def _sample(task: str, document: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one document that are its own: those of a ratio over documents have none."""
+    scores = {metric: _finite(document[metric]) for metric in document["metrics"] if isinstance(document[metric], Real)}
+    return {"task": task, "document": document["doc_id"], "score": scores}
 
 
 def _finite(value: Any) -> float | None:

@@ -61,7 +61,7 @@ class HarnessModel(TemplateLM):
         windows = [(name, *window) for name, request in left.items() for window in self._windows(*request.args)]
         waiting, totals = Counter(name for name, _, _ in windows), dict.fromkeys(left, 0.0)
         self._keep({name: {"log_probability": 0.0} for name in left if not waiting[name]})
-        for some in _alike(windows, lambda window: (len(window[1]) + len(window[2]), len(window[2]))):
+        for some in self._batches(windows, lambda window: (len(window[1]) + len(window[2]), len(window[2]))):
             found = self._totals(np.array([context + tokens for _, context, tokens in some]), len(some[0][2]))
             for (name, _, _), total in zip(some, found.tolist(), strict=True):
                 totals[name] += total
@@ -75,7 +75,7 @@ class HarnessModel(TemplateLM):
         prompts = {name: self._prompt(request) for name, request in left.items()}
         self._keep({name: {"written": None} for name, (prompt, _, _) in prompts.items() if not prompt})
         readable = [(name, *prompt) for name, prompt in prompts.items() if prompt[0]]
-        for some in _alike(readable, lambda one: (len(one[1]) + one[2], one[2], tuple(one[3]))):
+        for some in self._batches(readable, lambda one: (len(one[1]) + one[2], one[2], tuple(one[3]))):
             _, _, num_tokens, until = some[0]
             prefixes = np.array([prompt for _, prompt, _, _ in some])
             written = self._setting.reading.continuation(self._model, prefixes, num_tokens, self._enough(until))
@@ -86,8 +86,8 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(self, requests: list[Encoded], **kwargs: Any) -> list[tuple[float, bool]]:
         pairs = [(_name("loglikelihood", pair), self._before(context, tokens), tokens) for pair, context, tokens in requests]
         self._keep({name: {"log_probability": None, "is_greedy": False} for name, prefix, _ in pairs if not prefix})
-        questions = _questions(pair for pair in pairs if pair[1])
-        for some in _alike(questions, lambda one: ((len(one[0]) + len(one[1][0][1])) * len(one[1]), len(one[0]), len(one[1]))):
+        questions = list(_questions(pair for pair in pairs if pair[1]))
+        for some in self._batches(questions, lambda one: ((len(one[0]) + len(one[1][0][1])) * len(one[1]), len(one[0]), len(one[1]))):
             prefixes, choices = np.array([prefix for prefix, _ in some]), np.array([[tokens for _, tokens in row] for _, row in some])
             totals, greedy = self._setting.reading.answers(self._model, prefixes, choices)
             names = [name for _, row in some for name, _ in row]
@@ -131,6 +131,19 @@ class HarnessModel(TemplateLM):
     def _text(self, tokens: np.ndarray, until: list[str]) -> str:
         return postprocess_generated_text(self._setting.tokenizer.decode(tokens), stop=until, think_end_token=None)
 
+    def _batches(self, items: list[Item], shape: Callable[[Item], tuple[Any, ...]]) -> Iterator[list[Item]]:
+        """Of one shape, no more than are read at once. The first of a shape is how many tokens one item reads."""
+        by_shape: defaultdict[tuple[Any, ...], list[Item]] = defaultdict(list)
+        for item in items:
+            by_shape[shape(item)].append(item)
+        done = 0
+        for (tokens, *_), some in by_shape.items():
+            rows = max(1, BATCH_TOKENS // tokens)
+            for i in range(0, len(some), rows):
+                self._tick(f"{done}/{len(items)}")
+                yield some[i : i + rows]
+                done += len(some[i : i + rows])
+
     def _left(self, kind: str, requests: Iterable[Instance]) -> dict[str, Instance]:
         """Those that were not asked before, by their names."""
         named = {_name(kind, request.args): request for request in requests}
@@ -140,7 +153,6 @@ class HarnessModel(TemplateLM):
     def _keep(self, records: dict[str, Record]) -> None:
         known = {name: {"task": self._asked[name].task_name, "document": self._asked[name].doc_id} for name in records}
         self._setting.samples.add({name: known[name] | record for name, record in records.items()})
-        self._tick(f"{len(records)} more requests of {len(self._asked)}")
 
     def _found(self, kind: str, requests: Sequence[Instance]) -> list[Record]:
         records = [self._setting.samples.get(_name(kind, request.args)) or {} for request in requests]
@@ -160,16 +172,6 @@ def _questions(pairs: Iterable[tuple[str, tuple[int, ...], list[int]]]) -> Itera
     for (prefix, size), choices in by_prefix.items():
         most = max(1, BATCH_TOKENS // (len(prefix) + size))
         yield from ((prefix, choices[i : i + most]) for i in range(0, len(choices), most))
-
-
-def _alike(items: Iterable[Item], shape: Callable[[Item], tuple[Any, ...]]) -> Iterator[list[Item]]:
-    """In batches of one shape, no more than are read at once. The first of a shape is how many tokens one item reads."""
-    by_shape: defaultdict[tuple[Any, ...], list[Item]] = defaultdict(list)
-    for item in items:
-        by_shape[shape(item)].append(item)
-    for (tokens, *_), some in by_shape.items():
-        rows = max(1, BATCH_TOKENS // tokens)
-        yield from (some[i : i + rows] for i in range(0, len(some), rows))
 
 
 def _known(value: float) -> float | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 REMEDY = "give {key} names of tasks (lm_eval ls tasks), YAML files of tasks or folders of such files"
 MAX_NEW_TOKENS = 256  # that the harness lets a model write where a task does not say
+LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # names of that number, the first one counts
 GREEDY = {"until", "do_sample", "temperature", "top_p", "top_k"}  # what a task may say of its writing: the last two change nothing
 
 
@@ -29,21 +30,25 @@ def is_path(task: str) -> bool:
     return "/" in task or Path(task).suffix in (".yaml", ".yml")
 
 
-def files_of(task: str) -> list[Path]:
-    """The file, or those in the folder that describe a task or a group. Raises `ConfigError` for one that is missing or malformed."""
+def files_of(task: str) -> dict[Path, str]:
+    """The file, or those in the folder that describe a task or a group, and what the harness is to load for each: groups go by name.
+
+    Raises `ConfigError` for one that is missing or malformed.
+    """
     path = Path(task).expanduser()
-    if not path.is_dir():
-        require(bool(_named_in(path)), "tasks", path, "names neither a task nor a group", "add a line to it, as in task: my_task")
-        return [path]
-    found = [file for file in sorted(path.glob("*.yaml")) if _named_in(file)]
-    require(bool(found), "tasks", path, "holds no YAML file of a task", REMEDY)
-    return found
+    if path.is_dir():
+        found = {file: named for file in sorted(path.glob("*.yaml")) if (named := _named_in(file))}
+        require(bool(found), "tasks", path, "holds no YAML file of a task", REMEDY)
+    else:
+        found = {path: _named_in(path)}
+        require(bool(found[path]), "tasks", path, "names neither a task nor a group", "add a line to it, as in task: my_task")
+    return {file: named.get("group", str(file)) for file, named in found.items()}
 
 
 def load(tasks: list[str], num_fewshot: int | None) -> TaskDict:
     """The tasks with their data, and the groups that they were asked for by. Raises `ConfigError`."""
     files = {task: files_of(task) for task in tasks if is_path(task)}
-    groups = [file for some in files.values() for file in some if "group" in _named_in(file)]
+    groups = [file for some in files.values() for file, spec in some.items() if spec != str(file)]
     # A task in a file of its own needs no others: to look through all that the harness has takes a while.
     folders = {Path(task).expanduser() for task in files if Path(task).expanduser().is_dir()} | {file.parent for file in groups}
     names = [task for task in tasks if task not in files]
@@ -59,38 +64,37 @@ def load(tasks: list[str], num_fewshot: int | None) -> TaskDict:
         raise ConfigError("tasks", names, "their data sets are on the hub, which cannot be reached", remedy)
     found: TaskDict = {"tasks": {}, "groups": {}, "group_map": {}}
     for task in tasks:
-        for one in map(str, files.get(task, [task])):
-            _add(found, one, manager)
+        for where, spec in files.get(task, {task: task}).items():
+            _add(found, str(where), spec, manager)
     for loaded in found["tasks"].values():
         _set_shots(loaded, num_fewshot)
     return found
 
 
-def check_task(name: str, task: Any, max_length: int, writes: bool) -> None:
-    """Raises `ConfigError` for a task that a model cannot be measured on."""
+def check_task(name: str, task: Any) -> None:
+    """Raises `ConfigError` for a task that no model can be measured on here."""
     unsafe = getattr(task, "UNSAFE_CODE", False)
     require(not unsafe, "tasks", name, "runs code that the model wrote, which is not done here", "leave it out")
     require(not getattr(task, "MULTIMODAL", False), "tasks", name, "shows images or sounds, and the model reads text", "leave it out")
-    if task.OUTPUT_TYPE != "generate_until":
-        return
+
+
+def check_writing(name: str, settings: Mapping[str, Any], max_length: int, writes: bool) -> None:
+    """Raises `ConfigError` where a task lets write what cannot be written."""
     require(writes, "tasks", name, "needs text that is written, which this model does not", "leave it out")
-    num_tokens = new_tokens(name, task.get_config("generation_kwargs") or {})
+    num_tokens = new_tokens(name, settings)
     rule = f"lets the model write {num_tokens} tokens, which leaves no room for a question within {max_length}"
-    require(num_tokens < max_length, "tasks", name, rule, "use a longer target length, or lower the task's max_gen_toks")
+    require(num_tokens < max_length, "tasks", name, rule, "use a longer target length, or lower max_gen_toks in its generation_kwargs")
 
 
 def new_tokens(name: str, settings: Mapping[str, Any]) -> int:
     """How many a task lets the model write. Raises `ConfigError` where it is not to take the likeliest token each time."""
-    from lm_eval.models.utils import normalize_gen_kwargs
-
-    rest = normalize_gen_kwargs(dict(settings), MAX_NEW_TOKENS)
-    number = int(rest.pop("max_gen_toks"))
-    others = {key: value for key, value in rest.items() if key not in GREEDY}
-    if rest["do_sample"] or others:
-        told = others or {key: settings[key] for key in ("do_sample", "temperature") if key in settings}
-        rule = f"is written with {', '.join(f'{key}: {value}' for key, value in told.items())}, and here decoding is greedy"
-        raise ConfigError("tasks", name, rule, "set do_sample: false in its generation_kwargs, or leave it out")
-    return number
+    # As in the harness, do_sample: false is greedy whatever the temperature.
+    sampled = settings.get("do_sample", float(settings.get("temperature") or 0.0) > 0.0)
+    others = {key: value for key, value in settings.items() if key not in (*GREEDY, *LIMITS)}
+    told = others | ({key: settings[key] for key in ("do_sample", "temperature") if key in settings} if sampled else {})
+    rule = f"is written with {', '.join(f'{key}: {value}' for key, value in told.items())}, and here decoding is greedy"
+    require(not told, "tasks", name, rule, "use do_sample: false alone in its generation_kwargs, or leave it out")
+    return int(next((settings[key] for key in LIMITS if settings.get(key) is not None), MAX_NEW_TOKENS))
 
 
 @contextmanager
@@ -104,16 +108,18 @@ def told_in_a_line(task: str) -> Iterator[None]:
     except yaml.YAMLError as error:
         raise _malformed(error, task) from error
     except (DatasetsError, ConnectionError, FileNotFoundError) as error:
+        missing = getattr(error, "filename", None)  # a file that was opened by its name is one that the YAML includes
+        require(missing is None, "tasks", task, f"includes {missing}, which is not there", "mend its YAML")
         rule = f"its data set cannot be loaded ({_reason(error)})"
         raise ConfigError("tasks", task, rule, "check dataset_path and dataset_kwargs of the task, and the network") from error
-    except (KeyError, ValueError, TypeError, AttributeError, ImportError, OSError, TemplateError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, ImportError, OSError, TemplateError) as error:
         rule = f"the harness cannot use it ({type(error).__name__}: {_reason(error)})"
         raise ConfigError("tasks", task, rule, "mend its YAML, or leave it out") from error
 
 
-def _add(found: TaskDict, task: str, manager: TaskManager) -> None:
+def _add(found: TaskDict, task: str, spec: str, manager: TaskManager) -> None:
     with told_in_a_line(task):
-        more = manager.load([task])
+        more = manager.load([spec])
     twice = sorted(found["tasks"].keys() & more["tasks"].keys())
     require(not twice, "tasks", task, f"brings the task {', '.join(twice)} a second time", "name it once")
     for part in ("tasks", "groups", "group_map"):
@@ -129,8 +135,8 @@ def _set_shots(task: Any, num_fewshot: int | None) -> None:
         task.set_config(key="num_fewshot", value=0)
 
 
-def _named_in(file: Path) -> set[str]:
-    """Whether a YAML file describes a task or a group: which of these keys stand at its top."""
+def _named_in(file: Path) -> dict[str, str]:
+    """The values of `task` and `group` at the top of a YAML file, by which it describes one; a list has none."""
     try:
         node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as error:
@@ -139,8 +145,9 @@ def _named_in(file: Path) -> set[str]:
         raise ConfigError("tasks", file, "is not UTF-8", "mend it") from error
     except yaml.YAMLError as error:
         raise _malformed(error, str(file)) from error
-    keys = {key.value for key, _ in node.value} if isinstance(node, yaml.MappingNode) else set()
-    return keys & {"task", "group"}
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    named = {key.value: value.value for key, value in pairs if isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)}
+    return {key: named[key] for key in ("task", "group") if key in named}
 
 
 def _malformed(error: yaml.YAMLError, file: str) -> ConfigError:
