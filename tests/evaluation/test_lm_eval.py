@@ -183,11 +183,12 @@ def agree(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 
 def texts_of(model: Any, setting: Setting, path: str, num_fewshot: int | None) -> list[str]:
-    """What the model writes in that task."""
+    """What the model writes in that task, document by document."""
     samples = Samples()
     given = replace(setting, samples=samples.part("lm_eval", "before"))
     measured(LmEval(tasks=[path], num_fewshot=num_fewshot), model, given)
-    return [record["written"] for record in samples._known.values() if "written" in record]
+    found = {record["document"]: record["written"] for record in samples._known.values() if "written" in record}
+    return [found[i] for i in sorted(found)]
 
 
 @pytest.mark.slow
@@ -202,6 +203,7 @@ def test_every_figure_is_that_of_the_harness_itself(checkpoint: Path, tmp_path: 
     ours = measured(LmEval(tasks=tasks, num_fewshot=num_fewshot, limit=limit), model, setting)
     agree(ours, harness(checkpoint, tasks, num_fewshot, limit))
     assert 0 < ours["choices"]["acc"] < 1
+    assert 0 < ours["written"]["exact_match"] < 1
 
 
 @pytest.mark.slow
@@ -303,6 +305,13 @@ class Guesses(LeftToRight):
 
     def continuation(self, model: Any, prefixes: np.ndarray, num_tokens: int, stop: Any) -> Any:
         return list(prefixes[:, :num_tokens])
+
+
+def test_a_figure_that_the_harness_cannot_compute_is_told_in_one_line(tmp_path: Path) -> None:
+    model = SimpleNamespace(network=torch.nn.Identity(), last_position=lambda wanted: wanted)
+    path = task(tmp_path, "rolling", [{"text": "x" * 800}], **ROLLING)  # one word of 800 nats
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=.*: the harness cannot use it \(OverflowError: math range error\)"):
+        measured(LmEval(tasks=[path]), model, of_bytes(reading=Guesses()))
 
 
 def state() -> list[Any]:

@@ -65,7 +65,8 @@ class LmEval(Evaluation):
                 check_task(name, task)
             for request in self._requests(limit=1).get("generate_until", []):
                 check_writing(str(request.task_name), request.args[1], setting.target_length, setting.reading.writes)
-        about = {name: self._about(task) for name, task in tasks.items()}
+        with apart():
+            about = {name: self._about(task) for name, task in tasks.items()}
         groups = {name: group for name, group in self._loaded["groups"].items() if group.has_aggregation}
         known = {"harness": version("lm-eval"), "length": setting.target_length, "num_fewshot": self.num_fewshot, "limit": self.limit}
         known |= {"n": sum(one["n"] for one in about.values()), "tasks": [*tasks, *groups]}
@@ -87,9 +88,8 @@ class LmEval(Evaluation):
         unread = asked.unread | {
             name for name, group in groups.items() if asked.unread & {task.task_name for task in group.get_all_tasks()}
         }
-        for name, documents in found["samples"].items():
-            if name not in unread:
-                setting.samples.add({f"{name}/{one['filter']}/{one['doc_id']}": _sample(name, one) for one in documents})
+        scored = [(name, document) for name, documents in found["samples"].items() if name not in unread for document in documents]
+        setting.samples.add({f"{name}/{one['filter']}/{one['doc_id']}": _sample(name, one) for name, one in scored})
         return {
             name: {"n": 0} if name in unread else _row(metrics)
             for name, metrics in found["results"].items()
@@ -110,18 +110,19 @@ class LmEval(Evaluation):
         """Of so many documents of each task, by their kind."""
         requests: defaultdict[str, list[Instance]] = defaultdict(list)
         self._seed()
-        for name, task in self._loaded["tasks"].items():
-            with inside(f"evaluation.{self.word}"), told_in_a_line(name), apart():
-                task.build_all_requests(limit=limit)
-            for request in task.instances:
-                requests[request.request_type].append(request)
+        with apart(), inside(f"evaluation.{self.word}"):
+            for name, task in self._loaded["tasks"].items():
+                with told_in_a_line(name):
+                    task.build_all_requests(limit=limit)
+                for request in task.instances:
+                    requests[request.request_type].append(request)
         return requests
 
     def _scored(self, asked: HarnessModel) -> dict[str, Any]:
         from lm_eval.evaluator import evaluate
 
         self._seed()
-        with apart():
+        with apart(), inside(f"evaluation.{self.word}"), told_in_a_line(", ".join(self.tasks)):
             return evaluate(asked, self._loaded, limit=self.limit, bootstrap_iters=DRAWS)
 
     def _seed(self) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -28,10 +30,49 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 8192  # read at once
 
-Encoded = tuple[tuple[str, str], list[int], list[int]]  # context and continuation, and the tokens of each
-Choice = tuple[str, list[int]]  # the name of its request, and its tokens
-Question = tuple[tuple[int, ...], list[Choice]]
-Item = TypeVar("Item")
+Tokens = list[int]
+Encoded = tuple[tuple[str, str], Tokens, Tokens]  # context and continuation, and the tokens of each
+
+
+@dataclass(frozen=True)
+class Question:
+    """Texts of equal length, the choices, that are told after one prefix."""
+
+    prefix: Tokens  # none where the choices alone are more than the model can hold
+    choices: dict[str, Tokens]  # by the names of their requests
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        size = len(next(iter(self.choices.values())))
+        return (len(self.prefix) + size) * len(self.choices), size, len(self.choices)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of the text of a request, of which the last tokens are told."""
+
+    name: str
+    tokens: Tokens
+    num_told: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.tokens), self.num_told
+
+
+@dataclass(frozen=True)
+class Prompt:
+    name: str
+    tokens: Tokens  # none where what is to be written leaves no room for any
+    num_tokens: int  # that are written at most
+    until: tuple[str, ...]  # texts of which each ends what is written
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return len(self.tokens) + self.num_tokens, self.num_tokens, self.until
+
+
+Item = TypeVar("Item", Question, Window, Prompt)
 
 
 class HarnessModel(TemplateLM):
@@ -58,51 +99,57 @@ class HarnessModel(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         left = self._left("loglikelihood_rolling", requests)
-        windows = [(name, *window) for name, request in left.items() for window in self._windows(*request.args)]
-        waiting, totals = Counter(name for name, _, _ in windows), dict.fromkeys(left, 0.0)
+        windows = [window for name, request in left.items() for window in self._windows(name, *request.args)]
+        waiting, totals = Counter(window.name for window in windows), dict.fromkeys(left, 0.0)
         self._keep({name: {"log_probability": 0.0} for name in left if not waiting[name]})
-        for some in self._batches(windows, lambda window: (len(window[1]) + len(window[2]), len(window[2]))):
-            found = self._totals(np.array([context + tokens for _, context, tokens in some]), len(some[0][2]))
-            for (name, _, _), total in zip(some, found.tolist(), strict=True):
-                totals[name] += total
-                waiting[name] -= 1
-            names = {name for name, _, _ in some if not waiting[name]}
+        for some in self._batches(windows):
+            found = self._totals(np.array([window.tokens for window in some]), some[0].num_told)
+            for window, total in zip(some, found.tolist(), strict=True):
+                totals[window.name] += total
+                waiting[window.name] -= 1
+            names = {window.name for window in some if not waiting[window.name]}
             self._keep({name: {"log_probability": _known(totals[name])} for name in names})
         return [_number(record["log_probability"]) for record in self._found("loglikelihood_rolling", requests)]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        left = self._left("generate_until", requests)
-        prompts = {name: self._prompt(request) for name, request in left.items()}
-        self._keep({name: {"written": None} for name, (prompt, _, _) in prompts.items() if not prompt})
-        readable = [(name, *prompt) for name, prompt in prompts.items() if prompt[0]]
-        for some in self._batches(readable, lambda one: (len(one[1]) + one[2], one[2], tuple(one[3]))):
-            _, _, num_tokens, until = some[0]
-            prefixes = np.array([prompt for _, prompt, _, _ in some])
-            written = self._setting.reading.continuation(self._model, prefixes, num_tokens, self._enough(until))
+        prompts = [self._prompt(name, request) for name, request in self._left("generate_until", requests).items()]
+        self._keep({prompt.name: {"written": None} for prompt in prompts if not prompt.tokens})
+        for some in self._batches([prompt for prompt in prompts if prompt.tokens]):
+            prefixes, until = np.array([prompt.tokens for prompt in some]), some[0].until
+            written = self._setting.reading.continuation(self._model, prefixes, some[0].num_tokens, self._enough(until))
             texts = [None] * len(some) if written is None else [self._text(tokens, until) for tokens in written]
-            self._keep({name: {"written": text} for (name, _, _, _), text in zip(some, texts, strict=True)})
+            self._keep({prompt.name: {"written": text} for prompt, text in zip(some, texts, strict=True)})
         return [record["written"] or "" for record in self._found("generate_until", requests)]
 
     def _loglikelihood_tokens(self, requests: list[Encoded], **kwargs: Any) -> list[tuple[float, bool]]:
-        pairs = [(_name("loglikelihood", pair), self._before(context, tokens), tokens) for pair, context, tokens in requests]
-        self._keep({name: {"log_probability": None, "is_greedy": False} for name, prefix, _ in pairs if not prefix})
-        questions = list(_questions(pair for pair in pairs if pair[1]))
-        for some in self._batches(questions, lambda one: ((len(one[0]) + len(one[1][0][1])) * len(one[1]), len(one[0]), len(one[1]))):
-            prefixes, choices = np.array([prefix for prefix, _ in some]), np.array([[tokens for _, tokens in row] for _, row in some])
-            totals, greedy = self._setting.reading.answers(self._model, prefixes, choices)
-            names = [name for _, row in some for name, _ in row]
+        questions = list(self._questions(requests))
+        unread = {"log_probability": None, "is_greedy": False}
+        self._keep({name: unread for question in questions if not question.prefix for name in question.choices})
+        for some in self._batches([question for question in questions if question.prefix]):
+            prefixes = np.array([question.prefix for question in some])
+            texts = np.array([list(question.choices.values()) for question in some])
+            totals, greedy = self._setting.reading.answers(self._model, prefixes, texts)
+            names = [name for question in some for name in question.choices]
             found = zip(names, totals.ravel().tolist(), greedy.ravel().tolist(), strict=True)
             self._keep({name: {"log_probability": _known(total), "is_greedy": is_greedy} for name, total, is_greedy in found})
         return []  # they are kept
 
-    def _before(self, context: list[int], tokens: list[int]) -> tuple[int, ...]:
-        """What is read before the tokens that are told; nothing where they alone are more than the model can hold."""
-        return tuple((context + tokens)[-(self.max_length + 1) :][: -len(tokens)])
+    def _questions(self, requests: list[Encoded]) -> Iterator[Question]:
+        """Choices of equal length share the prefill of their prefix, as many of them as are read at once."""
+        by_prefix: defaultdict[tuple[tuple[int, ...], int], dict[str, Tokens]] = defaultdict(dict)
+        for pair, context, tokens in requests:
+            prefix = (context + tokens)[-(self.max_length + 1) :][: -len(tokens)]
+            by_prefix[tuple(prefix), len(tokens)][_name("loglikelihood", pair)] = tokens
+        for (read, size), choices in by_prefix.items():
+            most = max(1, BATCH_TOKENS // (len(read) + size))
+            for i in range(0, len(choices), most):
+                yield Question(list(read), dict(islice(choices.items(), i, i + most)))
 
-    def _windows(self, text: str) -> Iterator[tuple[list[int], list[int]]]:
-        """A context and the tokens that are told from it, as `_loglikelihood_tokens` is given them by HFLM."""
+    def _windows(self, name: str, text: str) -> Iterator[Window]:
+        """Each with as much before what it tells as HFLM gives it."""
         windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, max_seq_len=self.max_length, context_len=1)
-        return map(make_disjoint_window, windows)
+        for context, told in map(make_disjoint_window, windows):
+            yield Window(name, context + told, len(told))
 
     def _totals(self, tokens: Int[np.ndarray, "n length"], size: int) -> Float[np.ndarray, " n"]:
         """The log-probability of the last tokens of each window."""
@@ -113,29 +160,28 @@ class HarnessModel(TemplateLM):
             losses[:, -1] = -reading.answers(self._model, tokens[:, :-1], tokens[:, None, -1:])[0][:, 0]
         return -losses.sum(axis=1)
 
-    def _prompt(self, request: Instance) -> tuple[list[int], int, list[str]]:
-        """Tokens to write after, none where there is no room for any; how many to write; and what ends it."""
+    def _prompt(self, name: str, request: Instance) -> Prompt:
         context, settings = request.args
         num_tokens = new_tokens(str(request.task_name), settings)
         until = settings.get("until", [])
         tokens = self.tok_encode(context) or [self.prefix_token_id]
         room = max(0, self.max_length - num_tokens)
-        return tokens[-room:] if room else [], num_tokens, [until] if isinstance(until, str) else until
+        return Prompt(name, tokens[-room:] if room else [], num_tokens, (until,) if isinstance(until, str) else tuple(until))
 
-    def _enough(self, until: list[str]) -> Callable[[np.ndarray], bool]:
+    def _enough(self, until: tuple[str, ...]) -> Callable[[np.ndarray], bool]:
         def enough(written: np.ndarray) -> bool:
             return bool(written[-1] == self.eot_token_id) or any(end in self._setting.tokenizer.decode(written) for end in until if end)
 
         return enough
 
-    def _text(self, tokens: np.ndarray, until: list[str]) -> str:
-        return postprocess_generated_text(self._setting.tokenizer.decode(tokens), stop=until, think_end_token=None)
+    def _text(self, tokens: np.ndarray, until: tuple[str, ...]) -> str:
+        return postprocess_generated_text(self._setting.tokenizer.decode(tokens), stop=list(until), think_end_token=None)
 
-    def _batches(self, items: list[Item], shape: Callable[[Item], tuple[Any, ...]]) -> Iterator[list[Item]]:
+    def _batches(self, items: Sequence[Item]) -> Iterator[list[Item]]:
         """Of one shape, no more than are read at once. The first of a shape is how many tokens one item reads."""
         by_shape: defaultdict[tuple[Any, ...], list[Item]] = defaultdict(list)
         for item in items:
-            by_shape[shape(item)].append(item)
+            by_shape[item.shape].append(item)
         done = 0
         for (tokens, *_), some in by_shape.items():
             rows = max(1, BATCH_TOKENS // tokens)
@@ -162,16 +208,6 @@ class HarnessModel(TemplateLM):
 
 def _name(kind: str, asked: tuple[Any, ...]) -> str:
     return f"{kind}/{hash_args(kind, asked)[:16]}"
-
-
-def _questions(pairs: Iterable[tuple[str, tuple[int, ...], list[int]]]) -> Iterator[Question]:
-    """A prefix with its choices of one length, which share its prefill: no more of them than are read at once."""
-    by_prefix: defaultdict[tuple[tuple[int, ...], int], list[Choice]] = defaultdict(list)
-    for name, prefix, tokens in pairs:
-        by_prefix[prefix, len(tokens)].append((name, tokens))
-    for (prefix, size), choices in by_prefix.items():
-        most = max(1, BATCH_TOKENS // (len(prefix) + size))
-        yield from ((prefix, choices[i : i + most]) for i in range(0, len(choices), most))
 
 
 def _known(value: float) -> float | None:
