@@ -1,1 +1,1 @@
-"""Tasks on text: summaries, translations, answers, labels and the next line of a dialogue, from files or from the hub."""
+"""The lm-evaluation-harness of EleutherAI from within: its tasks, a model as it asks one, and how it is kept apart."""
