@@ -29,6 +29,7 @@ NEEDED = {  # what a choice cannot do without
     "evaluation/pseudo_perplexity": ["model=bert", "objective=masked"],
     "objective/continuation": ["model=bidirectional_autoencoder"],
     "objective/reconstruction": ["model=bidirectional_autoencoder"],
+    "evaluation/lm_eval": ["evaluation.lm_eval.tasks=[hellaswag]"],
     **{f"evaluation/{word}": [f"evaluation.{word}.path={{folder}}/{word}.jsonl"] for word in TASKS},
     **{f"context{group}/{word}": ["model=gpt2"] for group in ("", "/position") for word in ("interpolate", "tile")},
 }

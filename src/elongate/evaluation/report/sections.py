@@ -183,8 +183,22 @@ def figures_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def figure_of(section: dict[str, Any], row: str, figure: str) -> Estimate | None:
     """None where no sample could be read."""
-    value = known(section[row][figure])
+    value = known(section[row].get(figure))
     return None if value is None else Estimate(value, known(section[row][f"{figure}_standard_error"]))
+
+
+def harness_rows(harness: dict[str, Any]) -> list[str]:
+    return rows_of(harness[harness["tasks"][0]])
+
+
+def harness_lines(harness: dict[str, Any]) -> list[tuple[str, str, list[Estimate | None]]]:
+    """A task or group of the lm-evaluation-harness, one of its figures, and a cell a row; no figure where no row could be measured."""
+    lines = []
+    for task in harness["tasks"]:
+        rows = [harness[task][row] for row in harness_rows(harness)]
+        keys = dict.fromkeys(key for row in rows for key in row if key != "n" and not key.endswith("_standard_error"))
+        lines += [(task, figure, [figure_of(harness[task], row, figure) for row in harness_rows(harness)]) for figure in keys or [""]]
+    return lines
 
 
 def known(value: float | None) -> float | None:

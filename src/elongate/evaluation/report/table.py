@@ -6,6 +6,7 @@ Imports nothing heavy: the table of a finished run is printed within a second.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +18,8 @@ from elongate.evaluation.report.sections import (
     duration,
     figure_of,
     figures_of,
+    harness_lines,
+    harness_rows,
     losses_of,
     mebibytes,
     needle_of,
@@ -43,6 +46,8 @@ def terminal_table(results: dict[str, Any]) -> str:
     if "retrieval" in results:
         parts.append(retrieval_text(results["retrieval"]))
     parts += [task_text(name, section) for name, section in figures_of(results).items()]
+    if "lm_eval" in results:
+        parts.append(harness_text(results["lm_eval"]))
     if "budget" in results:
         parts.append(budget_text(results["budget"]))
     sentences = verdict(results)
@@ -143,6 +148,22 @@ def task_text(name: str, section: dict[str, Any]) -> str:
         table.append([row, *("-" if cell is None else f"{cell:.3f}" for cell in cells)])
     cut = f", {section['truncated']} of them cut to {section['length']} tokens" if section["truncated"] else ""
     return "\n".join([f"{name.replace('_', ' ').capitalize()}, {section['n']} samples{cut}", "", *_aligned(table)])
+
+
+def harness_text(harness: dict[str, Any]) -> str:
+    """A line for each task and figure; without the errors where they would make it too wide."""
+    lines = _harness_lines(harness, lambda cell: f"{cell:.4g}")
+    if width_of(lines) > WIDTH:
+        lines = _harness_lines(harness, lambda cell: f"{cell.mean:.4g}")
+    return "\n".join([f"lm-evaluation-harness {harness['harness']}, {harness['n']:,} documents", "", *lines])
+
+
+def _harness_lines(harness: dict[str, Any], text: Callable[[Estimate], str]) -> list[str]:
+    table = [["task", "figure", *harness_rows(harness)]]
+    for task, figure, cells in harness_lines(harness):
+        name = task if len(task) <= 30 else f"{task[:29]}…"
+        table.append([name, figure or "-", *("-" if cell is None else text(cell) for cell in cells)])
+    return _aligned(table)
 
 
 def budget_text(budget: dict[str, Any]) -> str:

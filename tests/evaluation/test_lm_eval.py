@@ -1,0 +1,514 @@
+"""Tasks of the lm-evaluation-harness: the figures are those of its own model on the same checkpoint, and of our own evaluations."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tests.conftest import composed, evaluated
+from tokenizers import Tokenizer as TokenizerFile
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from elongate.build import build_job
+from elongate.context.attention.full import Full
+from elongate.data.tokenizer.byte import ByteTokenizer
+from elongate.data.tokenizer.folder import load_tokenizer
+from elongate.data.tokens import Tokens
+from elongate.errors import ConfigError, Stopped
+from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.harness.model import HarnessModel
+from elongate.evaluation.lm_eval import DRAWS, LmEval
+from elongate.evaluation.perplexity import Perplexity
+from elongate.evaluation.report.estimate import Estimate
+from elongate.evaluation.report.sections import rows_of
+from elongate.evaluation.report.table import terminal_table
+from elongate.evaluation.samples import Samples
+from elongate.evaluation.text.classification import Classification
+from elongate.models.pretrained import Pretrained
+from elongate.objectives.fill_in import FillIn
+from elongate.objectives.reading import LeftToRight, Reading
+
+WORDS = ["the", "sky", "sea", "was", "blue", "red", "deep", "and", "stone", "rain", "falls", "over", "every", "old", "hill", "turns"]
+LENGTH = 64  # tokens that the checkpoints hold
+MULTIPLE_CHOICE: dict[str, Any] = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{question}}",
+    "doc_to_choice": "{{choices}}",
+    "doc_to_target": "{{gold}}",
+    "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in ("acc", "acc_norm")],
+}
+ROLLING: dict[str, Any] = {
+    "output_type": "loglikelihood_rolling",
+    "doc_to_text": "",
+    "doc_to_target": "{{text}}",
+    "metric_list": [{"metric": metric} for metric in ("word_perplexity", "byte_perplexity", "bits_per_byte")],
+}
+WRITTEN: dict[str, Any] = {
+    "output_type": "generate_until",
+    "doc_to_text": "{{question}}",
+    "doc_to_target": "{{answer}}",
+    "generation_kwargs": {"until": ["e"], "max_gen_toks": 12, "do_sample": False},
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+}
+PERPLEXITY: dict[str, Any] = {
+    "output_type": "loglikelihood",
+    "doc_to_text": "the ",
+    "doc_to_target": "{{text}}",
+    "metric_list": [{"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}],
+}
+
+
+def sentence(seed: int, count: int) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=count))
+
+
+def task(folder: Path, name: str, documents: list[dict[str, Any]], **settings: Any) -> str:
+    """The path of a task of the harness on these documents."""
+    data = folder / f"{name}.jsonl"
+    data.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    where = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test"}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({"task": name, "metadata": {"version": 1.0}} | where | settings))
+    return str(folder / f"{name}.yaml")
+
+
+def choices(folder: Path, **settings: Any) -> str:
+    documents = [
+        {
+            "question": sentence(i, 3 + 9 * i),  # some are longer than the model can hold
+            "choices": [sentence(100 + i, 1), sentence(200 + i, 1), sentence(300 + i, 4)],
+            "gold": i % 3,
+        }
+        for i in range(12)
+    ]
+    documents[3]["question"] = ""  # follows on nothing
+    documents[4]["question"] += "  "  # the space belongs to what follows
+    return task(folder, "choices", documents, **MULTIPLE_CHOICE | settings)
+
+
+def rolling(folder: Path, *lengths: int) -> str:
+    return task(folder, "rolling", [{"text": sentence(i, length)} for i, length in enumerate(lengths)], **ROLLING)
+
+
+def written(folder: Path, *answers: str, **settings: Any) -> str:
+    documents = [{"question": sentence(i, 4 + 10 * i), "answer": answers[i] if i < len(answers) else "none"} for i in range(10)]
+    return task(folder, "written", documents, **WRITTEN | settings)
+
+
+def network(kind: str, vocab_size: int) -> Any:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 0}
+    if kind == "gpt2":
+        made: Any = GPT2LMHeadModel(GPT2Config(**sizes, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=2))
+    else:
+        layers = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+        made = LlamaForCausalLM(LlamaConfig(**sizes, **layers, max_position_embeddings=LENGTH))
+    for parameter in made.parameters():
+        if parameter.ndim > 1:
+            parameter.data *= 8.0  # so that it prefers one token to another
+    return made.eval()
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A tiny network with a BPE tokenizer, as transformers saves them."""
+    bpe = TokenizerFile(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([sentence(i, 50) for i in range(20)], trainer)
+    folder = tmp_path / "checkpoint"
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>").save_pretrained(folder)
+    network(request.param, bpe.get_vocab_size()).save_pretrained(folder)
+    return folder
+
+
+def opened(checkpoint: Path, samples: Samples | None = None, target: int = LENGTH) -> tuple[Any, Setting]:
+    tokenizer = load_tokenizer(checkpoint)
+    model = Pretrained(source=str(checkpoint)).build(tokenizer.vocab_size, 0)
+    model.attend(Full(), LENGTH, LENGTH)
+    held_out = Tokens(np.zeros(10, dtype=np.uint16), np.array([0, 10]))
+    part = (samples or Samples()).part("lm_eval", "after")
+    return model, Setting(held_out, tokenizer, LENGTH, target, seed=0, reading=LeftToRight(), samples=part)
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def measured(evaluation: LmEval, model: Any, setting: Setting) -> dict[str, Any]:
+    header, row = evaluation.header(setting), evaluation.measure(model, setting, quiet)
+    json.dumps([header, row], allow_nan=False)
+    return row
+
+
+def harness(checkpoint: Path, tasks: list[str], num_fewshot: int | None = None, limit: int | None = None) -> dict[str, Any]:
+    """What the harness says of the folder by itself."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    model = HFLM(pretrained=str(checkpoint), device="cpu", dtype="float32", batch_size=1, max_length=LENGTH)
+    manager = TaskManager(include_defaults=False)
+    found = simple_evaluate(model, tasks=tasks, task_manager=manager, num_fewshot=num_fewshot, limit=limit, bootstrap_iters=DRAWS)
+    return found["results"]
+
+
+def agree(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, metrics in theirs.items():
+        assert ours[name]["n"] == metrics["sample_len"]
+        figures = {key.partition(",")[0] for key in metrics if key.endswith(",none")} - {"alias"}
+        for figure in (one for one in figures if not one.endswith("_stderr")):
+            assert ours[name][figure] == pytest.approx(metrics[f"{figure},none"], rel=1e-4, abs=1e-4), figure
+            error = metrics[f"{figure}_stderr,none"]
+            expected = None if error == "N/A" else pytest.approx(error, rel=1e-4, abs=1e-4)
+            assert ours[name][f"{figure}_standard_error"] == expected
+
+
+def texts_of(model: Any, setting: Setting, path: str, num_fewshot: int | None) -> list[str]:
+    """What the model writes in that task, document by document."""
+    samples = Samples()
+    given = replace(setting, samples=samples.part("lm_eval", "before"))
+    measured(LmEval(tasks=[path], num_fewshot=num_fewshot), model, given)
+    found = {record["document"]: record["written"] for record in samples._known.values() if "written" in record}
+    return [found[i] for i in sorted(found)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the harness's own model warns of much
+@pytest.mark.parametrize(("num_fewshot", "limit"), [(None, None), (2, 7)])
+def test_every_figure_is_that_of_the_harness_itself(checkpoint: Path, tmp_path: Path, num_fewshot: int | None, limit: int | None) -> None:
+    model, setting = opened(checkpoint)
+    texts = texts_of(model, setting, written(tmp_path), num_fewshot)
+    assert len(set(texts)) > 3
+    # Some of the answers are what the model writes, so that it is right at times.
+    tasks = [choices(tmp_path), rolling(tmp_path, 5, 30, 31, 90, 200), written(tmp_path, *texts[:4])]
+    ours = measured(LmEval(tasks=tasks, num_fewshot=num_fewshot, limit=limit), model, setting)
+    agree(ours, harness(checkpoint, tasks, num_fewshot, limit))
+    assert 0 < ours["choices"]["acc"] < 1
+    assert 0 < ours["written"]["exact_match"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_answer_is_that_of_the_harness_itself(checkpoint: Path, tmp_path: Path) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    model, setting = opened(checkpoint)
+    evaluation = LmEval(tasks=[choices(tmp_path), rolling(tmp_path, 0, 1, 40, 100, 300), written(tmp_path)])
+    ours, theirs = HarnessModel(model, setting, quiet), HFLM(pretrained=str(checkpoint), device="cpu", dtype="float32", max_length=LENGTH)
+    requests = evaluation._requests(limit=None)
+    assert ours.generate_until(requests["generate_until"]) == theirs.generate_until(requests["generate_until"])
+    rolled = theirs.loglikelihood_rolling(requests["loglikelihood_rolling"])
+    assert ours.loglikelihood_rolling(requests["loglikelihood_rolling"]) == pytest.approx(rolled, rel=1e-5, abs=1e-4)
+    found, expected = (np.array(one.loglikelihood(requests["loglikelihood"])) for one in (ours, theirs))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    assert ours.unread == set()
+
+
+@pytest.fixture
+def tiny(build_tiny: Callable[..., Any]) -> Any:
+    model = build_tiny().model.build(257, seed=0)
+    for parameter in model.network.parameters():
+        if parameter.ndim > 1:
+            parameter.data *= 6.0
+    model.network.eval()
+    return model
+
+
+def of_bytes(documents: list[list[int]] | None = None, reading: Reading | None = None, samples: Samples | None = None) -> Setting:
+    flat = [token for document in documents or [[0] * 10] for token in document]
+    ends = np.cumsum([0, *map(len, documents or [[0] * 10])])
+    part = (samples or Samples()).part("lm_eval", "after")
+    return Setting(Tokens(np.array(flat, dtype=np.uint16), ends), ByteTokenizer(), 32, 128, 0, reading or LeftToRight(), part)
+
+
+def test_it_agrees_with_our_own_perplexity(tiny: Any, tmp_path: Path) -> None:
+    texts = [sentence(i, 30)[:100] for i in range(4)]
+    path = task(tmp_path, "rolling", [{"text": text} for text in texts], **ROLLING)
+    # As the harness reads them: each after the end of another document, in one window.
+    setting = of_bytes([[256, *text.encode()] for text in texts])
+    ours = Perplexity(lengths=[101], stride=100).measure(tiny, setting, quiet)
+    row = measured(LmEval(tasks=[path]), tiny, setting)["rolling"]
+    assert row["bits_per_byte"] == pytest.approx(ours["bits_per_byte"][0], abs=1e-4)
+    assert row["byte_perplexity"] == pytest.approx(ours["perplexity"][0], rel=1e-4)
+    assert row["bits_per_byte"] > 1
+
+
+def test_it_agrees_with_our_own_classification(tiny: Any, tmp_path: Path) -> None:
+    labels = ["sky", "stone", "old sea"]
+    records = [
+        {"context": sentence(i, 4), "input": "", "answers": [labels[i % 3]], "all_classes": labels, "gold": i % 3} for i in range(30)
+    ]
+    settings = MULTIPLE_CHOICE | {"doc_to_text": "{{context}} is:", "doc_to_choice": labels}
+    path = task(tmp_path, "labels", records, **settings)
+    own = Classification(path=str(tmp_path / "labels.jsonl"), template="{context} is:", num_samples=30)
+    ours = own.measure(tiny, of_bytes(), quiet)
+    row = measured(LmEval(tasks=[path]), tiny, of_bytes())["labels"]
+    assert row["acc"] == pytest.approx(ours["accuracy"], abs=1e-12)
+    assert row["acc_standard_error"] == pytest.approx(ours["accuracy_standard_error"], abs=1e-12)
+    assert 0 < row["acc"] < 1
+
+
+def test_what_was_answered_is_not_asked_again(tiny: Any, tmp_path: Path) -> None:
+    tasks = [choices(tmp_path), rolling(tmp_path, 3, 40), written(tmp_path)]
+    whole = measured(LmEval(tasks=tasks), tiny, of_bytes())
+    file, calls = tmp_path / "samples.jsonl", []
+
+    def stop(text: str) -> None:
+        calls.append(text)
+        if len(calls) == 14:  # in the middle of the choices
+            raise Stopped("stopped")
+
+    with pytest.raises(Stopped):
+        LmEval(tasks=tasks).measure(tiny, of_bytes(samples=Samples(file)), stop)
+    kept = len(file.read_text().splitlines()) - 1
+    again: list[str] = []
+    assert LmEval(tasks=tasks).measure(tiny, of_bytes(samples=Samples(file)), again.append) == whole
+    lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    requests = [line for line in lines if "score" not in line]
+    assert 0 < kept < len(requests) == len({line["sample"] for line in requests}) == 36 + 2 + 10
+    assert {line["task"] for line in requests} == {"choices", "rolling", "written"}
+    scores = [line["score"]["acc"] for line in lines if line["task"] == "choices" and "score" in line]
+    assert sum(scores) / len(scores) == whole["choices"]["acc"]
+    # All of it is known now: no model is asked.
+    silent: list[str] = []
+    assert LmEval(tasks=tasks).measure(tiny, of_bytes(samples=Samples(file)), silent.append) == whole
+    assert len(again) > len(silent) == 0
+
+
+class Guesses(LeftToRight):
+    """Without a network: the checks of shapes that tests switch on draw random numbers themselves."""
+
+    def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> Any:
+        return np.ones(tokens.shape)
+
+    def answers(self, model: Any, prefix: np.ndarray, choices: np.ndarray) -> Any:
+        return -(choices.sum(axis=2) % 5).astype(float), np.zeros(choices.shape[:2], dtype=bool)
+
+    def continuation(self, model: Any, prefixes: np.ndarray, num_tokens: int, stop: Any) -> Any:
+        return list(prefixes[:, :num_tokens])
+
+
+def test_a_figure_that_the_harness_cannot_compute_is_told_in_one_line(tmp_path: Path) -> None:
+    model = SimpleNamespace(network=torch.nn.Identity(), last_position=lambda wanted: wanted)
+    path = task(tmp_path, "rolling", [{"text": "x" * 800}], **ROLLING)  # one word of 800 nats
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=.*: the harness cannot use it \(OverflowError: math range error\)"):
+        measured(LmEval(tasks=[path]), model, of_bytes(reading=Guesses()))
+
+
+def state() -> list[Any]:
+    return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), os.environ.get("DISABLE_MULTIPROC")]
+
+
+def test_the_random_state_and_the_terminal_are_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = SimpleNamespace(network=torch.nn.Identity(), last_position=lambda wanted: wanted)
+    drawn = task(tmp_path, "drawn", [{"text": sentence(i, 3)} for i in range(4)], **PERPLEXITY)
+    tasks = [choices(tmp_path), rolling(tmp_path, 3, 3, 3), written(tmp_path), drawn]
+    before = state()
+    row = measured(LmEval(tasks=tasks, num_fewshot=2), model, of_bytes(reading=Guesses()))
+    assert state() == before
+    assert row["drawn"]["perplexity_standard_error"] > 0  # by bootstrap, which prints and draws
+    assert capfd.readouterr() == ("", "")
+
+
+def named(folder: Path) -> dict[str, Any]:
+    """Tasks that cannot be measured, by a word for each."""
+    (folder / "broken.yaml").write_text("task: a\ndataset_path: json\n  x: [1\n")
+    (folder / "includes.yaml").write_text("include: broken.yaml\ntask: a\n")
+    (folder / "alone.yaml").write_text("include: nowhere.yaml\ntask: a\n")
+    (folder / "none.yaml").write_text("dataset_path: json\n")
+    (folder / "empty").mkdir()
+    documents = [{"question": "q", "answer": "a", "text": "t"}] * 3
+
+    def one(name: str, **settings: Any) -> str:
+        return task(folder, name, documents, **settings)
+
+    def writes(name: str, **settings: Any) -> str:
+        return one(name, **WRITTEN | {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 4} | settings})
+
+    return {
+        "nowhere": f"{folder}/nowhere.yaml",
+        "broken": f"{folder}/broken.yaml",
+        "none": f"{folder}/none.yaml",
+        "empty": f"{folder}/empty",
+        "includes": f"{folder}/includes.yaml",
+        "alone": f"{folder}/alone.yaml",
+        "hub": one("hub", **ROLLING, dataset_path="owner/name"),
+        "data": one("data", **ROLLING, dataset_kwargs={"data_files": {"test": "nothing.jsonl"}}),
+        "split": one("split", **ROLLING | {"test_split": "train"}),
+        "typo": one("typo", **ROLLING, tset_split="test"),
+        "kind": one("kind", **ROLLING | {"output_type": "loglikely"}),
+        "field": one("field", **ROLLING | {"doc_to_target": "{{nothing}}"}),
+        "code": one("code", **ROLLING, unsafe_code=True),
+        "image": one("image", **ROLLING, doc_to_image="text"),
+        "sampled": writes("sampled", do_sample=True, temperature=0.7),
+        "warm": writes("warm", temperature=0.7),
+        "beams": writes("beams", num_beams=4),
+        "long": writes("long", max_gen_toks=128),
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("nowhere", r"nowhere\.yaml: cannot be read \(No such file or directory\); give .*tasks names of tasks"),
+        ("broken", r"broken\.yaml:3: this line is no YAML \(mapping values are not allowed here\); mend it"),
+        ("none", r"none\.yaml: names neither a task nor a group; add a line to it"),
+        ("empty", r"empty: holds no YAML file of a task"),
+        ("includes", r"broken\.yaml:3: this line is no YAML"),
+        ("alone", r"alone\.yaml: includes .*/nowhere\.yaml, which is not there; mend its YAML"),
+        ("hub", r"hub\.yaml: its data set cannot be loaded \(Couldn't reach 'owner/name' on the Hub"),
+        ("data", r"data\.yaml: its data set cannot be loaded \(Unable to find '.*nothing\.jsonl'\); check dataset_path and dataset_kwargs"),
+        ("split", r"split\.yaml: the harness cannot use it \(KeyError: 'train'\); mend its YAML"),
+        ("typo", r"typo\.yaml: the harness cannot use it \(TypeError: .*'tset_split'\)"),
+        ("kind", r"kind\.yaml: the harness cannot use it \(ValueError: Got invalid output_type 'loglikely'"),
+        ("field", r"field\.yaml: the harness cannot use it \(UndefinedError: 'nothing' is undefined\)"),
+        ("code", r"code: runs code that the model wrote, which is not done here; leave it out"),
+        ("image", r"image: shows images or sounds"),
+        ("sampled", r"sampled: is written with do_sample: True, temperature: 0\.7, and here decoding is greedy; use do_sample: false"),
+        ("warm", r"warm: is written with temperature: 0\.7, and here decoding is greedy"),
+        ("beams", r"beams: is written with num_beams: 4, and here decoding is greedy"),
+        ("long", r"long: lets the model write 128 tokens, which leaves no room for a question within 128; use a longer target length"),
+    ],
+)
+def test_a_task_that_cannot_be_measured_is_told_in_one_line(word: str, line: str, tmp_path: Path) -> None:
+    path = named(tmp_path)[word]
+    with pytest.raises(ConfigError, match=rf"tasks=(.*/)?{line}") as told:
+        LmEval(tasks=[path]).header(of_bytes())
+    assert "\n" not in str(told.value)
+    assert told.value.inside("evaluation.lm_eval").key == "evaluation.lm_eval.tasks"
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"do_sample": False, "temperature": 1.0}, {"top_p": 0.9}])
+def test_what_is_greedy_in_the_harness_is_so_here(settings: dict[str, Any], tmp_path: Path) -> None:
+    path = written(tmp_path, generation_kwargs={"until": ["\n"], "max_new_tokens": 4} | settings)
+    assert LmEval(tasks=[path]).header(of_bytes())["written"]["n"] == 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"tasks": []}, "tasks=[]: must name at least one task; use tasks=[hellaswag]"),
+        ({"limit": 0}, "limit=0: must be at least 1; use limit=null for all"),
+        ({"num_fewshot": -1}, "num_fewshot=-1: must be at least 0; use num_fewshot=null"),
+    ],
+)
+def test_values_out_of_range_are_told(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        LmEval(**{"tasks": ["hellaswag"]} | settings)
+    assert str(told.value) == line
+
+
+def test_more_examples_than_there_are_documents_are_told_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=written: the harness cannot use it"):
+        LmEval(tasks=[written(tmp_path)], num_fewshot=40).header(of_bytes())
+
+
+def test_a_task_is_named_once_and_not_as_the_results_name_theirs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"written\.yaml: brings the task written a second time; name it once"):
+        LmEval(tasks=[written(tmp_path), str(tmp_path)]).header(of_bytes())
+    path = task(tmp_path, "limit", [{"text": "t"}], **ROLLING)
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=\['limit'\]: is a name that the results need themselves"):
+        LmEval(tasks=[path]).header(of_bytes())
+
+
+def test_a_task_that_fixes_no_examples_keeps_them(tmp_path: Path) -> None:
+    fixed = task(tmp_path, "fixed", [{"text": "t"}] * 3, **ROLLING, num_fewshot=0)
+    header = LmEval(tasks=[choices(tmp_path, num_fewshot=1), fixed], num_fewshot=2).header(of_bytes())
+    assert [header[name]["num_fewshot"] for name in header["tasks"]] == [2, 0]
+    header = LmEval(tasks=[choices(tmp_path, num_fewshot=1)], limit=5).header(of_bytes())
+    assert header["choices"] == {"version": 1.0, "kind": "multiple_choice", "num_fewshot": 1, "n": 5, "records": 12}
+    assert header["n"] == 5
+
+
+def test_a_model_that_sees_both_sides_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval=lm_eval: needs a model that reads from left to right") as told:
+        LmEval(tasks=[written(tmp_path)]).header(of_bytes(reading=FillIn(0.15)))
+    assert "use evaluation=[classification]" in str(told.value)
+    # Of a fresh model it is known before anything is loaded.
+    masked = ["model=bert", "context=interpolate", "evaluation=[lm_eval]", "evaluation.lm_eval.tasks=[hellaswag]"]
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval=lm_eval: needs a model that reads from left to right"):
+        build_job(*composed(*masked))
+
+
+def test_without_the_harness_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elongate.evaluation.lm_eval.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval=lm_eval: needs lm-evaluation-harness, which is not installed") as told:
+        build_job(*composed("evaluation=[lm_eval]", "evaluation.lm_eval.tasks=[hellaswag]"))
+    assert 'install it: python -m pip install "elongate[lm_eval]"' in str(told.value)
+
+
+@pytest.mark.slow
+def test_a_name_that_the_harness_does_not_know_is_told_with_its_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=hellaswg: is no task of the harness; did you mean hellaswag or"):
+        LmEval(tasks=["hellaswg"]).header(of_bytes())
+
+
+@pytest.mark.slow
+def test_a_group_has_the_figures_of_its_tasks_together(tiny: Any, tmp_path: Path) -> None:
+    documents = [{"question": sentence(i, 4), "choices": [" sky", " sea"], "gold": int(i > 3)} for i in range(10)]
+    for name, some in {"part0": documents[:3], "part1": documents[3:]}.items():
+        task(tmp_path, name, some, **MULTIPLE_CHOICE)
+    group = {"group": "both", "task": ["part0", "part1"], "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}]}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(group))
+    evaluation = LmEval(tasks=[str(tmp_path / "both.yaml")])
+    header, row = evaluation.header(of_bytes()), evaluation.measure(tiny, of_bytes(), quiet)
+    assert (header["tasks"], header["both"]["subtasks"], header["n"]) == (["part0", "part1", "both"], ["part0", "part1"], 10)
+    assert row["part0"]["acc"] != row["part1"]["acc"]
+    assert row["both"]["acc"] == pytest.approx((3 * row["part0"]["acc"] + 7 * row["part1"]["acc"]) / 10)
+
+
+def test_a_task_that_a_table_of_positions_cannot_hold_has_no_figures(tmp_path: Path, build_tiny: Callable[..., Any]) -> None:
+    gpt2, setting = build_tiny("model=gpt2", "context=interpolate").model.build(257, seed=0), of_bytes()
+    assert gpt2.last_position(setting.target_length) < 64
+    tasks = [written(tmp_path, generation_kwargs={"until": ["\n"], "max_gen_toks": 64}), rolling(tmp_path, 40)]
+    row = measured(LmEval(tasks=tasks), gpt2, setting)
+    assert row["written"] == {"n": 0}
+    assert row["rolling"]["n"] == 1
+    assert row["rolling"]["bits_per_byte"] > 0  # in windows that it can hold
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("word", "context"), [("gpt", "yarn"), ("gpt2", "interpolate")])
+def test_a_run_measures_tasks_of_the_harness_and_so_does_evaluate(ran: Any, tmp_path: Path, word: str, context: str) -> None:
+    says = written(tmp_path, generation_kwargs={"until": ["e"], "max_gen_toks": 40})
+    settings = [f"evaluation.lm_eval.tasks=[{choices(tmp_path)},{rolling(tmp_path, 3, 40)},{says}]", "evaluation.lm_eval.limit=4"]
+    chosen = "evaluation=[curve,needle,lm_eval]"
+    directory, results = ran("run", f"model={word}", "context.curriculum.base.steps=3", f"context={context}", chosen, *settings)
+    section = results["lm_eval"]
+    assert (section["harness"], section["limit"], section["n"]) == (version("lm-eval"), 4, 4 + 2 + 4)
+    assert section["tasks"] == ["choices", "rolling", "written"]
+    assert all(section["rolling"][row]["bits_per_byte"] > 0 for row in ("before", "after"))
+    # 40 tokens are more than the positions of the base, where they are a table.
+    assert ("exact_match" in section["written"]["before"]) == (word == "gpt")
+    assert section["written"]["after"]["exact_match"] is not None
+    again = evaluated(directory.path, tmp_path / "again", "evaluation=[lm_eval]", *settings)["lm_eval"]
+    for name in section["tasks"]:
+        assert again[name]["after"] == section[name]["after"]
+    page = (directory.path / "report.html").read_text()
+    assert "<h2>Tasks of the lm-evaluation-harness</h2>" in page
+    cells = "".join(f"<td>{Estimate(section['rolling'][row]['bits_per_byte']):.3f}</td>" for row in rows_of(section["rolling"]))
+    assert f'<tr><th scope="row">rolling</th><td>1.0</td><td>0</td><td class="words">bits_per_byte</td>{cells}</tr>' in page
+    table = terminal_table(results)
+    assert f"lm-evaluation-harness {version('lm-eval')}, 10 documents" in table
+    assert re.search(rf"\nrolling +bits_per_byte +.*{section['rolling']['after']['bits_per_byte']:.4g}\n", table)
+    assert (re.search(r"\nwritten +exact_match +- ", table) is not None) == (word == "gpt2")
+    assert max(map(len, table.splitlines())) <= 100
