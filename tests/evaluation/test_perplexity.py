@@ -34,17 +34,6 @@ def setting() -> Setting:
     return Setting(Tokens(flat, bounds), ByteTokenizer(), 32, 64, seed=0, reading=LeftToRight())
 
 
-@pytest.fixture
-def model(build_tiny: Callable[..., Any]) -> Any:
-    built = build_tiny().model.build(257, seed=0)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in built.network.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw))  # a fresh network hardly attends
-    built.network.double().eval()
-    return built
-
-
 def ticked(text: str) -> None:
     pass
 
