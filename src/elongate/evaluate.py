@@ -17,11 +17,11 @@ from elongate.build import build_evaluations, pretrained_tokenizer
 from elongate.config import PRECISIONS, build, build_class, check_device
 from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
-from elongate.data.tokens import load_corpus
+from elongate.data.tokens import Tokens, load_corpus
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Setting, add_row, measured
 from elongate.evaluation.report.page import write_report
-from elongate.evaluation.samples import Samples
+from elongate.evaluation.samples import Samples, digest_of
 from elongate.files import write_json
 from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
@@ -61,6 +61,8 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     nodes = {group: _node(config, trained, conf, group) for group in GROUPS}
     model = _model(top.checkpoint, folder, is_run=bool(trained))
     evaluations = build_evaluations(nodes["evaluation"])
+    for evaluation in evaluations:
+        evaluation.check_alone()
     data = build(nodes["data"], "data")
     with _of_checkpoint(top.checkpoint), inside("tokenizer"):
         tokenizer = pretrained_tokenizer(build(nodes["tokenizer"], "tokenizer"), model).fit(data)
@@ -92,7 +94,8 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     setting = Setting(corpus.validation, tokenizer, original, target, seed, objective.reading)
     results |= {evaluation.word: evaluation.header(setting) for evaluation in evaluations}
     # Only now is anything written: what cannot be measured has been refused without a trace.
-    samples = Samples(directory / "samples.jsonl", _identity(config, trained, folder))
+    read = [folder, *(path for evaluation in evaluations for path in evaluation.reads())]
+    samples = Samples(directory / "samples.jsonl", _identity(config, trained, read, corpus.validation, directory))
     for evaluation in evaluations:
         if not evaluation.is_measured:
             continue
@@ -107,11 +110,18 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     return results
 
 
-def _identity(config: DictConfig, trained: dict[str, Any], folder: Path) -> str:
-    """Of what is measured and how: equal as long as neither the command line nor the checkpoint changes."""
-    files = [file for file in sorted(folder.rglob("*")) if file.suffix in (".safetensors", ".json")] if folder.is_dir() else []
-    parts = [OmegaConf.to_yaml(config), trained, [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+def _identity(config: DictConfig, trained: dict[str, Any], read: list[Path], held_out: Tokens, directory: Path) -> str:
+    """Of what is measured and how: equal as long as neither the command line, nor the text, nor any of these files and folders changes.
+
+    What this evaluation writes itself, into the directory, does not count.
+    """
+    every = [file for path in read for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    files = [file for file in every if directory.resolve() not in file.resolve().parents]
+    stats = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.suffix in (".safetensors", ".json", ".jsonl")
+    ]
+    text = digest_of(held_out.flat, held_out.bounds)
+    return hashlib.sha256(json.dumps([OmegaConf.to_yaml(config), trained, stats, text]).encode()).hexdigest()
 
 
 def _attention(config: DictConfig, trained: dict[str, Any]) -> Attention:

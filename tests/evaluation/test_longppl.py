@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tests.conftest import evaluated
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
@@ -123,15 +127,15 @@ def test_what_was_chosen_is_not_chosen_again(setting: Setting, model: Any, monke
     evaluation = LongPPL(length=64, short_length=16, evaluator="/somewhere")
     opened = []
 
-    def open_once(self: Any, like: Any, given: Any) -> Any:
-        opened.append(1)
-        return like
+    def open_once(self: Any, given: Any, length: int) -> Any:
+        opened.append(length)
+        return model
 
     monkeypatch.setattr(LongPPL, "_evaluator", open_once)
     part = replace(setting, reading=Copies(30), samples=Samples().part("longppl", "after"))
     once, again = (evaluation.measure(model, part, ticked) for _ in range(2))
     assert once == again
-    assert len(opened) == 1
+    assert opened == [64]
 
 
 def test_a_table_that_ends_before_gives_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
@@ -165,3 +169,45 @@ def test_what_cannot_be_measured(setting: Setting) -> None:
         LongPPL(length=500).header(setting)
     with pytest.raises(ConfigError, match=r"evaluation\.longppl\.evaluator=/not/there: there is no such folder"):
         LongPPL(evaluator="/not/there").header(setting)
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.longppl\.stride=16: must be below short_length, 16; use evaluation\.longppl\.stride=null"
+    ):
+        LongPPL(stride=16).header(setting)
+
+
+@pytest.mark.parametrize(
+    ("network", "rule"),
+    [
+        (GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=1)), "has 257 tokens, the checkpoint's embedding 50"),
+        (GPT2LMHeadModel(GPT2Config(vocab_size=257, n_positions=32, n_embd=8, n_layer=1, n_head=1)), "has no positions for 64 tokens"),
+        (
+            BertForMaskedLM(BertConfig(vocab_size=257, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)),
+            "does not read from left to right",
+        ),
+    ],
+    ids=["vocabulary", "positions", "masked"],
+)
+def test_an_evaluator_that_cannot_read_the_texts_is_refused_before_anything(
+    network: Any, rule: str, setting: Setting, tmp_path: Path
+) -> None:
+    network.save_pretrained(tmp_path / "evaluator")
+    with pytest.raises(ConfigError) as caught:
+        LongPPL(length=64, evaluator=str(tmp_path / "evaluator")).header(setting)
+    assert str(caught.value).startswith(f"evaluation.longppl.evaluator={tmp_path}/evaluator: {rule}")
+
+
+def test_an_evaluator_that_was_measured_otherwise_than_it_would_be_read_is_refused(ran: Callable[..., Any], setting: Setting) -> None:
+    other, _ = ran("other", "context=window", "context.attention.window_length=16")
+    with pytest.raises(ConfigError, match=r"evaluator=.*other: was measured with attention window, and is read with full attention here"):
+        LongPPL(evaluator=str(other.path)).header(setting)
+
+
+def test_another_evaluator_in_the_same_place_chooses_anew(ran: Callable[..., Any], tmp_path: Path) -> None:
+    other, _ = ran("other", "seed=1")
+    directory, _ = ran("run")
+    fields = ["evaluation=[longppl]", "evaluation.longppl.min_gain=0.001", "evaluation.longppl.max_loss=9"]
+    fields.append(f"evaluation.longppl.evaluator={other.path}")
+    first = evaluated(directory.path, tmp_path / "again", *fields)["longppl"]["after"]["key_tokens"]
+    shutil.copytree(directory.model, other.model, dirs_exist_ok=True)
+    os.utime(other.model / "model.safetensors")
+    assert evaluated(directory.path, tmp_path / "again", *fields)["longppl"]["after"]["key_tokens"] != first

@@ -45,7 +45,7 @@ class Oracle(Reading):
     """Writes the right answer after texts of up to `reach` tokens, the wrong one after others."""
 
     def __init__(self, reach: int, writes_down: str = "") -> None:
-        self.reach, self.read, self.writes_down = reach, 0, writes_down
+        self.reach, self.writes_down = reach, writes_down
 
     def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
         raise AssertionError
@@ -54,7 +54,6 @@ class Oracle(Reading):
         return [np.frombuffer(self.writes_down.encode(), dtype=np.uint8).astype(np.int64) for _ in prefixes]
 
     def answers(self, model: Any, prefix: np.ndarray, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self.read += len(prefix)
         right = np.full((len(prefix), 2), prefix.shape[1] + choices.shape[2] <= self.reach)
         right[:, 1] = ~right[:, 0]
         return np.where(right, -1.0, -2.0), right
@@ -147,9 +146,16 @@ def test_what_is_written_is_searched_for_the_values(setting: Setting, model: Any
         assert row["named_interval"] == [of_share(int(share), 1)]
 
 
-def test_a_model_that_does_not_write_is_not_asked_to() -> None:
+def test_a_model_that_does_not_write_is_not_asked_to(setting: Setting) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.generate=True: needs text that is written"):
-        Retrieval(generate=True).check(FillIn(0.15))
+        Retrieval(generate=True).header(replace(setting, reading=FillIn(0.15)))
+
+
+def test_what_fills_a_table_of_positions_is_written_as_far_as_the_table_goes(setting: Setting, build_tiny: Callable[..., Any]) -> None:
+    model = build_tiny("model=gpt2", "model.original_length=150", "context.target_length=600", "batch_tokens=600").model.build(257, seed=0)
+    evaluation = Retrieval(tasks=["copy"], lengths=[140, 150, 200], depths=[0.5], num_samples=1, generate=True)
+    row = evaluation.measure(model, setting, ticked)["copy"]
+    assert [named is None for named in row["named"]] == [exact is None for exact in row["exact_match"]] == [False, False, True]
 
 
 def test_costs_are_those_of_the_prefills(setting: Setting, model: Any) -> None:
@@ -180,7 +186,7 @@ def test_what_a_table_of_positions_does_not_reach_is_no_figure(setting: Setting,
 
 def test_it_goes_on_where_it_stopped_and_comes_to_the_same(setting: Setting, model: Any, tmp_path: Path) -> None:
     fields = {"tasks": ["passkey", "copy"], "lengths": [150, 300], "num_samples": 2}
-    whole, complete = measured(setting, model, 200, **fields)
+    whole, _ = measured(setting, model, 200, **fields)
     file = tmp_path / "samples.jsonl"
     reading, left = Oracle(200), 7
 
@@ -193,16 +199,17 @@ def test_it_goes_on_where_it_stopped_and_comes_to_the_same(setting: Setting, mod
     part = replace(setting, reading=reading, samples=Samples(file).part("retrieval", "after"))
     with pytest.raises(Stopped):
         Retrieval(**fields).measure(model, part, stops)
+    first = file.read_text()
     with file.open("a") as stream:
         stream.write('{"evaluation": "retr')  # the program was killed while it wrote
     again = replace(setting, reading=reading, samples=Samples(file).part("retrieval", "after"))
     row = Retrieval(**fields).measure(model, again, ticked)
-    assert reading.read == complete.read
+    assert file.read_text().startswith(first)  # what was measured was not measured again
     for result in (*row.values(), *whole.values()):
         del result["costs"]
     assert row == whole
     records = [json.loads(line) for line in file.read_text().splitlines()[1:]]
-    assert len(records) == complete.read
+    assert len(records) == 2 * (2 * 5 * 2 + 2 * 2 + 5 * 2)  # by length and depth, without needles by length, without haystack by depth
     assert {"answer", "depth_asked", "depth", "exact_match", "flops", "log_probability", "seconds", "seed", "tokens"} <= records[0].keys()
 
 
@@ -220,6 +227,8 @@ def test_samples_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
     [
         ({"tasks": ["passky"]}, "evaluation.retrieval.tasks=['passky']: must be of passkey, single, "),
         ({"tasks": []}, "evaluation.retrieval.tasks=[]: must be of "),
+        ({"tasks": ["copy", "copy"]}, "evaluation.retrieval.tasks=['copy', 'copy']: must be of "),
+        ({"depths": [0.5, 0.5]}, "evaluation.retrieval.depths=[0.5, 0.5]: must be one or more depths between 0 and 1, unlike each other"),
         ({"num_samples": 0}, "evaluation.retrieval.num_samples=0: must be at least 1; use evaluation.retrieval.num_samples=2"),
         ({"depths": [1.5]}, "evaluation.retrieval.depths=[1.5]: must be one or more depths between 0 and 1"),
         ({"lengths": [600, 300]}, "evaluation.retrieval.lengths=[600, 300]: must be one or more lengths of at least 1, the shortest first"),

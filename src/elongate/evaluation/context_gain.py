@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from elongate.objectives.reading import Reading
 
 NEGLIGIBLE = 0.01  # nats
+_ENOUGH = 20  # documents for an interval of the effective context
 _SHORTEST = 16  # the shortest context as a share of the original length
 
 
@@ -67,10 +68,11 @@ class ContextGain(Evaluation):
             by_document = np.stack([gain for gain, is_read in zip(gains, read, strict=True) if is_read], axis=1)
 
             def effective(drawn: np.ndarray) -> np.ndarray:
-                return known[_enough(drawn.mean(axis=1))]
+                return known[_shortest_enough(drawn.mean(axis=1))]
 
             row["effective_context"] = int(effective(by_document[None])[0])
-            row["effective_context_interval"] = by_percentiles(by_document, effective, setting.seed)
+            if len(by_document) >= _ENOUGH:
+                row["effective_context_interval"] = by_percentiles(by_document, effective, setting.seed)
         return row
 
     def _texts(self, setting: Setting) -> tuple[np.ndarray, list[int], int]:
@@ -81,7 +83,7 @@ class ContextGain(Evaluation):
         return found.tokens, lengths, self.num_scored or lengths[0] // 2
 
 
-def _enough(gains: Float[np.ndarray, "draws lengths"]) -> Int[np.ndarray, " draws"]:
+def _shortest_enough(gains: Float[np.ndarray, "draws lengths"]) -> Int[np.ndarray, " draws"]:
     """Number of the shortest length beyond which no longer one tells more than is negligible."""
     best_beyond = np.minimum.accumulate(gains[:, ::-1], axis=1)[:, ::-1]
     return np.argmax(gains - best_beyond < NEGLIGIBLE, axis=1)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from elongate.data.sequences import HeldOut, held_out
 from elongate.errors import ConfigError, require
-from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.evaluation import Setting, doublings
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -39,9 +39,7 @@ def documents(word: str, setting: Setting, asked: list[int] | None, ends: tuple[
 
     By default as far as there are documents. Raises `ConfigError`.
     """
-    lengths = asked or [ends[0]]
-    while asked is None and lengths[-1] < ends[1]:
-        lengths.append(2 * lengths[-1])
+    lengths = asked or doublings(*ends)
     found = held_out(setting.held_out, lengths[-1], count)
     while asked is None and len(found) < min(ENOUGH, count) and len(lengths) > 2:
         lengths.pop()

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from elongate.errors import RunError
+from elongate.errors import RunError, require
 from elongate.evaluation.samples import Part, Samples
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from elongate.data.tokenizer.tokenizer import Tokenizer
@@ -36,6 +38,13 @@ class Evaluation(ABC):
     word: ClassVar[str]
     is_measured: ClassVar[bool] = True  # false: it concludes from what others have measured
 
+    def check_alone(self) -> None:  # noqa: B027  # most can be
+        """Raises `ConfigError` where it cannot be measured of a model without another beside it."""
+
+    def reads(self) -> list[Path]:
+        """Files and folders, beside the data, on which figures depend."""
+        return []
+
     def check(self, reading: Reading) -> None:  # noqa: B027  # most can be measured on every model
         """Raises `ConfigError` where models that are read so cannot be measured."""
 
@@ -60,17 +69,29 @@ def measured(evaluation: Evaluation, model: LanguageModel, setting: Setting, tic
         # torch says so in a class of its own on a GPU, and in words on a CPU.
         if not isinstance(fault, MemoryError) and type(fault).__name__ != "OutOfMemoryError" and "allocate memory" not in str(fault):
             raise
-        rule = f"evaluation {evaluation.word} needs more memory than there is ({str(fault).splitlines()[0]})"
-        remedy = f"what was measured before it is kept: give evaluation.{evaluation.word} shorter lengths, or leave it out of evaluation"
+        said = (str(fault) or type(fault).__name__).splitlines()[0]
+        rule = f"evaluation {evaluation.word} needs more memory than there is ({said})"
+        remedy = f"what was measured before it is kept: measure {evaluation.word} on shorter texts, or leave it out of evaluation"
         raise RunError(f"{rule}; {remedy}") from fault
 
 
 def usual_lengths(setting: Setting, beyond: int = 2) -> list[int]:
     """The original length and its doublings to so many times the target; to the target for models that see both sides."""
-    lengths = [setting.original_length]
-    while lengths[-1] < (1 if setting.reading.two_sided else beyond) * setting.target_length:
-        lengths.append(2 * lengths[-1])
+    return doublings(setting.original_length, (1 if setting.reading.two_sided else beyond) * setting.target_length)
+
+
+def doublings(first: int, last: int) -> list[int]:
+    """Lengths from the first to the last; where the last is no doubling of the first, it ends them nevertheless."""
+    lengths = [first]
+    while lengths[-1] < last:
+        lengths.append(min(2 * lengths[-1], last))
     return lengths
+
+
+def check_depths(depths: list[float]) -> None:
+    """Raises `ConfigError`. A depth that came twice would be taken for twice as many samples."""
+    sound = bool(depths) and all(0 <= depth <= 1 for depth in depths) and len(set(depths)) == len(depths)
+    require(sound, "depths", depths, "must be one or more depths between 0 and 1, unlike each other", "use {key}=[0,0.5,1]")
 
 
 def add_row(section: dict[str, Any], row: str, figures: dict[str, Any]) -> None:
@@ -92,11 +113,14 @@ def standard_error(samples: np.ndarray) -> list[float | None]:
     return [float(column.std(ddof=1)) / len(column) ** 0.5 if len(column) > 1 else None for column in _measured(samples)]
 
 
-def ratio_of_sums(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """A mean over tokens of several documents, from the sum and the number of each, and its standard error over the documents."""
+def ratio_of_sums(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float | None]:
+    """A mean over tokens of several documents, from the sum and the number of each, and its standard error over the documents.
+
+    None where all tokens are of one document.
+    """
     ratio = sums.sum() / counts.sum()
     residuals = (sums - ratio * counts) / counts.mean()
-    return float(ratio), float(residuals.std(ddof=1) / len(residuals) ** 0.5)
+    return float(ratio), float(residuals.std(ddof=1) / len(residuals) ** 0.5) if (counts > 0).sum() > 1 else None
 
 
 def _measured(samples: np.ndarray) -> list[np.ndarray]:

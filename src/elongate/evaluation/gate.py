@@ -41,6 +41,10 @@ class Gate(Evaluation):
         there = self.base is None or (Path(self.base) / "samples.jsonl").is_file()
         require(there, "base", self.base, rule, "evaluate the other model first: python evaluate.py checkpoint=…")
 
+    def check_alone(self) -> None:
+        if self.base is None:
+            raise self._without_another()
+
     def header(self, setting: Setting) -> dict[str, Any]:
         return {"base": self.base or "before", "original_length": setting.original_length}
 
@@ -51,8 +55,7 @@ class Gate(Evaluation):
         """Raises `ConfigError` where both models have no samples in common."""
         theirs = samples.of_row("before") if self.base is None else Samples.read(Path(self.base) / "samples.jsonl").of_row("after")
         if not theirs:
-            rule = "names no other model, and there is none from before an extension here"
-            raise ConfigError("evaluation.gate.base", self.base, rule, "name the folder of its run or evaluation")
+            raise self._without_another()
         ours = samples.of_row("after")
         pairs = {key: (theirs[key], ours[key]) for key in sorted(theirs.keys() & ours.keys())}
         near = {key: pair for key, pair in pairs.items() if pair[0].get("within_original")}
@@ -67,6 +70,10 @@ class Gate(Evaluation):
             rule = "has no samples in common with this model: other data, another seed, tokenizer or length, or neither curve nor retrieval"
             raise ConfigError("evaluation.gate.base", self.base, rule, "measure both in the same way, evaluation=[curve,retrieval,gate]")
         return found | {"passed": all(part["passed"] for part in found.values())}
+
+    def _without_another(self) -> ConfigError:
+        rule = "names no other model, and there is none from before an extension here"
+        return ConfigError("evaluation.gate.base", self.base, rule, "name the folder of its run or evaluation")
 
     def _of_losses(self, pairs: Pairs, seed: int) -> dict[str, Any]:
         """Of tokens at positions below the original length: how much higher this model's loss is, token-weighted."""

@@ -54,7 +54,7 @@ def by_bootstrap(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarr
 def by_percentiles(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> Interval:
     """Of a figure that takes few values, such as a length out of several: the middle of what draws come to (Efron 1979).
 
-    As `by_bootstrap`, which such a figure gives no acceleration to correct by. It holds the truth more often than it says, not less.
+    As `by_bootstrap`, which such a figure gives no acceleration to correct by. Too narrow for few samples: for fewer than 20 use none.
     """
     rows = np.random.default_rng(seed).integers(len(samples), size=(DRAWS, len(samples)))
     low, high = np.quantile(statistic(samples[rows]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")

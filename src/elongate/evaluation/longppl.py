@@ -9,6 +9,7 @@ Fails where a text holds nothing that is repeated from far back: there are no ke
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ from elongate.evaluation.samples import Part, digest_of
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
-    from elongate.models.pretrained import Pretrained
     from elongate.objectives.reading import Reading
 
 
@@ -52,14 +52,19 @@ class LongPPL(Evaluation):
         require(self.max_loss > 0, "max_loss", self.max_loss, "must be above 0 nats", "use {key}=2")
         require(self.num_sequences > 1, "num_sequences", self.num_sequences, "must be at least 2", "use {key}=48")
 
+    def reads(self) -> list[Path]:
+        folder = None if self.evaluator is None else Path(self.evaluator).expanduser()
+        return [folder] if folder is not None and folder.is_dir() else []
+
     def check(self, reading: Reading) -> None:
         check_left_to_right(self.word, reading)
 
     def header(self, setting: Setting) -> dict[str, Any]:
         self.check(setting.reading)
-        if self.evaluator is not None:
-            self._checkpoint()
         texts, short, stride = self._texts(setting)
+        if self.evaluator is not None:
+            # Opened here to be refused before anything is trained, and again when it is needed: it may be large.
+            self._evaluator(setting, texts.shape[1])
         asked = {"short_length": short, "stride": stride, "min_gain": self.min_gain, "max_loss": self.max_loss}
         return {"length": texts.shape[1], "n": len(texts), "evaluator": self.evaluator} | asked
 
@@ -116,11 +121,10 @@ class LongPPL(Evaluation):
         names = [digest_of(text) for text in texts]
         left = [i for i, name in enumerate(names) if known.get(name) is None]
         if left:
-            evaluator = self._evaluator(model, setting)
+            evaluator = self._evaluator(setting, texts.shape[1])
+            evaluator.network.to(model.device)
+            evaluator.precision = model.precision
             long = losses_of(evaluator, setting, texts[left], tick)[:, short:]
-            if np.isnan(long).any():
-                rule = f"has no positions for {texts.shape[1]} tokens"
-                raise ConfigError("evaluation.longppl.evaluator", self.evaluator, rule, "use a shorter evaluation.longppl.length")
             is_key = self._keys(long, self._short(evaluator, setting, texts[left], short, stride, tick))
             known.add({names[i]: {"keys": np.flatnonzero(row).tolist()} for i, row in zip(left, is_key, strict=True)})
         found = np.zeros((len(texts), texts.shape[1] - short), dtype=bool)
@@ -128,31 +132,29 @@ class LongPPL(Evaluation):
             row[(known.get(name) or {})["keys"]] = True
         return found
 
-    def _evaluator(self, model: LanguageModel, setting: Setting) -> LanguageModel:
-        from elongate.models.pretrained import check_vocabulary
-
-        try:
-            found = self._checkpoint().build(setting.tokenizer.vocab_size, 0)
-            check_vocabulary(found, setting.tokenizer.vocab_size)
-        except ConfigError as fault:
-            raise self._of_evaluator(fault) from fault.__cause__
-        found.network.to(model.device)
-        found.precision = model.precision
-        return found
-
-    def _checkpoint(self) -> Pretrained:
-        """The evaluator, not opened yet. Raises `ConfigError` for a folder that is none."""
-        from elongate.models.pretrained import Pretrained
+    def _evaluator(self, setting: Setting, length: int) -> LanguageModel:
+        """Raises `ConfigError` for one that cannot read such texts from left to right, or would be read otherwise than it was measured."""
+        from elongate.models.pretrained import Pretrained, check_vocabulary
 
         assert self.evaluator is not None, "there is one"
         folder = Path(self.evaluator).expanduser() / "model"
         try:
-            return Pretrained(source=str(folder) if folder.is_dir() else self.evaluator)
+            found = Pretrained(source=str(folder) if folder.is_dir() else self.evaluator).build(setting.tokenizer.vocab_size, 0)
+            check_vocabulary(found, setting.tokenizer.vocab_size)
+            attention = _attention_of(folder.parent)
+            require(
+                attention == "full",
+                "",
+                "",
+                f"was measured with attention {attention}, and is read with full attention here",
+                "name another",
+            )
+            require("causal" in found.has, "", "", "does not read from left to right", "name a causal model")
+            reaches = found.last_position(length - 1) == length - 1
+            require(reaches, "", "", f"has no positions for {length} tokens", "use a shorter evaluation.longppl.length")
         except ConfigError as fault:
-            raise self._of_evaluator(fault) from None
-
-    def _of_evaluator(self, fault: ConfigError) -> ConfigError:
-        return ConfigError("evaluation.longppl.evaluator", self.evaluator, fault.rule, fault.remedy)
+            raise ConfigError("evaluation.longppl.evaluator", self.evaluator, fault.rule, fault.remedy) from fault.__cause__
+        return found
 
     def _texts(self, setting: Setting) -> tuple[Int[np.ndarray, "n length"], int, int]:
         """Beginnings of documents, the target length or, by default, half of it and so on where fewer are that long."""
@@ -167,4 +169,14 @@ class LongPPL(Evaluation):
             raise ConfigError("evaluation.longppl.length", length, rule, remedy)
         rule = f"is not below the length of {length} tokens: no token has a longer context than that"
         require(short < length, "evaluation.longppl.short_length", short, rule, f"use {{key}}={max(2, length // 4)}")
-        return found.tokens, short, self.stride or max(1, short // 4)
+        stride = self.stride or max(1, short // 4)
+        require(stride < short, "evaluation.longppl.stride", stride, f"must be below short_length, {short}", "use {key}=null")
+        return found.tokens, short, stride
+
+
+def _attention_of(run: Path) -> str:
+    """The word of the attention that a run was measured with; full for a folder that is none."""
+    file = run / "results.json"
+    return (
+        json.loads(file.read_text(encoding="utf-8")).get("strategy", {}).get("evaluation_attention", "full") if file.is_file() else "full"
+    )

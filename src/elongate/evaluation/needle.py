@@ -19,7 +19,7 @@ from jaxtyping import Int
 
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError, require
-from elongate.evaluation.evaluation import Evaluation, Setting, mean, standard_error, usual_lengths
+from elongate.evaluation.evaluation import Evaluation, Setting, check_depths, mean, standard_error, usual_lengths
 from elongate.evaluation.samples import Record, digest_of
 
 if TYPE_CHECKING:
@@ -51,16 +51,10 @@ class Needle(Evaluation):
 
     def __post_init__(self) -> None:
         require(self.num_samples > 0, "num_samples", self.num_samples, "must be at least 1", "use {key}=8")
-        rule = "must be one or more depths between 0 and 1"
-        require(bool(self.depths) and all(0 <= d <= 1 for d in self.depths), "depths", self.depths, rule, "use {key}=[0,0.5,1]")
-        rule = "must be one or more lengths of at least 1"
-        require(
-            self.lengths is None or (bool(self.lengths) and all(n > 0 for n in self.lengths)),
-            "lengths",
-            self.lengths,
-            rule,
-            "use {key}=null",
-        )
+        check_depths(self.depths)
+        rule = "must be one or more lengths of at least 1, unlike each other"
+        sound = self.lengths is None or (bool(self.lengths) and min(self.lengths) > 0 and len(set(self.lengths)) == len(self.lengths))
+        require(sound, "lengths", self.lengths, rule, "use {key}=null")
 
     def header(self, setting: Setting) -> dict[str, Any]:
         lengths = {"original_length": setting.original_length, "target_length": setting.target_length}

@@ -73,7 +73,7 @@ class Perplexity(Evaluation):
                 figures[name].append(value)
         return figures
 
-    def _mean(self, found: list[Float[np.ndarray, "n new"]]) -> tuple[float, float]:
+    def _mean(self, found: list[Float[np.ndarray, "n new"]]) -> tuple[float, float | None]:
         if self.form == "window_mean":
             means = np.stack([losses.mean(axis=1) for losses in found], axis=1)
             sums, counts = means.sum(axis=1), np.full(len(means), means.shape[1])

@@ -18,8 +18,8 @@ import numpy as np
 
 from elongate.data.retrieval.tasks import TASKS
 from elongate.errors import ConfigError, require
-from elongate.evaluation.costs import Cost, with_cost
-from elongate.evaluation.evaluation import Evaluation, Setting, usual_lengths
+from elongate.evaluation.costs import Cost, Meter
+from elongate.evaluation.evaluation import Evaluation, Setting, check_depths, usual_lengths
 from elongate.evaluation.intervals import Interval, of_share
 from elongate.evaluation.matching import share_named, values_of
 from elongate.evaluation.samples import Record, digest_of
@@ -37,6 +37,16 @@ ALL = "all"  # tasks together
 _BEYOND = 4  # times the target length that the longest text is by default, as the curve
 
 
+@dataclass(frozen=True)
+class _One:
+    """The model that is measured, and how."""
+
+    model: LanguageModel
+    setting: Setting
+    tick: Callable[[str], None]
+    meter: Meter
+
+
 @dataclass(frozen=True, kw_only=True)
 class Retrieval(Evaluation):
     tasks: list[str] | None = None  # null: all of them
@@ -51,15 +61,14 @@ class Retrieval(Evaluation):
     def __post_init__(self) -> None:
         unknown = [task for task in self.tasks or [] if task not in TASKS]
         require(
-            self.tasks is None or (bool(self.tasks) and not unknown),
+            self.tasks is None or (bool(self.tasks) and not unknown and len(set(self.tasks)) == len(self.tasks)),
             "tasks",
             self.tasks,
-            f"must be of {', '.join(TASKS)}",
+            f"must be of {', '.join(TASKS)}, each once",
             "use {key}=null for all",
         )
         require(self.num_samples > 0, "num_samples", self.num_samples, "must be at least 1", "use {key}=2")
-        rule = "must be one or more depths between 0 and 1"
-        require(bool(self.depths) and all(0 <= d <= 1 for d in self.depths), "depths", self.depths, rule, "use {key}=[0,0.5,1]")
+        check_depths(self.depths)
         sound = self.lengths is None or (
             bool(self.lengths) and all(n > 0 for n in self.lengths) and self.lengths == sorted(set(self.lengths))
         )
@@ -67,6 +76,7 @@ class Retrieval(Evaluation):
         require(self.threshold in THRESHOLDS, "threshold", self.threshold, f"must be one of {', '.join(THRESHOLDS)}", "use {key}=ruler")
 
     def header(self, setting: Setting) -> dict[str, Any]:
+        self.check(setting.reading)
         lengths = {"original_length": setting.original_length, "target_length": setting.target_length}
         asked = {"tasks": self._tasks, "lengths": self._lengths(setting), "depths": self.depths}
         return lengths | asked | {"n": self.num_samples * len(self.depths), "threshold": self.threshold, "measures": self._measures}
@@ -80,11 +90,9 @@ class Retrieval(Evaluation):
         model.network.eval()
         lengths = self._lengths(setting)
         controls: dict[Control, list[int]] = {"none": lengths, "without_needle": lengths, "without_haystack": lengths[:1]}
+        one = _One(model, setting, tick, Meter(model.device))
         found = {
-            task: {
-                control: [self._records(task, length, control, model, setting, tick) for length in some]
-                for control, some in controls.items()
-            }
+            task: {control: [self._records(task, length, control, one) for length in some] for control, some in controls.items()}
             for task in self._tasks
         }
         rows = {task: self._row(lengths, cells) for task, cells in found.items()}
@@ -126,18 +134,16 @@ class Retrieval(Evaluation):
             effective = length
         return effective
 
-    def _records(
-        self, task: str, length: int, control: Control, model: LanguageModel, setting: Setting, tick: Callable[[str], None]
-    ) -> list[list[Record]]:
+    def _records(self, task: str, length: int, control: Control, one: _One) -> list[list[Record]]:
         """By depth; those that were measured before are taken as they are. Where there is no needle there is one depth."""
-        cells = []
+        cells, setting = [], one.setting
         for depth in self.depths[:1] if control == "without_needle" else self.depths:
-            tick(f"retrieval {task}, {length} tokens, depth {depth:g}")
+            one.tick(f"retrieval {task}, {length} tokens, depth {depth:g}")
             names = [f"{task}/{control}/{length}/{depth:g}/{number}" for number in range(self.num_samples)]
             left = [number for number, name in enumerate(names) if setting.samples.get(name) is None]
             samples = {names[number]: _made(setting, task, length, depth, number, control) for number in left}
             for some in _alike(samples):
-                found = self._answered(model, setting, list(some.values()))
+                found = self._answered(one, list(some.values()))
                 known = {
                     "within_original": control == "none" and length <= setting.original_length,
                     "depth_asked": depth,
@@ -147,15 +153,21 @@ class Retrieval(Evaluation):
             cells.append([setting.samples.get(name) or {} for name in names])
         return cells
 
-    def _answered(self, model: LanguageModel, setting: Setting, samples: list[Sample]) -> list[Record]:
+    def _answered(self, one: _One, samples: list[Sample]) -> list[Record]:
+        model, setting = one.model, one.setting
         prefixes, answers = np.stack([s.prefix for s in samples]), np.stack([s.answers for s in samples])
-        (totals, exact), cost = with_cost(lambda: setting.reading.answers(model, prefixes, answers), model.device)
+        (totals, exact), cost = one.meter.measured(
+            lambda some: setting.reading.answers(model, prefixes[some], answers[some]), len(samples), (prefixes.shape[1], answers.shape[2])
+        )
         records = [
-            _record(sample, cost, len(samples), right, wrong, written)
+            _record(sample, cost, right, wrong, written)
             for sample, (right, wrong), (written, _) in zip(samples, totals.tolist(), exact.tolist(), strict=True)
         ]
         if self.generate:
             size = answers.shape[2] + -(-answers.shape[2] // 2)
+            # As far as a table of positions reaches, where that is enough for the answer.
+            room = model.last_position(prefixes.shape[1] + size - 2) + 2 - prefixes.shape[1]
+            size = max(answers.shape[2], min(size, room))
             found = setting.reading.continuation(model, prefixes, size, lambda tokens: False)
             for i, record in enumerate(records):
                 text = None if found is None else setting.tokenizer.decode(found[i])
@@ -247,8 +259,7 @@ def _shortest(setting: Setting, task: str) -> int:
     raise AssertionError("nothing fits one token")
 
 
-def _record(sample: Sample, cost: Cost, count: int, right: float, wrong: float, written: bool) -> Record:
-    """`cost` is that of as many samples together."""
+def _record(sample: Sample, cost: Cost, right: float, wrong: float, written: bool) -> Record:
     unread = right != right  # nan: the text is longer than the model's table of positions
     scores = {"exact_match": written, "preferred": right > wrong, "log_probability": right, "log_probability_of_wrong": wrong}
     return {
@@ -257,8 +268,6 @@ def _record(sample: Sample, cost: Cost, count: int, right: float, wrong: float, 
         "tokens": len(sample.prefix),
         "text": digest_of(sample.prefix, *sample.answers),
         "depth": sample.depth,
-        "seconds": cost.seconds / count,
-        "flops": cost.flops // count,
-        "peak_memory_bytes": cost.peak_memory_bytes,
+        **vars(cost),
         **{key: None if unread else score for key, score in scores.items()},
     }

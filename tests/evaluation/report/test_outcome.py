@@ -31,7 +31,7 @@ def test_a_clear_winner_has_won_against_the_runner_up_and_none(tmp_path: Path) -
     text = told(tmp_path, {"yarn": 0.0, "ntk": 0.1, "none": 0.3}, seconds=60.0)
     assert text.startswith("context=yarn won: it has the lowest loss of 3 strategies at 512-1024 tokens, 1.603 ± 0.015 nats")
     assert "(before the extension: 3.218)" in text
-    assert "The runner-up is context=ntk, 0.100 nats above it, more than 2 standard errors" in text
+    assert "The runner-up is context=ntk, 0.100 nats above it, more than chance explains (95%, Student's t over seeds)" in text
     assert "context=none is 0.300 nats above it" in text
     assert "against context=none: effective context 1,024 (interval 512–1,024) against 512 (interval 256–1,024)" in text
     assert "written exactly" not in text  # nobody can
@@ -51,7 +51,7 @@ def test_one_seed_is_ahead_and_no_more(tmp_path: Path) -> None:
     text = told(tmp_path, {"yarn": 0.0, "ntk": 0.1}, seeds={0: 0.0})
     assert text.startswith("context=yarn is ahead: ")
     assert "0.100 nats above it, how surely one seed cannot tell" in text
-    assert "standard errors" not in text
+    assert "Student" not in text
     assert "Its cost, against context=ntk" in text
 
 
@@ -79,3 +79,21 @@ def test_a_length_that_could_not_be_read_before_has_no_loss_from_before(tmp_path
     (first, *_) = outcome(compare(read_sweep(tmp_path)))
     assert "the lowest loss of 2 strategies at 512-1024 tokens" in first
     assert "before the extension" not in first
+
+
+def test_two_seeds_win_by_more_than_ten_standard_errors_or_not_at_all(tmp_path: Path) -> None:
+    """Student's t with one degree of freedom: 12.7."""
+    for name, gap in (("near", 0.05), ("far", 0.2)):
+        text = told(tmp_path / name, {"yarn": 0.0, "ntk": gap}, seeds={0: 0.0, 1: 0.0}, noise=0.005)
+        assert ("won" in text) == (name == "far")  # the difference is known to ±0.01
+
+
+def test_what_is_ranked_behind_and_is_better_over_common_seeds_is_said_to_be(tmp_path: Path) -> None:
+    offsets = {"yarn": {0: -0.5, 1: 0.05, 2: 0.06}, "ntk": {1: 0.0, 2: 0.0}}
+    for context, seeds in offsets.items():
+        for seed, shift in seeds.items():
+            write_run(
+                tmp_path / f"{context}-{seed}", fake_results(context, seed, 1.6 + shift - AFTER[context][3]), fake_config(context, seed)
+            )
+    text = " ".join(outcome(compare(read_sweep(tmp_path))))
+    assert "context=ntk (0.055 ± 0.005 nats below it over the seeds in common)" in text

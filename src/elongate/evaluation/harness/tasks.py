@@ -112,7 +112,17 @@ def told_in_a_line(task: str) -> Iterator[None]:
         require(missing is None, "tasks", task, f"includes {missing}, which is not there", "mend its YAML")
         rule = f"its data set cannot be loaded ({_reason(error)})"
         raise ConfigError("tasks", task, rule, "check dataset_path and dataset_kwargs of the task, and the network") from error
-    except (LookupError, ValueError, TypeError, AttributeError, ImportError, OSError, ArithmeticError, TemplateError) as error:
+    except (
+        StopIteration,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        OSError,
+        ArithmeticError,
+        TemplateError,
+    ) as error:
         rule = f"the harness cannot use it ({type(error).__name__}: {_reason(error)})"
         raise ConfigError("tasks", task, rule, "mend its YAML, or leave it out") from error
 

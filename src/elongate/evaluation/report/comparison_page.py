@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from elongate.evaluation.context_gain import NEGLIGIBLE
 from elongate.evaluation.report import pareto
 from elongate.evaluation.report.canvas import Pen, pen, png
-from elongate.evaluation.report.estimate import STANDARD_ERRORS, Estimate, mean_over
+from elongate.evaluation.report.estimate import LEVEL, Estimate, mean_over
 from elongate.evaluation.report.figures import strategies_figure
 from elongate.evaluation.report.groups import Group, Run
 from elongate.evaluation.report.measures import COST_COLUMNS, NEEDLE_COLUMNS, REACH_COLUMNS, Column, key_of
@@ -65,7 +65,7 @@ def side_by_side(comparison: Comparison, _: dict[str, Pen]) -> Part:
         columns.insert(0, replace(by_key[comparison.deciding], title=f"loss at {span(comparison.ranking)}"))
     seeds = (
         "Mean over seeds with its standard error; of the effective context, the interval. “≈” marks what is not distinguishable from the "
-        f"best: the difference, paired over common seeds, is within {STANDARD_ERRORS:g} standard errors."
+        f"best: the {LEVEL:.0%} interval of the difference, by Student's t over the seeds in common, holds 0."
     )
     told = [seeds] if comparison.several_seeds else []
     return Part("Side by side", None, "", told, columns, comparison.ranking is not None)
@@ -169,7 +169,7 @@ def found_told(group: Group) -> str:
     """At which depths the needle is found; judged by the seeds or, where there is one, by its samples."""
     margins = margins_by_depth(group.first.results, "after") if len(group.runs) == 1 else group_margins(group)
     weakest, strongest = (of(margins, key=lambda depth: margins[depth].mean) for of in (min, max))
-    found = [f"{depth:.0%}" for depth, margin in margins.items() if margin.positive]
+    found = [f"{depth:.0%}" for depth, margin in margins.items() if margin.positive and margin.standard_error is not None]
     where = "every depth" if len(found) == len(margins) else f"depths of {', '.join(found)} only" if found else "no depth"
     ends = f"margins from {margins[weakest].mean:z.2f} nats at {weakest:.0%} to {margins[strongest].mean:z.2f} at {strongest:.0%}"
-    return f"{group.label} finds it, by more than {STANDARD_ERRORS:g} standard errors, at {where}: {ends}."
+    return f"{group.label} finds it, by more than chance ({LEVEL:.0%}), at {where}: {ends}."

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-# Differences of up to this many standard errors are called not distinguishable.
-STANDARD_ERRORS = 2.0
+LEVEL = 0.95  # what lies within the interval of that much around 0 is called not distinguishable from it
+STANDARD_ERRORS = 2.0  # half of that interval, where the error itself is known well
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Estimate:
 
     mean: float
     standard_error: float | None = None
+    degrees: int | None = None  # of freedom behind the error, as of n seeds n - 1; None: enough of them
 
     def __format__(self, spec: str) -> str:
         return f"{self.mean:z{spec}} {self.error_text(spec)}".rstrip()
@@ -32,18 +33,27 @@ class Estimate:
         return f"± {text if float(text.replace(',', '')) else format(self.standard_error, '.1g')}"
 
     def __mul__(self, scale: float) -> Estimate:
-        return Estimate(self.mean * scale, None if self.standard_error is None else self.standard_error * scale)
+        return replace(
+            self, mean=self.mean * scale, standard_error=None if self.standard_error is None else self.standard_error * abs(scale)
+        )
 
     def __sub__(self, other: Estimate) -> Estimate:
         """The difference of independent estimates; where they share documents or seeds, its error is too large."""
         if self.standard_error is None or other.standard_error is None:
             return Estimate(self.mean - other.mean)
-        return Estimate(self.mean - other.mean, math.hypot(self.standard_error, other.standard_error))
+        degrees = min((known for known in (self.degrees, other.degrees) if known is not None), default=None)  # cautious
+        return Estimate(self.mean - other.mean, math.hypot(self.standard_error, other.standard_error), degrees)
 
     @property
     def positive(self) -> bool:
-        """Above zero by more than `STANDARD_ERRORS` standard errors."""
-        return self.mean > STANDARD_ERRORS * (self.standard_error or 0.0)
+        """Above zero by more than chance, by Student's t where few seeds are behind the error."""
+        if not self.standard_error:
+            return self.mean > 0
+        if self.degrees is None:
+            return self.mean > STANDARD_ERRORS * self.standard_error
+        from scipy.special import stdtrit
+
+        return self.mean > float(stdtrit(self.degrees, (1 + LEVEL) / 2)) * self.standard_error
 
 
 def mean_over(values: Sequence[float]) -> Estimate | None:
@@ -51,7 +61,7 @@ def mean_over(values: Sequence[float]) -> Estimate | None:
     if not values:
         return None
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Estimate(statistics.fmean(values), error)
+    return Estimate(statistics.fmean(values), error, len(values) - 1 if error is not None else None)
 
 
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:

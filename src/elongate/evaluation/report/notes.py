@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from elongate.evaluation.report.estimate import STANDARD_ERRORS
 from elongate.evaluation.report.groups import Group, Sweep
 
-# Fewer seeds than this make two standard errors a rough mark, and the page says so.
+# Fewer seeds than this leave small differences in the dark, and the page says so.
 FEW_SEEDS = 5
 
 
@@ -50,7 +49,7 @@ def seed_notes(groups: list[Group]) -> list[str]:
     if max(counts) == 1:
         notes.append("One seed each: no standard errors, so the order may be chance.")
     elif max(counts) < FEW_SEEDS:
-        notes.append(f"With at most {max(counts)} seeds, {STANDARD_ERRORS:g} standard errors are a rough mark, not a proof.")
+        notes.append(f"With at most {max(counts)} seeds only large differences can be told from chance.")
     every = sorted({seed for group in groups for seed in group.runs})
     for group in groups:
         missing = [seed for seed in every if seed not in group.runs]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from elongate.evaluation.report.estimate import STANDARD_ERRORS
+from elongate.evaluation.report.estimate import LEVEL
 from elongate.evaluation.report.measures import key_of
 from elongate.evaluation.report.ranking import Comparison, Row
 from elongate.evaluation.report.reach import REACHES, Reach
@@ -56,8 +56,9 @@ def runners_up(others: list[Row], yardstick: Row) -> str:
     if close:
         parts.append(f"Not distinguishable from it: {', '.join(f'{row.group.label} ({above(row)})' for row in close)}")
     if behind:
-        many = f"more than {STANDARD_ERRORS:g} standard errors of the difference"
-        sure = many if is_sure(behind[0]) else "how surely one seed cannot tell"
+        sure = (
+            f"more than chance explains ({LEVEL:.0%}, Student's t over seeds)" if is_sure(behind[0]) else "how surely one seed cannot tell"
+        )
         parts.append(f"{'Next' if close else 'The runner-up'} is {behind[0].group.label}, {above(behind[0])}, {sure}")
     if yardstick in behind[1:]:
         parts.append(f"{yardstick.group.label} is {above(yardstick)}")
@@ -66,6 +67,9 @@ def runners_up(others: list[Row], yardstick: Row) -> str:
 
 def above(row: Row) -> str:
     assert row.difference is not None
+    if row.difference.mean < 0:
+        # Ranked by all seeds, compared over those in common.
+        return f"{row.difference * -1:.3f} nats below it over the seeds in common"
     return f"{f'{row.difference:.3f}' if row.difference.mean >= 0.0005 else 'less than 0.001'} nats above it"
 
 

@@ -1,8 +1,8 @@
 """Strategies in the order of their loss, each with all of its figures and how it stands to the best.
 
 Rows are sorted by the loss after the extension in the last bin that lies within every strategy's target length. A
-row is marked as not distinguishable from the best where their difference, paired over the common seeds, is within two
-standard errors.
+row is marked as not distinguishable from the best where the 95% interval of their difference, by Student's t over the common seeds,
+holds 0.
 """
 
 from __future__ import annotations

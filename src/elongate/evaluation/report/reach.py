@@ -44,7 +44,8 @@ def reaches_of(results: dict[str, Any], row: str) -> dict[str, Reach]:
     reaches = {}
     gain = results.get("context_gain", {}).get(row)
     if gain and gain["effective_context"] is not None:
-        reaches["effective_context"] = Reach(gain["effective_context"], *gain["effective_context_interval"])
+        length = gain["effective_context"]
+        reaches["effective_context"] = Reach(length, *(gain["effective_context_interval"] or (length, length)))
     found = _all_tasks(results.get("retrieval", {})).get(row, {"effective_length": {}})
     for measure, length in found["effective_length"].items():
         reaches[f"retrieval_{measure}_effective_length"] = Reach(length, length, length)

@@ -100,7 +100,8 @@ def tables_by_length(results: dict[str, Any]) -> list[dict[str, Any]]:
         for row in rows_of(part):
             halves = [None if ends is None else (ends[1] - ends[0]) / 2 for ends in part[row]["gain_interval"]]
             effective, interval = part[row]["effective_context"], part[row]["effective_context_interval"]
-            end = f" (effective context {effective}, 95%: {interval[0]:g} to {interval[1]:g})" if effective else ""
+            sure = f", 95%: {interval[0]:g} to {interval[1]:g}" if interval else ""
+            end = f" (effective context {effective}{sure})" if effective else ""
             lines += [(row + end, "nats", _cells(part[row]["gain"], 3)), ("", "± 95%", _cells(halves, 3))]
         told = (
             f"What the whole context tells better than the last tokens of it: of {part['scored']} tokens that end {part['n']} documents. "

@@ -50,6 +50,9 @@ class TextTask(Evaluation):
             # Whatever is wrong with a file is told before anything else is loaded or trained.
             _ = self.records
 
+    def reads(self) -> list[Path]:
+        return [] if is_hub_id(self.path) else [file.path for file in local_files(self.path)]
+
     def header(self, setting: Setting) -> dict[str, Any]:
         prompts = self.prompts(setting)
         return {
