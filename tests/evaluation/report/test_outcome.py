@@ -97,3 +97,14 @@ def test_what_is_ranked_behind_and_is_better_over_common_seeds_is_said_to_be(tmp
             )
     text = " ".join(outcome(compare(read_sweep(tmp_path))))
     assert "context=ntk (0.055 ± 0.005 nats below it over the seeds in common)" in text
+
+
+def test_a_cost_that_differs_from_seed_to_seed_more_than_from_strategy_to_strategy_says_so(tmp_path: Path) -> None:
+    for context, times in (("yarn", (50.0, 90.0, 70.0)), ("ntk", (60.0, 95.0, 80.0))):
+        for seed, seconds in enumerate(times):
+            results = fake_results(context, seed)
+            results["budget"] |= {"seconds": seconds, "peak_memory_bytes": 2**30 + (context == "ntk") * 2**28}
+            write_run(tmp_path / f"{context}-{seed}", results, fake_config(context, seed))
+    text = outcome(compare(read_sweep(tmp_path)))[-1]
+    assert "training 70.0 s against 78.3 s (11% less, which may be chance)" in text
+    assert "memory at the peak 1,024 MiB against 1,280 MiB (20% less)" in text

@@ -97,5 +97,8 @@ def cost_text(best: Row, yardstick: Row, key: str, text: Callable[[float], str])
     assert ours is not None
     assert theirs is not None
     ratio = ours.mean / theirs.mean - 1
-    size = "about the same" if abs(ratio) < SAME_RATIO else f"{abs(ratio):.0%} {'more' if ratio > 0 else 'less'}"
+    difference = ours - theirs
+    by_chance = difference.standard_error is not None and not difference.positive and not (difference * -1).positive
+    told = f"{abs(ratio):.0%} {'more' if ratio > 0 else 'less'}"
+    size = "about the same" if abs(ratio) < SAME_RATIO else f"{told}, which may be chance" if by_chance else told
     return f"{text(ours.mean)} against {text(theirs.mean)} ({size})"
