@@ -96,16 +96,16 @@ def tables_by_length(results: dict[str, Any]) -> list[dict[str, Any]]:
         tables.append({"title": "Perplexity", "told": told, "lengths": part["lengths"], "lines": lines})
     if "context_gain" in results:
         part = results["context_gain"]
-        lines = []
+        lines, effective = [], []
         for row in rows_of(part):
             halves = [None if ends is None else (ends[1] - ends[0]) / 2 for ends in part[row]["gain_interval"]]
-            effective, interval = part[row]["effective_context"], part[row]["effective_context_interval"]
-            sure = f", 95%: {interval[0]:g} to {interval[1]:g}" if interval else ""
-            end = f" (effective context {effective}{sure})" if effective else ""
-            lines += [(row + end, "nats", _cells(part[row]["gain"], 3)), ("", "± 95%", _cells(halves, 3))]
+            lines += [(row, "nats", _cells(part[row]["gain"], 3)), ("", "± 95%", _cells(halves, 3))]
+            if length := part[row]["effective_context"]:
+                low, high = part[row]["effective_context_interval"] or (None, None)
+                effective.append(f"{row} {length}{f' (95%: {low:g} to {high:g})' if low else ''}")
         told = (
             f"What the whole context tells better than the last tokens of it: of {part['scored']} tokens that end {part['n']} documents. "
-            f"The effective context is the shortest beyond which no longer one tells {part['negligible']} nats more."
+            f"The effective context, the shortest beyond which no longer one tells {part['negligible']} nats more: {', '.join(effective) or 'none'}."
         )
         tables.append({"title": "Gain of context", "told": told, "lengths": part["lengths"], "lines": lines})
     if "pseudo_perplexity" in results:
