@@ -105,7 +105,8 @@ def tables_by_length(results: dict[str, Any]) -> list[dict[str, Any]]:
                 effective.append(f"{row} {length}{f' (95%: {low:g} to {high:g})' if low else ''}")
         told = (
             f"What the whole context tells better than the last tokens of it: of {part['scored']} tokens that end {part['n']} documents. "
-            f"The effective context, the shortest beyond which no longer one tells {part['negligible']} nats more: {', '.join(effective) or 'none'}."
+            f"The effective context is the shortest beyond which no longer one tells {part['negligible']} nats more: "
+            f"{', '.join(effective) or 'none'}."
         )
         tables.append({"title": "Gain of context", "told": told, "lengths": part["lengths"], "lines": lines})
     if "pseudo_perplexity" in results:
