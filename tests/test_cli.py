@@ -44,8 +44,9 @@ def processor_seconds() -> float:
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]], ids=" ".join)
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
 def test_help_and_configuration_come_at_once_and_without_torch(script: str, arguments: list[str], tmp_path: Path) -> None:
-    seconds = []
-    for _ in range(3):
+    seconds: list[float] = []
+    # A core that is shared with other tests counts more seconds for the same work: a few attempts, one of which has to do.
+    while len(seconds) < 8 and min(seconds, default=9) >= 1.2:
         began = processor_seconds()
         done = command(*arguments, script=script, cwd=tmp_path, poison=tmp_path / "poison")
         seconds.append(processor_seconds() - began)
