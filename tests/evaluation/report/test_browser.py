@@ -45,6 +45,7 @@ HEADINGS = {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    from selenium.common.exceptions import WebDriverException
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
 
@@ -54,7 +55,10 @@ def browser() -> Iterator[Any]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     # The driver by its path: without one selenium asks the network for it.
-    driver = Chrome(options=options, service=Service(DRIVER))
+    try:
+        driver = Chrome(options=options, service=Service(DRIVER))
+    except WebDriverException as fault:
+        pytest.skip(f"Chromium does not start here: {str(fault).splitlines()[0]}")
     yield driver
     driver.quit()
 
