@@ -95,6 +95,33 @@ def test_batches_and_their_order_change_nothing(setting: Setting, model: Any, mo
         assert together[name] == pytest.approx(alone[name], abs=1e-9)
 
 
+@pytest.mark.parametrize("filler", [0, 256])
+def test_padding_changes_nothing(setting: Setting, model: Any, filler: int) -> None:
+    tokens = texts(setting)[:3, :40]
+    padded = np.pad(tokens, ((0, 0), (0, 25)), constant_values=filler)
+    alone = losses_of(model, setting, tokens, ticked)
+    np.testing.assert_allclose(losses_of(model, setting, padded, ticked)[:, :40], alone, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+def test_the_chunks_that_logits_are_made_in_change_nothing(
+    setting: Setting, model: Any, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = Perplexity(lengths=[32, 64])
+    usual = evaluation.measure(model, setting, ticked)["loss"]
+    sizes = []
+
+    def split(states: torch.Tensor, size: int) -> Any:
+        sizes.append(size)
+        return whole(states, size)
+
+    whole = torch.Tensor.split
+    monkeypatch.setattr(torch.Tensor, "split", split)
+    monkeypatch.setattr("elongate.objectives.cross_entropy.PIECE", piece)
+    assert evaluation.measure(model, setting, ticked)["loss"] == pytest.approx(usual, abs=1e-9)
+    assert piece in sizes
+
+
 def test_the_same_tokens_are_scored_at_every_length(setting: Setting, model: Any) -> None:
     row = Perplexity(lengths=[20, 50, 150], stride=10).measure(model, setting, ticked)
     rows = texts(setting)[:, :150]

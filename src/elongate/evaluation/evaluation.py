@@ -88,6 +88,11 @@ def doublings(first: int, last: int) -> list[int]:
     return lengths
 
 
+def check_writes(reading: Reading, key: str, value: Any, remedy: str) -> None:
+    """Raises `ConfigError` for a model that continues no text."""
+    require(reading.writes, key, value, "needs text that is written, by a causal model or an autoencoder that learned to continue", remedy)
+
+
 def check_depths(depths: list[float]) -> None:
     """Raises `ConfigError`. A depth that came twice would be taken for twice as many samples."""
     sound = bool(depths) and all(0 <= depth <= 1 for depth in depths) and len(set(depths)) == len(depths)

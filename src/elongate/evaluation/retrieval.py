@@ -19,7 +19,7 @@ import numpy as np
 from elongate.data.retrieval.tasks import TASKS
 from elongate.errors import ConfigError, require
 from elongate.evaluation.costs import Cost, Meter
-from elongate.evaluation.evaluation import Evaluation, Setting, check_depths, usual_lengths
+from elongate.evaluation.evaluation import Evaluation, Setting, check_depths, check_writes, usual_lengths
 from elongate.evaluation.intervals import Interval, of_share
 from elongate.evaluation.matching import share_named, values_of
 from elongate.evaluation.samples import Record, digest_of
@@ -82,9 +82,8 @@ class Retrieval(Evaluation):
         return lengths | asked | {"n": self.num_samples * len(self.depths), "threshold": self.threshold, "measures": self._measures}
 
     def check(self, reading: Reading) -> None:
-        if self.generate and not reading.writes:
-            rule = "needs text that is written, by a causal model or an autoencoder that learned to continue"
-            raise ConfigError("evaluation.retrieval.generate", self.generate, rule, "use {key}=false: answers are scored without it")
+        if self.generate:
+            check_writes(reading, "evaluation.retrieval.generate", True, "use {key}=false: answers are scored without it")
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         model.network.eval()

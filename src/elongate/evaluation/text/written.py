@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from elongate.errors import ConfigError, require
-from elongate.evaluation.evaluation import Setting
+from elongate.errors import require
+from elongate.evaluation.evaluation import Setting, check_writes
 from elongate.evaluation.text.estimates import mean_of
 from elongate.evaluation.text.records import Record
 from elongate.evaluation.text.task import TextTask, name_of, texts_of
@@ -41,9 +41,7 @@ class Written(TextTask):
         return {figure: mean_of([score[figure] for score in scores]) for figure in self.figures}
 
     def check(self, reading: Reading) -> None:
-        if not reading.writes:
-            rule = "needs text that is written, by a causal model or an autoencoder that learned to continue"
-            raise ConfigError(f"evaluation.{self.word}", self.word, rule, "use evaluation=[classification], which needs none")
+        check_writes(reading, f"evaluation.{self.word}", self.word, "use evaluation=[classification], which needs none")
 
     def header(self, setting: Setting) -> dict[str, Any]:
         self.check(setting.reading)
