@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -122,6 +123,8 @@ def _main(config_name: str, task: Task) -> None:
         finally:
             _remove_empty(Path(folder))
 
+    # Hydra copies its store of structured configs for every group that help lists, which is half of the time that help takes.
+    ConfigStore.__deepcopy__ = lambda store, _memo: store
     register_resolvers()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Until training takes them over, both signals end the program in the same way.
