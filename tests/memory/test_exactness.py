@@ -341,7 +341,7 @@ def dropped(model: PreTrainedModel) -> Iterator[dict[nn.Dropout, list[Tensor]]]:
 @pytest.mark.parametrize("plan", QUICK)
 @pytest.mark.parametrize("kind", ["gpt2", "lora"])
 def test_what_is_computed_again_meets_the_same_dropout(kind: str, plan: str) -> None:
-    """Equal to transformers with the masks that the first pass drew, laid together: any other mask in a second pass would show."""
+    """Equal to transformers with the masks that one pass drew, laid together: any other mask in the other pass would show."""
 
     def fresh(implementation: str) -> PreTrainedModel:
         if kind == "gpt2":
@@ -356,7 +356,9 @@ def test_what_is_computed_again_meets_the_same_dropout(kind: str, plan: str) -> 
     found, state = gradients(model.network), torch.get_rng_state()
 
     reference = fresh("sdpa").train()
-    seen = [torch.cat(_first(drawn), dim=1) for drawn in masks.values()]
+    # A stream's second pass goes from last to first; its first leaves out most of the last layer.
+    turn = -1 if plan.startswith("stream") else 1
+    seen = [torch.cat(_once(drawn[::turn]), dim=1) for drawn in masks.values()]
     assert all(0 < mask.double().mean() < 1 for mask in seen)
     for module, mask in zip((m for m in reference.modules() if isinstance(m, nn.Dropout) and m.p), seen, strict=True):
         module.forward = lambda x, mask=mask, p=module.p: x * mask / (1 - p)
@@ -379,8 +381,8 @@ def test_what_is_computed_again_meets_the_same_dropout(kind: str, plan: str) -> 
         assert not any(torch.equal(before, after) for before in drawn for after in later[module])
 
 
-def _first(drawn: list[Tensor]) -> list[Tensor]:
-    """The masks of the first pass."""
+def _once(drawn: list[Tensor]) -> list[Tensor]:
+    """The masks of one pass over the tokens, of those that come first."""
     taken: list[Tensor] = []
     for mask in drawn:
         if sum(m.shape[1] for m in taken) < LENGTH:
@@ -568,15 +570,15 @@ def repeated(length: int, rows: int) -> Example:
 
 
 def bytes_per_further_token(plan: Memory) -> float:
-    return (counted(plan, 128).peak - counted(plan, 64).peak) / 64
+    return (counted(plan, 512).peak - counted(plan, 256).peak) / 256
 
 
 def test_a_further_token_costs_a_stream_its_keys_values_and_their_gradients() -> None:
     layers, kv_heads, dim, wide = 4, 2, 4, 4
     floor = 4 * layers * kv_heads * dim * wide
     lean = bytes_per_further_token(Stream(chunk_length=16, keep_attention=False))
-    # Besides: tokens, targets and what is scored.
-    assert floor <= lean <= floor + 40
+    # Besides: a chunk's share of those gradients, in one layer, before it is added.
+    assert floor <= lean <= floor + 2 * kv_heads * dim * wide + 8
     outputs = layers * (32 * wide + 8 * wide)  # and their log-sum-exp
     assert bytes_per_further_token(Stream(chunk_length=16)) <= lean + outputs + 8
 
@@ -584,8 +586,8 @@ def test_a_further_token_costs_a_stream_its_keys_values_and_their_gradients() ->
 @pytest.mark.parametrize("keep_attention", [True, False])
 def test_on_disk_a_further_token_costs_no_more_than_a_layer_does(keep_attention: bool) -> None:
     kv_heads, dim, wide = 2, 4, 4
-    layer = 4 * kv_heads * dim * wide
-    assert bytes_per_further_token(Stream(chunk_length=16, keep_attention=keep_attention, on_disk=True)) <= layer + 40
+    layer = 6 * kv_heads * dim * wide  # keys, values, their gradients, and a chunk's share of those before it is added
+    assert bytes_per_further_token(Stream(chunk_length=16, keep_attention=keep_attention, on_disk=True)) <= layer + 8
 
 
 def test_a_further_token_costs_most_in_plain_and_less_in_checkpoint_and_least_in_stream() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,17 @@ def test_a_disk_that_is_full_is_told_before_a_byte_is_written(monkeypatch: pytes
         r"memory.on_disk=true: [\d,]+ more bytes are needed in \S+, 100 are free; set TMPDIR to a larger disk", str(caught.value)
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_pass_leaves_out_what_the_last_layer_does_beyond_keys_and_values() -> None:
+    model = LanguageModel(network("llama-2", "elongate"), "llama")
+    layers, calls = model.network.base_model.layers, Counter[int]()
+    for number, layer in enumerate(layers):
+        layer.mlp.register_forward_hook(lambda *_, number=number: calls.update([number]))
+    tokens = torch.arange(41)[None] % 50
+    example = Example(tokens[:, :-1], tokens[:, 1:], torch.ones(1, 40, dtype=torch.bool), None)
+    Stream(chunk_length=8).prepare(model, 40)
+    calls.clear()
+    Stream(chunk_length=8).backward(model, example)
+    # Five chunks, the last of which is run once; the first one shows which layer is the last.
+    assert [calls[number] for number in range(len(layers))] == [9] * (len(layers) - 1) + [6]

@@ -10,7 +10,7 @@ No approximation and no code per architecture: it works for every causal model w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,9 +20,6 @@ from elongate.errors import ConfigError, require
 from elongate.memory.memory import Memory
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from elongate.context.attention.kept import Kept
     from elongate.context.attention.layout import Layout
     from elongate.models.language_model import LanguageModel
@@ -89,25 +86,33 @@ class Stream(Memory):
     def _streamed(self, model: LanguageModel, part: Example, count: float, kept: Kept) -> float:
         import torch
 
+        from elongate.context.attention.kept import EnoughError
+        from elongate.memory.embedding import sparse_gradient
+
         length = part.inputs.shape[1]
         layout = model.layout(part.inputs, part.positions)
         chunks = [(start, min(start + self.chunk_length, length)) for start in range(0, length, self.chunk_length)]
         if self.detach or len(chunks) == 1:
             return sum(self._chunk(model, part, layout, chunk, kept if len(chunks) > 1 else None, count) for chunk in chunks)
-        # A chunk that is run again must meet the same dropout. The last one is run once only.
-        states = []
-        with torch.no_grad(), model.autocast():
-            for chunk in chunks[:-1]:
-                states.append(_random_state(model.device))
-                model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.at(chunk, kept))
-        # One context for all chunks: the weights are cast to bfloat16 once.
-        with model.autocast():
-            total = self._chunk(model, part, layout, chunks[-1], kept, count)
-            after = _random_state(model.device)
-            for chunk, state in zip(reversed(chunks[:-1]), reversed(states), strict=True):
-                _set_random_state(model.device, state)
-                total += self._chunk(model, part, layout, chunk, kept, count)
-        _set_random_state(model.device, after)
+        # A chunk that is run again must meet the same dropout.
+        seeds = torch.randint(2**62, (len(chunks),)).tolist()
+        with (
+            torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),
+            sparse_gradient(model.network.get_input_embeddings()),
+        ):
+            with torch.no_grad(), model.autocast():
+                for seed, chunk in zip(seeds, chunks[:-1], strict=False):
+                    torch.manual_seed(seed)
+                    # Of the last layer nothing is needed but its keys and values. The first chunk shows which it is.
+                    with suppress(EnoughError):
+                        model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.at(chunk, kept))
+                    kept.end_at_last_layer()
+            kept.last, total = None, 0.0
+            # One context for all chunks: the weights are cast to bfloat16 once.
+            with model.autocast():
+                for seed, chunk in zip(reversed(seeds), reversed(chunks), strict=True):
+                    torch.manual_seed(seed)
+                    total += self._chunk(model, part, layout, chunk, kept, count)
         return total
 
     def _chunk(self, model: LanguageModel, part: Example, layout: Layout, chunk: tuple[int, int], kept: Kept | None, count: float) -> float:
@@ -117,24 +122,9 @@ class Stream(Memory):
 
         at = slice(*chunk)
         hidden = model.hidden(part.inputs[:, at], part.positions, layout.at(chunk, kept))
-        loss = summed_loss(model, hidden, part.tokens(at)) / count
+        loss = summed_loss(model, hidden, part.tokens(at), head_scale=1 / count) / count
         with torch.autocast(model.device.type, enabled=False):
             loss.backward()
         if kept is not None:
             kept.forget_outputs(chunk)
         return loss.item()
-
-
-def _random_state(device: torch.device) -> Tensor:
-    import torch
-
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(device: torch.device, state: Tensor) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)

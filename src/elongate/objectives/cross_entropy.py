@@ -24,11 +24,16 @@ def summed_cross_entropy(
     targets: Int[Tensor, " tokens"],
     weights: Float[Tensor, " tokens"] | None = None,
     precision: str = "fp32",
+    head_scale: float | None = None,
 ) -> Float[Tensor, ""]:
-    """Σ w·CE in nats, w = 1 without weights; differentiable in states and head."""
+    """Σ w·CE in nats, w = 1 without weights; differentiable in states and head.
+
+    `head_scale`: the head's gradient, times this, is added to its `.grad` now, and not by the backward pass. For sums over few tokens:
+    a tensor as large as the head would be filled, scaled and added for each. Not for a head that is computed from others.
+    """
     # Of the network's own numbers, unless it computes in bfloat16.
     dtype = torch.bfloat16 if precision == "bf16" else head[0].dtype
-    return _SummedCrossEntropy.apply(states, *head, targets, weights, dtype)
+    return _SummedCrossEntropy.apply(states, *head, targets, weights, dtype, head_scale if head[0].is_leaf else None)
 
 
 @torch.no_grad()
@@ -56,44 +61,68 @@ class _SummedCrossEntropy(torch.autograd.Function):
         targets: Int[Tensor, " tokens"],
         weights: Float[Tensor, " tokens"] | None,
         dtype: torch.dtype,
+        head_scale: float | None,
     ) -> Float[Tensor, ""]:
         states, matrix, offset = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         wide = torch.promote_types(dtype, torch.float32)
-        grads = [
-            None if not needed else torch.zeros_like(x) for x, needed in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
-        ]
+        needed = dict(zip(("hidden", "weight", "bias"), ctx.needs_input_grad, strict=False))
+        grad_hidden = torch.empty_like(hidden) if needed["hidden"] else None
+        grad_weight, grad_bias = (
+            _gradient_of(x, head_scale is not None) if needed[name] else None for name, x in (("weight", weight), ("bias", bias))
+        )
+        scale = 1.0 if head_scale is None else head_scale
         total = torch.zeros((), dtype=wide, device=hidden.device)
+        # One for all pieces: new memory is dear.
+        room = torch.empty(min(PIECE, len(states)), len(weight), dtype=wide, device=hidden.device)
         waiting: list[Tensor] = []
         for start in range(0, len(states), PIECE):
             at = slice(start, start + PIECE)
-            logits = _logits(states[at], matrix, offset)
-            sums, wanted = logits.logsumexp(-1), targets[at, None]
-            losses = sums - logits.gather(1, wanted)[:, 0]
+            wanted = targets[at, None]
+            logits = _logits_in(room[: len(wanted)], states[at], matrix, offset)
+            highest, scored = logits.amax(-1, keepdim=True), logits.gather(1, wanted)
+            sums = logits.sub_(highest).exp_().sum(-1, keepdim=True)
+            losses = (sums.log() + highest - scored)[:, 0]
             total += losses.sum() if weights is None else losses @ weights[at].to(wide)
-            # Softmax less one at the target: the gradient of the logits.
-            logits = logits.sub_(sums[:, None]).exp_()
-            logits.scatter_add_(1, wanted, torch.full_like(sums, -1)[:, None])
-            if weights is not None:
-                logits.mul_(weights[at, None])
-            grad = logits.to(dtype)
-            if grads[0] is not None:
-                grads[0][at] = grad @ matrix
-            if grads[2] is not None:
-                grads[2] += logits.sum(0)
-            if grads[1] is None:
+            # Softmax less one at the target, weighted: the gradient of the logits.
+            weight_of = torch.ones_like(sums) if weights is None else weights[at, None].to(wide)
+            grad = logits.mul_(weight_of / sums).scatter_add_(1, wanted, -weight_of).to(dtype)
+            if grad_hidden is not None:
+                grad_hidden[at] = grad @ matrix
+            if grad_bias is not None:
+                grad_bias.add_(logits.sum(0), alpha=scale)
+            if grad_weight is None:
                 continue
             if dtype == weight.dtype:
-                grads[1].addmm_(grad.mT, states[at])
+                grad_weight.addmm_(grad.mT, states[at], alpha=scale)
                 continue
             waiting.append(grad)
             if len(waiting) == GATHERED or at.stop >= len(states):
-                grads[1] += torch.cat(waiting).mT @ states[at.stop - PIECE * len(waiting) : at.stop]
+                grad_weight.add_(torch.cat(waiting).mT @ states[at.stop - PIECE * len(waiting) : at.stop], alpha=scale)
                 waiting = []
-        ctx.save_for_backward(*grads)
+        returned = (None, None) if head_scale is not None else (grad_weight, grad_bias)
+        ctx.save_for_backward(grad_hidden, *returned)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, scale: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
         # In place: they are as large as the head, and autograd refuses a second backward pass by itself.
-        return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None, None, None
+        return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None, None, None, None
+
+
+def _gradient_of(parameter: Tensor, is_own: bool) -> Tensor:
+    """What its gradient is added to: its own, or zeros."""
+    if not is_own:
+        return torch.zeros_like(parameter)
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _logits_in(room: Float[Tensor, "piece vocab"], states: Tensor, weight: Tensor, bias: Tensor | None) -> Float[Tensor, "piece vocab"]:
+    """The logits, in the room that is given."""
+    if room.dtype != weight.dtype:
+        return room.copy_(F.linear(states, weight, bias))
+    if bias is None:
+        return torch.mm(states, weight.mT, out=room)
+    return torch.addmm(bias, states, weight.mT, out=room)

@@ -11,10 +11,12 @@ from elongate.objectives.cross_entropy import summed_cross_entropy
 from elongate.objectives.objective import Example
 
 
-def summed_loss(model: LanguageModel, hidden: Float[Tensor, "batch length dim"], example: Example) -> Float[Tensor, ""]:
+def summed_loss(
+    model: LanguageModel, hidden: Float[Tensor, "batch length dim"], example: Example, head_scale: float | None = None
+) -> Float[Tensor, ""]:
     """Σ w·CE over the targets of the example that are scored, in nats, and the disagreement of pairs of rows where it has a weight.
 
-    Only what is scored meets the head, and what lies before it.
+    Only what is scored meets the head, and what lies before it. `head_scale`: see `summed_cross_entropy`.
     """
     targets, weights = example.targets, example.weights
     if bool(example.scored.all()):  # nothing is gathered
@@ -23,7 +25,7 @@ def summed_loss(model: LanguageModel, hidden: Float[Tensor, "batch length dim"],
     else:
         states, targets = hidden[example.scored], targets[example.scored]
         weights = None if weights is None else weights[example.scored]
-    loss = summed_cross_entropy(model.before_head(states), model.head, targets, weights, model.precision)
+    loss = summed_cross_entropy(model.before_head(states), model.head, targets, weights, model.precision, head_scale)
     if not example.agreement:
         return loss
     forward, backward = map(model.before_head, meeting(hidden, example.scored))

@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from elongate.context.attention.blocks import Range
 from elongate.context.attention.full import Full
-from elongate.context.attention.kept import Kept, Output, Past, Stored
+from elongate.context.attention.kept import EnoughError, Kept, Output, Past, Stored
 from elongate.context.attention.kernel import Part, attend, attend_backward
 from elongate.context.attention.layout import Layout
 
@@ -70,6 +70,8 @@ def _in_regions(
         with torch.no_grad():
             past.keys.write(*layout.chunk, key)
             past.values.write(*layout.chunk, value)
+        if module is kept.last:
+            raise EnoughError
         out, lse = _AttendToPast.apply(query, key, value, past, parts, scale, known, layout.chunk, kept)
     if known is None:
         kept.keep_output(module, layout.chunk, layout.length, (out.detach(), lse))

@@ -85,12 +85,17 @@ class Past:
     grad_values: Stored | None = None
 
 
+class EnoughError(Exception):
+    """All that a pass without gradient is for is stored."""
+
+
 @dataclass
 class Kept:
     """By attention module."""
 
     past: dict[nn.Module, Past] | None = None  # None: the whole sequence is computed at once
     outputs: dict[nn.Module, dict[Range, Output]] | None = None  # None: attention is computed again
+    last: nn.Module | None = None  # when its keys and values are stored, `EnoughError` is raised
 
     def room(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Stored:
         """Zeros."""
@@ -101,6 +106,11 @@ class Kept:
         if module not in self.past:
             self.past[module] = Past(length, *(self.room((*x.shape[:2], length, x.shape[-1]), x.dtype, x.device) for x in (key, value)))
         return self.past[module]
+
+    def end_at_last_layer(self) -> None:
+        """A pass that follows ends there by `EnoughError`. Called when one has come through all layers."""
+        assert self.past
+        self.last = next(reversed(self.past))
 
     def output_of(self, module: nn.Module, chunk: Range) -> Output | None:
         return None if self.outputs is None else self.outputs.get(module, {}).get(chunk)
