@@ -23,6 +23,8 @@ from elongate.training.run_directory import RunDirectory
 from elongate.training.search import check_documents, settled
 
 if TYPE_CHECKING:
+    import torch
+
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
     from elongate.tracking import Tracker
@@ -46,7 +48,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         check_documents(job, corpus, job.model.original_length)
         # Told before a base is trained; of a checkpoint all that is known only when it is open.
         _headers(job, _setting(job, corpus, tokenizer, job.model.original_length))
-    find_device(job.device)
+    warn_of_slow_precision(job.precision, find_device(job.device))
     _check_tuning(job, tokenizer.vocab_size)
     with Interrupt() as interrupt, _Tracked(job, directory).session() as tracked:
         origin = find_origin(job, corpus, tokenizer, interrupt)
@@ -276,6 +278,14 @@ def _warn_of_lost_positions(job: Job, model: LanguageModel) -> None:
     position = job.strategy.position
     if position.from_the_start and not job.model.fresh and model.position.word != position.word:
         warn(f"{position.word} takes the place of the positions that the checkpoint was trained with: it needs long training")
+
+
+def warn_of_slow_precision(precision: str, device: torch.device) -> None:
+    """Where bfloat16 is computed in software, a step may take a hundred times as long as in float32."""
+    import torch
+
+    if precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        warn("precision=bf16: this processor has no instructions for bfloat16, which takes far longer than precision=fp32 here")
 
 
 def _tune(job: Job, model: LanguageModel) -> None:
