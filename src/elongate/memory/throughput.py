@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from elongate.memory.rehearsal import Work
 
 _SECONDS = 0.02  # that a measurement takes at least
+_SHORTEST = 1e-4  # seconds; on a busy machine a call of microseconds has been seen to take none
 
 
 def seconds_of(work: Work, device: torch.device) -> float:
@@ -57,13 +58,20 @@ def _overhead(device: torch.device) -> float:
 
 
 def _seconds(act: Callable[[], Any], device: torch.device) -> float:
-    """The quickest of a few, after a first."""
+    """The quickest of a few, after a first. What is too short for the clock is done several times in a row."""
     act()
     found: list[float] = []
-    while len(found) < 2 or sum(found) < _SECONDS:
+    spent, times = 0.0, 1
+    while len(found) < 2 or spent < _SECONDS:
         began = _now(device)
-        act()
-        found.append(_now(device) - began)
+        for _ in range(times):
+            act()
+        took = _now(device) - began
+        spent += took
+        if took < _SHORTEST:
+            times *= 2
+        else:
+            found.append(took / times)
     return min(found)
 
 
