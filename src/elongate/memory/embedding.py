@@ -47,7 +47,7 @@ class _Lookup(torch.autograd.Function):
             grad = grad.masked_fill((ctx.tokens == ctx.padding)[..., None], 0)
         if ctx.weight.grad is None:
             ctx.weight.grad = torch.zeros_like(ctx.weight)
-        # On CUDA in a fixed order; there `index_add_` has none, and here it is the other way round.
+        # Summed in a fixed order on both: on a CPU `index_add_` has one, on CUDA `index_put_`.
         tokens, rows = ctx.tokens.flatten(), grad.flatten(0, 1)
         if grad.is_cuda:
             ctx.weight.grad.index_put_((tokens,), rows, accumulate=True)
