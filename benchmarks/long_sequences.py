@@ -108,7 +108,7 @@ def run_ours(plan: str, length: int, precision: str, measure: Callable[[Step, to
     import torch
     import yaml
 
-    from elongate.context.attention.interface import IMPLEMENTATION
+    from elongate.context.attention.kernel.interface import IMPLEMENTATION
     from elongate.context.attention.window import Window
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
@@ -203,7 +203,7 @@ def measurement(peer: str, length: int, precision: str, threads: int, kind: str)
     """The fields of a `Row` that come from the measuring process."""
     import torch
 
-    from elongate.training.peak_memory import peak_memory_bytes, reset_peak_memory
+    from elongate.peak_memory import peak_memory_bytes, reset_peak_memory
 
     torch.set_num_threads(threads)
     cpu, figures = torch.device("cpu"), {}

@@ -15,11 +15,13 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = [
     ("cli",),
     ("build", "evaluate", "config", "hydra_errors"),
-    ("training", "evaluation"),
+    ("training",),
+    ("report",),
+    ("evaluation",),
     ("memory", "objectives", "tuning", "data", "tracking"),
     ("models",),
     ("context",),
-    ("errors", "files"),
+    ("errors", "atomic", "console", "hub", "peak_memory"),
 ]
 LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}
 

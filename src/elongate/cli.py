@@ -48,8 +48,8 @@ def conf_directory() -> Path:
 
 def _train(config: DictConfig) -> None:
     from elongate.build import build_job
-    from elongate.evaluation.report.table import terminal_table
-    from elongate.training.display import say
+    from elongate.console import say
+    from elongate.report.table import terminal_table
     from elongate.training.plan import plan
     from elongate.training.run import run
     from elongate.training.run_directory import RunDirectory
@@ -72,9 +72,9 @@ def _train(config: DictConfig) -> None:
 
 
 def _evaluate(config: DictConfig) -> None:
+    from elongate.console import say
     from elongate.evaluate import evaluate_checkpoint
-    from elongate.evaluation.report.table import terminal_table
-    from elongate.training.display import say
+    from elongate.report.table import terminal_table
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     results = evaluate_checkpoint(config, conf_directory(), directory)
@@ -86,7 +86,7 @@ def _evaluate(config: DictConfig) -> None:
 def _gated(results: dict[str, Any]) -> None:
     """Raises `RunError` where a gate is closed: all else is written and shown by then."""
     if "gate" in results and not results["gate"]["passed"]:
-        from elongate.evaluation.report.verdict import gate_verdict
+        from elongate.report.verdict import gate_verdict
 
         raise RunError(gate_verdict(results["gate"]).rstrip("."))
 
@@ -95,7 +95,7 @@ class SweepComparison(Callback):
     """Hydra calls it after a multirun: one page that compares all runs of the sweep."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from elongate.evaluation.report.comparison import comparison_summary, write_comparison
+        from elongate.report.comparison import comparison_summary, write_comparison
 
         sweep = Path(config.hydra.sweep.dir)
         if (page := write_comparison(sweep)) is not None:

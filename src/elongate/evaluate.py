@@ -13,19 +13,19 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from elongate.atomic import write_json
 from elongate.build import build_evaluations, pretrained_tokenizer
 from elongate.config import PRECISIONS, build, build_class, check_device
+from elongate.console import say
 from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
 from elongate.data.tokens import Tokens, load_corpus
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Setting, add_row, measured
-from elongate.evaluation.report.page import write_report
 from elongate.evaluation.samples import Samples, digest_of
-from elongate.files import write_json
 from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
-from elongate.training.display import say
+from elongate.report.page import write_report
 from elongate.training.origin import find_device
 
 GROUPS = ("data", "tokenizer", "evaluation")

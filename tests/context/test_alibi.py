@@ -16,15 +16,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, MptConfig, MptForCausalLM
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
-from elongate.context.attention import layout as layouts
-from elongate.context.attention import operators
 from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
 from elongate.context.attention.global_local import GlobalLocal
-from elongate.context.attention.interface import IMPLEMENTATION, _Attend
-from elongate.context.attention.kernel import attend
-from elongate.context.attention.layout import Layout
-from elongate.context.attention.proof import prove
+from elongate.context.attention.kernel import layout as layouts
+from elongate.context.attention.kernel import operators
+from elongate.context.attention.kernel.attend import attend
+from elongate.context.attention.kernel.interface import IMPLEMENTATION, _Attend
+from elongate.context.attention.kernel.layout import Layout
+from elongate.context.attention.kernel.verification import prove
 from elongate.context.attention.shifted import Groups
 from elongate.context.attention.window import Window
 from elongate.context.curriculum.fixed import Fixed

@@ -16,9 +16,9 @@ from tests.context.test_blocks import covered, num_pairs, pairs
 from elongate.cli import conf_directory
 from elongate.config import build
 from elongate.context.attention.attention import Attention
-from elongate.context.attention.blocks import restricted
 from elongate.context.attention.dual_chunk import DualChunk
 from elongate.context.attention.full import Full
+from elongate.context.attention.kernel.blocks import restricted
 from elongate.context.attention.rerope import ReRope
 from elongate.context.attention.self_extend import SelfExtend
 from elongate.context.attention.shifted import Shifted

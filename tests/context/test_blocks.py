@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from elongate.context.attention.blocks import Block, behind_and_ahead, beyond, full, restricted, strips, tiles, window
+from elongate.context.attention.kernel.blocks import Block, behind_and_ahead, beyond, full, restricted, strips, tiles, window
 from elongate.context.attention.sinks import first_keys
 
 lengths = some.integers(0, 40)

@@ -15,7 +15,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from elongate.context.attention.attention import Attention
 from elongate.context.attention.dual_chunk import DualChunk
 from elongate.context.attention.full import Full
-from elongate.context.attention.interface import IMPLEMENTATION, attention
+from elongate.context.attention.kernel.interface import IMPLEMENTATION, attention
 from elongate.context.attention.rerope import ReRope
 from elongate.context.attention.self_extend import SelfExtend
 from elongate.context.attention.sinks import Sinks

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from elongate.context.attention import operators
-from elongate.context.attention.blocks import Block
-from elongate.context.attention.kernel import Part, Rotation, attend, attend_backward
+from elongate.context.attention.kernel import operators
+from elongate.context.attention.kernel.attend import Part, Rotation, attend, attend_backward
+from elongate.context.attention.kernel.blocks import Block
 
 WAYS: dict[str, dict[str, Any]] = {
     "fused": {},

@@ -63,7 +63,7 @@ from elongate.context.position.table import Table
 from elongate.context.position.tile import Tile
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError, Stopped
-from elongate.memory.planner import advise
+from elongate.memory.planner.planner import advise
 from elongate.models.bert import Bert
 from elongate.models.gpt import Gpt
 from elongate.models.gpt2 import Gpt2

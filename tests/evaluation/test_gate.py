@@ -13,8 +13,8 @@ from tests.conftest import evaluated
 
 from elongate.errors import ConfigError
 from elongate.evaluation.gate import Gate
-from elongate.evaluation.report.verdict import gate_verdict
 from elongate.evaluation.samples import Samples
+from elongate.report.verdict import gate_verdict
 
 N = 40
 

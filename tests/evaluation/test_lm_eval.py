@@ -44,13 +44,13 @@ from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.harness.model import HarnessModel
 from elongate.evaluation.lm_eval import DRAWS, LmEval
 from elongate.evaluation.perplexity import Perplexity
-from elongate.evaluation.report.estimate import Estimate
-from elongate.evaluation.report.sections import rows_of
-from elongate.evaluation.report.table import terminal_table
 from elongate.evaluation.samples import Samples
 from elongate.evaluation.text.classification import Classification
 from elongate.models.pretrained import Pretrained
 from elongate.objectives.reading import LeftToRight
+from elongate.report.estimate import Estimate
+from elongate.report.sections import rows_of
+from elongate.report.table import terminal_table
 
 
 def network(kind: str, vocab_size: int) -> Any:

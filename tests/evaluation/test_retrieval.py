@@ -20,11 +20,11 @@ from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError, Stopped
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.intervals import of_share
-from elongate.evaluation.report.table import terminal_table
 from elongate.evaluation.retrieval import Retrieval
 from elongate.evaluation.samples import Samples
 from elongate.objectives.fill_in import FillIn
 from elongate.objectives.reading import LeftToRight, Reading
+from elongate.report.table import terminal_table
 from elongate.tracking import flatten
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from elongate.context.attention.interface import IMPLEMENTATION
+from elongate.context.attention.kernel.interface import IMPLEMENTATION
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.plain import Plain
-from elongate.memory.planner import Steps
+from elongate.memory.planner.planner import Steps
 from elongate.memory.stream import Stream
 from elongate.models.language_model import LanguageModel
 from elongate.objectives.objective import Example
-from elongate.training.peak_memory import peak_memory_bytes, reset_peak_memory
+from elongate.peak_memory import peak_memory_bytes, reset_peak_memory
 
 PLANS = {
     "plain": Plain(),

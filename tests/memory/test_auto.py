@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from elongate.errors import ConfigError
-from elongate.memory import room, throughput
 from elongate.memory.auto import Auto
 from elongate.memory.plain import Plain
+from elongate.memory.planner import free_memory as room
+from elongate.memory.planner import throughput
 
 
 @pytest.fixture

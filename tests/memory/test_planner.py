@@ -16,12 +16,12 @@ from tests.conftest import composed
 from tests.memory.peak import PLANS
 from tests.networks import network
 
-from elongate.context.attention.interface import IMPLEMENTATION
+from elongate.context.attention.kernel.interface import IMPLEMENTATION
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.memory import Memory
 from elongate.memory.plain import Plain
-from elongate.memory.planner import Advice, Estimate, Steps, advise, describe
-from elongate.memory.rehearsal import rehearse
+from elongate.memory.planner.dry_run import rehearse
+from elongate.memory.planner.planner import Advice, Estimate, Steps, advise, describe
 from elongate.memory.stream import Stream
 from elongate.models.language_model import LanguageModel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from elongate.memory import throughput
+from elongate.memory.planner import throughput
 
 
 @pytest.mark.parametrize("step", [1e-7, 4e-4])

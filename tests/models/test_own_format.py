@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from elongate.context.attention.full import Full
-from elongate.context.attention.interface import IMPLEMENTATION
+from elongate.context.attention.kernel.interface import IMPLEMENTATION
 from elongate.context.curriculum.fixed import Fixed
 from elongate.context.position.alibi import Alibi
 from elongate.context.position.none import Unchanged

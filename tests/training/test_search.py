@@ -15,12 +15,12 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from elongate.atomic import remove
+from elongate.console import SearchBar
 from elongate.context.position.scaling import Rotary
 from elongate.context.position.yarn import Yarn
 from elongate.data.tokens import load_corpus
 from elongate.errors import ConfigError, Stopped
-from elongate.files import remove
-from elongate.training.display import SearchBar
 from elongate.training.run import run
 from elongate.training.run_directory import RunDirectory
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from elongate.atomic import written_aside
 from elongate.errors import ConfigError, RunError
-from elongate.files import written_aside
 
 MANIFEST = "manifest.json"
 FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from elongate.data.files import digest, files_below
 from elongate.data.source import Document, Source, text_of
 from elongate.errors import ConfigError, require
-from elongate.network import hub_answers
+from elongate.hub import hub_answers
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -33,7 +33,7 @@ class Meter:
         """What the work on `count` samples of a shape comes to, and what each of them took. `work` is given which of them to work on."""
         import torch
 
-        from elongate.training.peak_memory import peak_memory_bytes, reset_peak_memory
+        from elongate.peak_memory import peak_memory_bytes, reset_peak_memory
 
         if shape not in self._flops:
             self._flops[shape] = _flops_of(lambda: work(slice(1)))
@@ -49,7 +49,7 @@ def _flops_of(work: Callable[[], object]) -> int:
     from torch._library.custom_ops import OPDEFS
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from elongate.memory.rehearsal import flops_of
+    from elongate.memory.planner.dry_run import flops_of
 
     class Counting(TorchDispatchMode):
         flops = 0

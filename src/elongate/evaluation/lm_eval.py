@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Evaluation, Setting
-from elongate.evaluation.harness.apart import apart
+from elongate.evaluation.harness.isolation import apart
 from elongate.evaluation.harness.tasks import check_task, check_writing, files_of, is_path, load, told_in_a_line
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ class Auto(Memory):
 
     def prepare(self, model: LanguageModel, length: int) -> Memory:
         """Says which plan it is and why. Raises `ConfigError` where none fits, with the longest length that does."""
-        from elongate.memory.planner import advise, describe, gib
+        from elongate.memory.planner.planner import advise, describe, gib
 
         advice = advise(model, length)
         if advice.recommended is None:

@@ -52,7 +52,7 @@ class Checkpoint(Memory):
         return self
 
     def backward(self, model: LanguageModel, example: Example) -> float:
-        from elongate.context.attention.kept import Kept
+        from elongate.context.attention.kernel.kv_store import Kept
         from elongate.objectives.loss import summed_loss
 
         # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.

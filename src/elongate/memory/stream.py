@@ -20,8 +20,8 @@ from elongate.errors import ConfigError, require
 from elongate.memory.memory import Memory
 
 if TYPE_CHECKING:
-    from elongate.context.attention.kept import Kept
-    from elongate.context.attention.layout import Layout
+    from elongate.context.attention.kernel.kv_store import Kept
+    from elongate.context.attention.kernel.layout import Layout
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
@@ -74,7 +74,7 @@ class Stream(Memory):
 
     @contextmanager
     def _kept(self) -> Iterator[Kept]:
-        from elongate.context.attention.kept import Kept, KeptOnDisk
+        from elongate.context.attention.kernel.kv_store import Kept, KeptOnDisk
 
         outputs: dict[Any, Any] | None = {} if self.keep_attention and not self.detach else None
         if not self.on_disk:
@@ -86,7 +86,7 @@ class Stream(Memory):
     def _streamed(self, model: LanguageModel, part: Example, count: float, kept: Kept) -> float:
         import torch
 
-        from elongate.context.attention.kept import EnoughError
+        from elongate.context.attention.kernel.kv_store import EnoughError
         from elongate.memory.embedding import sparse_gradient
 
         length = part.inputs.shape[1]

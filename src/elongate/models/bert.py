@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from elongate.models.fields import require_dropouts, require_heads, require_positive
+from elongate.models.checks import require_dropouts, require_heads, require_positive
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Bert(Model):
         import torch
         from transformers.models.bert.modeling_bert import BertConfig, BertForMaskedLM
 
-        from elongate.context.attention.interface import IMPLEMENTATION
+        from elongate.context.attention.kernel.interface import IMPLEMENTATION
         from elongate.models.language_model import LanguageModel
 
         config = BertConfig(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from elongate.context.position.scaling import Rotary
 from elongate.errors import require
-from elongate.models.fields import require_heads, require_positive
+from elongate.models.checks import require_heads, require_positive
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Gpt(Model):
         import torch
         from transformers.models.llama.modeling_llama import LlamaConfig, LlamaForCausalLM
 
-        from elongate.context.attention.interface import IMPLEMENTATION
+        from elongate.context.attention.kernel.interface import IMPLEMENTATION
         from elongate.models.language_model import LanguageModel
 
         config = LlamaConfig(

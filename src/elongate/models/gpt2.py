@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from elongate.models.fields import require_dropouts, require_heads, require_positive
+from elongate.models.checks import require_dropouts, require_heads, require_positive
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Gpt2(Model):
         import torch
         from transformers.models.gpt2.modeling_gpt2 import GPT2Config, GPT2LMHeadModel
 
-        from elongate.context.attention.interface import IMPLEMENTATION
+        from elongate.context.attention.kernel.interface import IMPLEMENTATION
         from elongate.models.language_model import LanguageModel
 
         config = GPT2Config(

@@ -17,17 +17,17 @@ from transformers.utils import logging as transformers_logging
 
 from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
-from elongate.context.attention.kept import Kept
-from elongate.context.attention.layout import Layout
-from elongate.context.attention.proof import prove
+from elongate.context.attention.kernel.kv_store import Kept
+from elongate.context.attention.kernel.layout import Layout
+from elongate.context.attention.kernel.verification import prove
 from elongate.context.position.none import Unchanged
 from elongate.context.position.position import Position
 from elongate.context.position.scaling import Scaling
 from elongate.context.position.table import Table
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
-from elongate.models import own_format
-from elongate.models.heads import transform_of
+from elongate.models import elongate_format as own_format
+from elongate.models.mlm_heads import transform_of
 from elongate.models.probes import knows_distances, turns_as_we_do, windows_of
 from elongate.models.rotary import RotaryPositions, head_dim
 from elongate.models.tables import LearnedPositions

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from elongate.context.position.scaling import Rotary
 from elongate.errors import require
-from elongate.models.fields import require_dropouts, require_heads, require_positive
+from elongate.models.checks import require_dropouts, require_heads, require_positive
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ModernBert(Model):
         import torch
         from transformers.models.modernbert.modeling_modernbert import ModernBertConfig, ModernBertForMaskedLM
 
-        from elongate.context.attention.interface import IMPLEMENTATION
+        from elongate.context.attention.kernel.interface import IMPLEMENTATION
         from elongate.models.language_model import LanguageModel
 
         layers = ("full_attention", "sliding_attention")

@@ -71,9 +71,9 @@ class Pretrained(Model):
         from transformers.utils import logging as transformers_logging
 
         import elongate.models.autoencoder.network  # noqa: F401  # registers it with the Auto classes
-        from elongate.context.attention.interface import IMPLEMENTATION
-        from elongate.models import own_format
-        from elongate.network import hub_answers
+        from elongate.context.attention.kernel.interface import IMPLEMENTATION
+        from elongate.hub import hub_answers
+        from elongate.models import elongate_format as own_format
 
         # Its report of what does not fit, ten lines of it; ours is one.
         transformers_logging.set_verbosity_error()

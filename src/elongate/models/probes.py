@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from elongate.context.attention import blocks
 from elongate.context.attention.attention import Attention, Region
-from elongate.context.attention.blocks import Block
 from elongate.context.attention.full import Full
-from elongate.context.attention.kept import Kept
+from elongate.context.attention.kernel import blocks
+from elongate.context.attention.kernel.blocks import Block
+from elongate.context.attention.kernel.kv_store import Kept
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel

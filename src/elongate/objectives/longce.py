@@ -107,7 +107,7 @@ def _losses(model: LanguageModel, example: Example, first: int) -> Float[Tensor,
     """Of the targets from `first` on, in nats: some rows at a time and, where they are long, some tokens of them at a time."""
     import torch
 
-    from elongate.context.attention.kept import Kept
+    from elongate.context.attention.kernel.kv_store import Kept
     from elongate.objectives.cross_entropy import token_cross_entropy
 
     length = example.inputs.shape[1]

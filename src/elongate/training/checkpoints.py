@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from elongate.atomic import remove, written_aside
 from elongate.errors import RunError
-from elongate.files import remove, written_aside
 
 
 @dataclass(frozen=True)

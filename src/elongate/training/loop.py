@@ -17,17 +17,17 @@ import torch
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from elongate.console import TrainingBar, say, warn
 from elongate.context.curriculum.curriculum import Stage
 from elongate.data.sequences import Batch, SampledSequences, Sequences
 from elongate.data.tokens import Tokens
 from elongate.errors import RunError, Stopped
 from elongate.memory.memory import Memory
 from elongate.models.language_model import LanguageModel
+from elongate.peak_memory import peak_memory_bytes, reset_peak_memory
 from elongate.training.checkpoints import Checkpoints, Progress, load_checkpoint
-from elongate.training.display import TrainingBar, say, warn
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job
-from elongate.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from elongate.training.run_directory import MetricsFile, RunDirectory
 
 

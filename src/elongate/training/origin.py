@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elongate import __version__
+from elongate.atomic import written_aside
+from elongate.console import say, warn
 from elongate.context.attention.full import Full
 from elongate.context.curriculum.curriculum import Base, Stage
 from elongate.context.curriculum.fixed import Fixed
@@ -16,11 +18,9 @@ from elongate.context.position.none import Unchanged
 from elongate.context.strategy import Strategy
 from elongate.data.tokens import Corpus
 from elongate.errors import ConfigError, Stopped, inside
-from elongate.files import written_aside
 from elongate.memory.plain import Plain
 from elongate.models.model import Model
 from elongate.models.pretrained import Pretrained
-from elongate.training.display import say, warn
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job
 from elongate.training.run_directory import RunDirectory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from elongate.errors import inside
-from elongate.memory.planner import MARGIN, Advice, advise, describe, gib
+from elongate.memory.planner.planner import MARGIN, Advice, advise, describe, gib
 from elongate.training.job import Job, check_able, check_lengths
 from elongate.training.origin import Origin, find_device, fitted_tokenizer
 
@@ -13,7 +13,7 @@ Row = tuple[str, str, str, str, str, str]
 _OTHER = "Counted with one reading of the text and a target for every token: objective={} has other targets, and may read more than once."
 
 if TYPE_CHECKING:
-    from elongate.memory.planner import Estimate
+    from elongate.memory.planner.planner import Estimate
 
 
 def plan(job: Job) -> str:

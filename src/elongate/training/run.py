@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from elongate.console import say, warn
 from elongate.data.tokens import Corpus, load_corpus
 from elongate.errors import ConfigError, Stopped, inside
 from elongate.evaluation.evaluation import Setting, add_row, measured
-from elongate.evaluation.report.page import write_report
 from elongate.evaluation.samples import Samples
-from elongate.training.display import say, warn
+from elongate.report.page import write_report
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job, check_able, check_lengths
 from elongate.training.origin import Origin, export, find_device, find_origin, fitted_tokenizer

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from elongate.atomic import remove, write_json, written_aside
 from elongate.errors import ConfigError
-from elongate.files import remove, write_json, written_aside
 
 # Where these differ, the run is still the same one.
 _FREE = ("overwrite", "plan", "tracking")

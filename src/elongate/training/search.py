@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from elongate.atomic import write_json
+from elongate.console import SearchBar, say
 from elongate.context.position.position import Position
 from elongate.context.position.scaling import Rotary
 from elongate.data.sequences import HeldOut, held_out
 from elongate.data.tokens import Corpus
 from elongate.errors import ConfigError, Stopped
-from elongate.files import write_json
-from elongate.training.display import SearchBar, say
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job
 from elongate.training.run_directory import RunDirectory

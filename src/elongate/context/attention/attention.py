@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from elongate.context.attention.blocks import Block, Range
+from elongate.context.attention.kernel.blocks import Block, Range
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

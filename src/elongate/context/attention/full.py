@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from elongate.context.attention import blocks
 from elongate.context.attention.attention import Attention, Region
+from elongate.context.attention.kernel import blocks
 from elongate.context.attention.window import Window
 
 

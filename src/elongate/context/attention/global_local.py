@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from elongate.context.attention import blocks
 from elongate.context.attention.attention import Attention, Region
+from elongate.context.attention.kernel import blocks
 from elongate.context.attention.sinks import first_keys
 from elongate.context.attention.window import check_positive, check_within
 from elongate.errors import require

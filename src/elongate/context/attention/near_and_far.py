@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from jaxtyping import Int
 
-from elongate.context.attention import blocks
 from elongate.context.attention.attention import Attention, Region
+from elongate.context.attention.kernel import blocks
 from elongate.context.attention.window import check_positive
 from elongate.errors import require
 

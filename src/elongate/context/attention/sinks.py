@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 from jaxtyping import Int
 
-from elongate.context.attention import blocks
 from elongate.context.attention.attention import Attention, Region
-from elongate.context.attention.blocks import Block
+from elongate.context.attention.kernel import blocks
+from elongate.context.attention.kernel.blocks import Block
 from elongate.context.attention.window import check_positive, check_within
 from elongate.errors import require
 

@@ -10,7 +10,7 @@ from elongate.data.tokenizer.folder import REMEDY, load_tokenizer
 from elongate.data.tokenizer.subword import FILES
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError
-from elongate.network import hub_answers
+from elongate.hub import hub_answers
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from elongate.errors import ConfigError, require
-from elongate.network import hub_answers
+from elongate.hub import hub_answers
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

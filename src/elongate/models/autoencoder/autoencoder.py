@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from elongate.context.attention.attention import Attention
-from elongate.context.attention.layout import Layout
+from elongate.context.attention.kernel.layout import Layout
 from elongate.models.bidirectional_autoencoder import HAS
 from elongate.models.language_model import LanguageModel
 

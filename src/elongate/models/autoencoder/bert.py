@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, BertModel
 
 from elongate.errors import ConfigError
+from elongate.hub import hub_answers
 from elongate.models.pretrained import Pretrained
-from elongate.network import hub_answers
 
 
 def opened(source: str) -> BertModel:

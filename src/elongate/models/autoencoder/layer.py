@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, apply_rotary_pos_emb
 
-from elongate.context.attention.interface import attention
-from elongate.context.attention.layout import Layout
+from elongate.context.attention.kernel.interface import attention
+from elongate.context.attention.kernel.layout import Layout
 from elongate.models.autoencoder.configuration import BidirectionalAutoencoderConfig
 
 Turn = tuple[Float[Tensor, "#batch keys head_dim"], Float[Tensor, "#batch keys head_dim"]]  # cosine and sine of every key's angles

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrained
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
-from elongate.context.attention.kept import Kept
+from elongate.context.attention.kernel.kv_store import Kept
 from elongate.models.autoencoder.configuration import BidirectionalAutoencoderConfig
 from elongate.models.autoencoder.encoder import BertEncoder, Encoder, places
 from elongate.models.autoencoder.layer import DecoderLayer

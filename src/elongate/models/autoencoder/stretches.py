@@ -8,9 +8,9 @@ from operator import itemgetter
 from typing import ClassVar
 
 from elongate.context.attention.attention import Attention, Region
-from elongate.context.attention.blocks import Block
-from elongate.context.attention.kept import Kept
-from elongate.context.attention.layout import Layout
+from elongate.context.attention.kernel.blocks import Block
+from elongate.context.attention.kernel.kv_store import Kept
+from elongate.context.attention.kernel.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,101 @@
+"""The figures by which strategies are compared: losses by bin, needle, costs; each a function of one run's results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from elongate.report.estimate import Estimate
+from elongate.report.groups import Group
+from elongate.report.reach import REACHES, reaches_of
+from elongate.report.sections import Bin, losses_of, needle_of, span
+
+Measure = Callable[[dict[str, Any]], float | None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of every run. `key` heads it in the CSV, `title` on the page; printed as `scale` times the value."""
+
+    key: str
+    title: str
+    measure: Measure
+    spec: str = ".3f"
+    scale: float = 1.0
+
+    def text(self, estimate: Estimate) -> tuple[str, str]:
+        """The mean and `±` its standard error, as printed; the latter empty where there is none to print."""
+        scaled = estimate * self.scale
+        return format(scaled.mean, f"z{self.spec}"), scaled.error_text(self.spec)
+
+
+def loss_columns(groups: list[Group]) -> list[Column]:
+    """After and before for every bin that any strategy has."""
+    columns = []
+    for row in ("after", "before"):
+        bins = sorted({bin_ for group in groups for bin_ in group.losses("table", row)})
+        columns += [Column(f"{row}_{key_of(bin_)}", f"{row} {span(bin_)}", loss_at(row, bin_)) for bin_ in bins]
+    return columns
+
+
+def key_of(bin_: Bin) -> str:
+    return f"{bin_[0]}_{bin_[1]}"
+
+
+def loss_at(row: str, bin_: Bin) -> Measure:
+    def measure(results: dict[str, Any]) -> float | None:
+        losses = losses_of(results["curve"]["table"], row) if "curve" in results else {}
+        return losses[bin_].mean if bin_ in losses else None
+
+    return measure
+
+
+def needle_at(measure_name: str, longest: bool) -> Measure:
+    """A needle figure after the extension, at the target length or at the longest one that was measured."""
+
+    def measure(results: dict[str, Any]) -> float | None:
+        if "needle" not in results:
+            return None
+        by_length = needle_of(results["needle"], "after", measure_name)
+        length = max(by_length, default=0) if longest else results["strategy"]["target_length"]
+        return by_length[length].mean if length in by_length else None
+
+    return measure
+
+
+def reach_of(key: str) -> Measure:
+    """Tokens that are used after the extension."""
+
+    def measure(results: dict[str, Any]) -> float | None:
+        reach = reaches_of(results, "after").get(key)
+        return reach.length if reach else None
+
+    return measure
+
+
+def budget(key: str) -> Measure:
+    return lambda results: results["budget"][key]
+
+
+def final_training_loss(results: dict[str, Any]) -> float | None:
+    return results["stages"][-1]["loss"] if results.get("stages") else None
+
+
+NEEDLE_COLUMNS = [
+    Column("needle_margin_at_target", "margin at target", needle_at("margin", longest=False), ".2f"),
+    Column("needle_exact_match_at_target", "exact match at target", needle_at("exact_match", longest=False), ".2f"),
+    Column("needle_margin_at_longest", "margin at longest", needle_at("margin", longest=True), ".2f"),
+    Column("needle_exact_match_at_longest", "exact match at longest", needle_at("exact_match", longest=True), ".2f"),
+]
+
+REACH_COLUMNS = [Column(key, title, reach_of(key), ",.0f") for key, title in REACHES.items()]
+
+COST_COLUMNS = [
+    Column("tokens", "tokens", budget("tokens"), ",.0f"),
+    Column("seconds", "seconds", budget("seconds"), ",.1f"),
+    Column("tokens_per_second", "tokens/s", budget("tokens_per_second"), ",.0f"),
+    Column("peak_memory_bytes", "peak MiB", budget("peak_memory_bytes"), ",.0f", 2**-20),
+    Column("trained_parameters", "trained parameters", budget("trained_parameters"), ",.0f"),
+    Column("final_training_loss", "final training loss", final_training_loss),
+]

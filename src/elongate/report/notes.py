@@ -1,0 +1,65 @@
+"""What a reader must know before trusting a comparison: equal tokens, number of seeds, runs that are missing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from elongate.report.groups import Group, Sweep
+
+# Fewer seeds than this leave small differences in the dark, and the page says so.
+FEW_SEEDS = 5
+
+
+def notes_on(sweep: Sweep) -> list[str]:
+    return [*same_tokens_notes(sweep.groups), *seed_notes(sweep.groups), *unfinished_notes(sweep)]
+
+
+def same_tokens_notes(groups: list[Group]) -> list[str]:
+    """Whether strategies of equal seed were trained on the same tokens in the same order, and on equally many."""
+    if len(groups) < 2:
+        return []
+    by_seed: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for group in groups:
+        for seed, run in group.runs.items():
+            by_seed[seed][run.results["data"]["consumed_tokens_sha256"]].append(group.label)
+    shared = {seed: seen for seed, seen in sorted(by_seed.items()) if sum(map(len, seen.values())) > 1}
+    unequal = {seed: seen for seed, seen in shared.items() if len(seen) > 1}
+    notes = []
+    if not shared:
+        notes.append("No two strategies share a seed, so none of them saw the same tokens.")
+    elif unequal:
+        sides = [f"seed {seed}: {' / '.join(', '.join(names) for names in seen.values())}" for seed, seen in unequal.items()]
+        notes.append(f"The strategies did not see the same tokens: differences may be the data's ({'; '.join(sides)}).")
+    else:
+        notes.append(f"For equal seed all strategies saw the same tokens in the same order (hash; {seeds_text(list(shared))}).")
+    budgets = {group.first.results["budget"]["tokens"] for group in groups}
+    if len(budgets) > 1:
+        notes.append(f"The budgets differ: from {min(budgets):,} to {max(budgets):,} tokens.")
+    return notes
+
+
+def seeds_text(seeds: list[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+
+
+def seed_notes(groups: list[Group]) -> list[str]:
+    """How far the standard errors carry, and which seeds are missing where."""
+    counts = [len(group.runs) for group in groups]
+    notes = []
+    if max(counts) == 1:
+        notes.append("One seed each: no standard errors, so the order may be chance.")
+    elif max(counts) < FEW_SEEDS:
+        notes.append(f"With at most {max(counts)} seeds only large differences can be told from chance.")
+    every = sorted({seed for group in groups for seed in group.runs})
+    for group in groups:
+        missing = [seed for seed in every if seed not in group.runs]
+        if missing:
+            notes.append(f"{group.label} has no finished run for {seeds_text(missing)}.")
+    return notes
+
+
+def unfinished_notes(sweep: Sweep) -> list[str]:
+    notes = [f"Not finished, left out: {', '.join(sweep.unfinished)}."] if sweep.unfinished else []
+    if sweep.repeated:
+        notes.append(f"Same configuration and seed as another run, left out: {', '.join(sweep.repeated)}.")
+    return notes

@@ -1,0 +1,219 @@
+"""Both pages in headless Chromium: no network, no complaint, every figure shown, tables that sort; on a phone and on paper."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elongate.report.comparison import write_comparison
+from elongate.report.page import write_report
+
+from .fake import fake_config, fake_results, with_reach, write_run
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs Debian's chromium and chromium-driver")
+
+HEADINGS = {
+    "comparison.html": [
+        "Side by side",
+        "Loss by position after the extension",
+        "Quality against cost",
+        "How far back the text is used",
+        "Lost in the middle?",
+        "The strategies and their proofs",
+    ],
+    "yarn-0/report.html": [
+        "Loss by position",
+        "Needle",
+        "Lost in the middle?",
+        "How far back the text is used",
+        "Gain of context",
+        "Retrieval",
+        "Training",
+        "Budget",
+        "The strategy and its proof",
+        "Data",
+        "Configuration",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    # The driver by its path: without one selenium asks the network for it.
+    try:
+        driver = Chrome(options=options, service=Service(DRIVER))
+    except WebDriverException as fault:
+        pytest.skip(f"Chromium does not start here: {str(fault).splitlines()[0]}")
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three strategies with two seeds; a needle of one of them was not measured."""
+    sweep = tmp_path_factory.mktemp("sweep")
+    for context in ("yarn", "none", "pi"):
+        for seed in (0, 1):
+            results = with_reach(fake_results(context, seed))
+            if context == "none":
+                del results["needle"]
+            write_run(sweep / f"{context}-{seed}", results, fake_config(context, seed), metrics=True)
+    write_comparison(sweep)
+    write_report(sweep / "yarn-0")
+    return sweep
+
+
+def opened(browser: Any, page: Path, width: int = 1280) -> Any:
+    """The page at that width, the logs of what came before it thrown away."""
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get("about:blank")
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(page.as_uri())
+    return browser
+
+
+@pytest.fixture(params=[1280, 390], ids=["desk", "phone"])
+def width(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+pages = pytest.mark.parametrize("page", HEADINGS)
+
+
+@pages
+def test_it_opens_without_a_complaint_and_without_the_network(browser: Any, sweep: Path, page: str, width: int) -> None:
+    opened(browser, sweep / page, width)
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    requested = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert (sweep / page).as_uri() in requested
+    assert [url for url in requested if not url.startswith(("file:", "data:"))] == []
+
+
+@pages
+def test_every_part_and_every_figure_is_shown(browser: Any, sweep: Path, page: str, width: int) -> None:
+    opened(browser, sweep / page, width)
+    assert browser.execute_script("return [...document.querySelectorAll('h2')].map(h => h.innerText)") == HEADINGS[page]
+    images = browser.execute_script("return [...document.images].map(i => [i.complete && i.naturalWidth, i.clientWidth, i.alt])")
+    assert len(images) == {"comparison.html": 4, "yarn-0/report.html": 6}[page]
+    for natural, shown, alt in images:
+        assert natural >= shown > 300
+        assert len(alt) > 20
+
+
+@pages
+def test_nothing_is_wider_than_a_phone(browser: Any, sweep: Path, page: str) -> None:
+    opened(browser, sweep / page, 390)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
+    # A pinned name that covered its table would hide the figures however far one scrolls.
+    pinned = "return [...document.querySelectorAll('.pinned tbody th')].map(h => h.offsetWidth / h.closest('.scroll').clientWidth)"
+    assert max(browser.execute_script(pinned)) < 0.6
+
+
+@pages
+def test_paper_shows_what_is_folded_and_cuts_nothing_off(browser: Any, sweep: Path, page: str) -> None:
+    opened(browser, sweep / page, 720)  # pixels of A4 within its margins
+    shown = "return [...document.querySelectorAll('details > :not(summary)')].map(e => e.checkVisibility({contentVisibilityAuto: true}))"
+    assert set(browser.execute_script(shown)) == {False}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    # What is folded is drawn a frame after it is laid out.
+    browser.execute_async_script("const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))")
+    assert set(browser.execute_script(shown)) == {True}
+    # No paper has a scroll bar.
+    boxes = "return [document.documentElement, ...document.querySelectorAll('.scroll, pre')].map(e => e.scrollWidth - e.clientWidth)"
+    assert max(browser.execute_script(boxes)) <= 1
+    assert browser.execute_script("return Math.min(...[...document.images].map(i => i.clientWidth))") > 300
+
+
+def column(browser: Any, table: int, head: int) -> list[str]:
+    """The cells of a column as shown, the error below a figure left out."""
+    script = (
+        "const rows = document.querySelectorAll('table.sortable')[arguments[0]].tBodies[0].rows;"
+        "return [...rows].map(r => r.cells[arguments[1]].firstChild.textContent.trim())"
+    )
+    return browser.execute_script(script, table, head)
+
+
+def heads(browser: Any, table: int) -> list[Any]:
+    return browser.execute_script("return [...document.querySelectorAll('table.sortable')[arguments[0]].tHead.rows[0].cells]", table)
+
+
+def in_order(cells: list[str], reverse: bool) -> list[str]:
+    """Numbers as numbers, `none` as the least of them, what is missing last."""
+    known = [cell for cell in cells if cell != "–"]
+    try:
+        known.sort(key=lambda cell: 0.0 if cell == "none" else float(cell.replace(",", "")), reverse=reverse)
+    except ValueError:
+        known.sort(reverse=reverse)
+    return known + ["–"] * (len(cells) - len(known))
+
+
+def test_every_column_sorts_in_both_directions(browser: Any, sweep: Path) -> None:
+    opened(browser, sweep / "comparison.html")
+    tables = browser.execute_script("return document.querySelectorAll('table.sortable').length")
+    assert tables == 5
+    changed = 0
+    for table in range(tables):
+        for number, head in enumerate(heads(browser, table)):
+            for reverse, name in ((False, "ascending"), (True, "descending"), (False, "ascending")):
+                before = column(browser, table, number)
+                head.find_element("tag name", "button").click()
+                assert column(browser, table, number) == in_order(before, reverse)
+                assert [h.get_attribute("aria-sort") for h in heads(browser, table)].count(None) == len(heads(browser, table)) - 1
+                assert head.get_attribute("aria-sort") == name
+                changed += column(browser, table, number) != before
+    assert changed > 20
+
+
+def test_rows_move_as_wholes(browser: Any, sweep: Path) -> None:
+    opened(browser, sweep / "comparison.html")
+    rows = "return [...document.querySelectorAll('table.sortable')[0].tBodies[0].rows].map(r => r.innerText)"
+    before = browser.execute_script(rows)
+    heads(browser, 0)[0].find_element("tag name", "button").click()
+    after = browser.execute_script(rows)
+    assert after != before
+    assert sorted(after) == sorted(before)
+
+
+@pytest.mark.parametrize("key", ["\ue007", " "], ids=["enter", "space"])
+def test_the_keyboard_sorts(browser: Any, sweep: Path, key: str) -> None:
+    opened(browser, sweep / "comparison.html", 390)
+    loss = next(number for number, head in enumerate(heads(browser, 0)) if head.text.startswith("loss at"))
+    for _ in range(loss + 1):  # from the head of the page, tab by tab
+        browser.switch_to.active_element.send_keys("\ue004")
+    for reverse in (False, True):
+        before = column(browser, 0, loss)
+        browser.switch_to.active_element.send_keys(key)
+        assert column(browser, 0, loss) == in_order(before, reverse)
+    assert column(browser, 0, loss) != before
+
+
+def test_without_its_script_the_page_is_whole(browser: Any, sweep: Path) -> None:
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        opened(browser, sweep / "comparison.html")
+        table = browser.find_element("css selector", "table.sortable")
+        assert not table.find_elements("tag name", "button")
+        assert table.text.startswith("strategy loss at")
+        assert "context=yarn" in table.text
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
