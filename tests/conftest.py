@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ os.environ |= {
     "CUDA_VISIBLE_DEVICES": "",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 import pytest
@@ -29,6 +31,34 @@ install_import_hook(
 )
 
 from elongate.cli import conf_directory, register_resolvers  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--grid", type=float, default=0.0, help="fraction of the tests marked `grid` to run, 0 to 1")
+    parser.addoption("--grid-seed", type=int, default=None, help="seed of that random choice; default: a new one, printed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.grid_seed is None:
+        # Workers of xdist inherit the environment and must choose the same tests as each other.
+        seed = os.environ.setdefault("ELONGATE_GRID_SEED", str(random.SystemRandom().randrange(10**6)))
+        config.option.grid_seed = int(seed)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    fraction = config.option.grid
+    return f"grid: {fraction:.0%} of the full grids, --grid-seed={config.option.grid_seed}" if fraction else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects tests marked `grid`, except for a random fraction of them."""
+    draw = random.Random(config.option.grid_seed)
+    fraction = config.option.grid
+    dropped = {item for item in items if item.get_closest_marker("grid") and draw.random() >= fraction}
+    if dropped:
+        config.hook.pytest_deselected(items=list(dropped))
+        items[:] = [item for item in items if item not in dropped]
+
 
 TINY_MODEL = ["model.original_length=32", "model.num_layers=2", "model.dim=32", "model.num_heads=4", "model.mlp_dim=48"]
 TINY_EVALUATION = ["evaluation.curve.num_sequences=4", "evaluation.needle.num_samples=2", "evaluation.needle.depths=[0,1]"]
