@@ -17,9 +17,11 @@ from elongate.cli import conf_directory
 # What plain transformers cannot open has tests of its own: tests/training/test_from_the_start.py.
 PRESETS = sorted({path.stem for path in (conf_directory() / "context").glob("*.yaml")} - {"alibi"})
 OF_TABLES = {"interpolate", "tile"}
+# Presets of a position alone are run, measured and exported by tests/test_matrix.py too; two of them stay here.
+POSITIONS = {path.stem for path in (conf_directory() / "context/position").glob("*.yaml")} - {"yarn", "tile", "drope"}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [pytest.param(p, marks=pytest.mark.grid if p in POSITIONS else ()) for p in PRESETS])
 def test_every_preset_trains_measures_and_exports(preset: str, ran: Callable[..., Any]) -> None:
     quick = ["context.position.search.population=2", "context.position.search.parents=2", "context.position.search.iterations=1"]
     more = quick if preset == "longrope" else []
