@@ -139,7 +139,7 @@ VISIBLE = [
     ("model=pretrained model.source=/nowhere", "model.source=/nowhere: there is no such folder; name a folder written by save_pretrained"),
     (
         "model=pretrained model.source=.",
-        "model.source=.: is no checkpoint: it holds no config.json; name a folder written by save_pretrained",
+        "model.source=.: is not a checkpoint: it contains no config.json; name a folder written by save_pretrained",
     ),
     ("context=interpolate", "context/position=interpolate: needs a table of learned positions, which model=gpt does not have; use"),
     (
@@ -178,7 +178,7 @@ EVALUATE = [
     ("", "checkpoint=???: must be given"),
     ("chekpoint=x", "chekpoint=x: there is no such key; did you mean checkpoint?"),
     ("checkpoint=/nowhere", "checkpoint=/nowhere: there is no such folder; name a folder written by save_pretrained"),
-    ("checkpoint=.", "checkpoint=.: is no checkpoint: it holds no config.json"),
+    ("checkpoint=.", "checkpoint=.: is not a checkpoint: it contains no config.json"),
 ]
 
 

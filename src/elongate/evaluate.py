@@ -23,6 +23,7 @@ from elongate.data.tokens import Tokens, load_corpus
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Setting, add_row, measured
 from elongate.evaluation.samples import Samples, digest_of
+from elongate.models.compatibility import check_head
 from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
 from elongate.report.page import write_report
@@ -71,7 +72,7 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     with _of_checkpoint(top.checkpoint):
         network = model.build(tokenizer.vocab_size, 0)
         network.network.to(find_device(top.device))
-        network.check_head()
+        check_head(network)
     network.precision = top.precision or trained.get("precision", "fp32")
     original, target = top.original_length, top.target_length
     results: dict[str, Any] = {}
@@ -81,7 +82,7 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     seed = trained.get("seed", 0) if top.seed is None else top.seed
     original, target = original or network.original_length, target or network.original_length
     with inside("objective"):
-        objective = build(_objective_node(trained, conf, network.has), "objective").on(network.has, original)
+        objective = build(_objective_node(trained, conf, network.has), "objective").bind(network.has, original)
     if objective.masks:
         with inside("tokenizer"):
             tokenizer = tokenizer.with_mask()
@@ -91,7 +92,7 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
         attention = _attention(config, trained)
         attention.check(target, original)
         results["attention"] = network.attend(attention, original, target)
-    setting = Setting(corpus.validation, tokenizer, original, target, seed, objective.reading)
+    setting = Setting(corpus.validation, tokenizer, original, target, seed, objective.scorer)
     results |= {evaluation.word: evaluation.header(setting) for evaluation in evaluations}
     # Only now is anything written: what cannot be measured has been refused without a trace.
     read = [folder, *(path for evaluation in evaluations for path in evaluation.reads())]

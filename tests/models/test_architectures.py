@@ -31,6 +31,7 @@ from transformers import (
 
 from elongate.errors import ConfigError
 from elongate.models.bert import Bert, sinusoids
+from elongate.models.compatibility import check_head
 from elongate.models.language_model import LanguageModel
 from elongate.training.origin import export
 
@@ -157,11 +158,11 @@ def test_what_lies_before_the_head_is_the_networks_own(kind: str) -> None:
     tokens = torch.arange(1, 41).view(2, 20)
     with torch.no_grad():
         hidden = model.hidden(tokens)
-        logits = nn.functional.linear(model.before_head(hidden), *model.head)
+        logits = nn.functional.linear(model.head_inputs(hidden), *model.head)
         assert_close(logits, network(tokens).logits, rtol=0, atol=1e-12)
         # Token by token: what is scored may be gathered first.
-        assert_close(model.before_head(hidden[:, 3:5]), model.before_head(hidden)[:, 3:5], rtol=0, atol=1e-12)
-    model.check_head()
+        assert_close(model.head_inputs(hidden[:, 3:5]), model.head_inputs(hidden)[:, 3:5], rtol=0, atol=1e-12)
+    check_head(model)
 
 
 def test_a_head_that_is_not_known_is_refused_in_one_line() -> None:
@@ -172,7 +173,7 @@ def test_a_head_that_is_not_known_is_refused_in_one_line() -> None:
     with pytest.raises(
         ConfigError, match=r"is a albert, which changes its logits after the head; name a checkpoint whose head is one matrix"
     ):
-        LanguageModel(network, "albert").check_head()
+        check_head(LanguageModel(network, "albert"))
 
 
 # -- extended and exported -------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def test_plain_transformers_computes_the_logits_of_the_extended_model(word: str,
     tokens = torch.randint(257, (2, 128), generator=torch.Generator().manual_seed(0))
     for length in (32, 128):
         with torch.no_grad():
-            ours = nn.functional.linear(model.before_head(model.hidden(tokens[:, :length])), *model.head)
+            ours = nn.functional.linear(model.head_inputs(model.hidden(tokens[:, :length])), *model.head)
             assert_close(opened(tokens[:, :length]).logits, ours, rtol=0, atol=1e-5)
 
 
@@ -218,9 +219,9 @@ def test_a_scaling_acts_on_the_global_layers_of_modernbert_alone(build_tiny: Cal
     ("setting", "line"),
     [
         ("model.dropout=1", "model.dropout=1.0: must be at least 0 and below 1; use model.dropout=0.0"),
-        ("model.local_length=7", "model.local_length=7: must be even: as many tokens on either side; use model.local_length=8"),
+        ("model.local_length=7", "model.local_length=7: must be even: half of the tokens are on either side; use model.local_length=8"),
         ("model.global_every=0", "model.global_every=0: must be at least 1; use model.global_every=2"),
-        ("model.dim=36", "model.dim=36: must be an even multiple of num_heads=4: rotary positions turn pairs; use model.dim=32"),
+        ("model.dim=36", "model.dim=36: must be an even multiple of num_heads=4: rotary positions rotate pairs; use model.dim=32"),
     ],
 )
 def test_what_modernbert_cannot_be_is_told_in_one_line(setting: str, line: str, build_tiny: Callable[..., Any]) -> None:

@@ -33,7 +33,7 @@ from elongate.memory.plain import Plain
 from elongate.memory.stream import Stream
 from elongate.models.autoencoder import layer, network
 from elongate.models.autoencoder.autoencoder import Autoencoder
-from elongate.models.autoencoder.encoder import places
+from elongate.models.autoencoder.encoder import latent_positions
 from elongate.models.bidirectional_autoencoder import BidirectionalAutoencoder
 from elongate.models.pretrained import Pretrained
 from elongate.objectives.objective import Example
@@ -80,7 +80,7 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: f
 @pytest.mark.parametrize("way", ["continuation", "reconstruction"])
 def test_block_after_block_gives_the_gradient_of_the_whole(way: str, latents: int, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(network, "READ_AT_ONCE", BLOCK)
+    monkeypatch.setattr(network, "TOKENS_PER_CALL", BLOCK)
     whole_loss, whole = gradients(autoencoder(latents_per_block=latents), Plain(), example(way))
     model = autoencoder(latents_per_block=latents)
     model.network.model.encoder.register_forward_hook(lambda module, given, made: calls.append(len(given[0])))
@@ -177,7 +177,7 @@ def test_where_nothing_is_compressed_the_latents_are_the_states_of_the_tokens() 
 
 @pytest.mark.parametrize(("length", "latents", "expected"), [(4, 4, [0, 1, 2, 3]), (4, 2, [1, 3]), (4, 1, [2]), (64, 4, [8, 24, 40, 56])])
 def test_a_latent_stands_in_the_middle_of_its_tokens(length: int, latents: int, expected: list[int]) -> None:
-    assert places(length, latents, torch.device("cpu")).tolist() == expected
+    assert latent_positions(length, latents, torch.device("cpu")).tolist() == expected
     assert expected == [int((j + 0.5) * length / latents) for j in range(latents)]
 
 
@@ -194,7 +194,10 @@ def test_positions_that_are_given_are_those_of_the_whole_text(latents: int) -> N
     assert_close(model.hidden(INPUTS, counted + 9, context=CONTEXT), model.hidden(INPUTS, context=CONTEXT), rtol=0, atol=1e-5)
     apart = torch.cat([counted[:, :8], counted[:, 8:] + 30], dim=1)
     _, at = model.network.model.encode(CONTEXT, apart[:, :16])
-    assert at[0].tolist() == apart[0, [i * BLOCK + p for i in range(4) for p in places(BLOCK, latents, apart.device).tolist()]].tolist()
+    assert (
+        at[0].tolist()
+        == apart[0, [i * BLOCK + p for i in range(4) for p in latent_positions(BLOCK, latents, apart.device).tolist()]].tolist()
+    )
     assert (model.hidden(INPUTS, apart, context=CONTEXT) - model.hidden(INPUTS, context=CONTEXT)).abs().max() > 1e-3
 
 
@@ -266,7 +269,7 @@ def counted(plan: Memory, blocks: int, latents: int) -> int:
 def test_a_further_token_costs_a_checkpointed_step_the_same_however_many_blocks_there_are(
     latents: int, keep: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network, "READ_AT_ONCE", 8)  # a block
+    monkeypatch.setattr(network, "TOKENS_PER_CALL", 8)  # a block
 
     def per_token(plan: Memory) -> tuple[float, float]:
         few, more, most = (counted(plan, blocks, latents) for blocks in (16, 32, 64))
@@ -347,11 +350,11 @@ def test_a_pretrained_encoder_is_trained_block_by_block_saved_and_extended(laten
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"dim": 64}, r"model\.dim=64: must be 32, that of the encoder .*; use model\.dim=32"),
+        ({"dim": 64}, r"model\.dim=64: must be 32, as in the encoder .*; use model\.dim=32"),
         ({"num_encoder_layers": 1}, r"model\.num_encoder_layers=1: must be 2"),
         (
             {"block_length": 8, "latents_per_block": 8},
-            r"model\.block_length=8: is more than the encoder has positions for: 6, .*=6",
+            r"model\.block_length=8: exceeds the encoder's 6 positions, 0 of which .*=6",
         ),
         ({"encoder": "./nowhere"}, r"encoder=\./nowhere: there is no such folder"),
     ],
@@ -426,7 +429,7 @@ def test_every_memory_plan_gives_the_same_run_and_a_checkpoint_is_extended_furth
 REFUSED = [
     ("model.latents_per_block=9", r"model\.latents_per_block=9: is more than the block_length of 8 tokens .*; use \S+=8 or less"),
     ("model.latents_per_block=0", r"model\.latents_per_block=0: must be at least 1"),
-    ("model.original_length=30", r"model\.original_length=30: must be a whole number of blocks of 8 tokens; use model\.original_length=32"),
+    ("model.original_length=30", r"model\.original_length=30: must be a multiple of the block length 8; use model\.original_length=32"),
     ("model.num_kv_heads=3", r"model\.num_kv_heads=3: must divide num_heads=4"),
     ("context.target_length=100", r"context\.target_length=100: leaves 84 of 100 tokens to encode, .*; use context\.target_length=96"),
     ("objective.continuation_length=12", r"objective\.continuation_length=12: leaves 20 of 32 .*; use objective\.continuation_length=16"),
@@ -435,7 +438,10 @@ REFUSED = [
         "model.block_length=32 model.latents_per_block=8",
         r"continuation_length=null: leaves 16 of 32 .*; use model\.block_length=16",
     ),
-    ("objective=reconstruction context.target_length=100", r"context\.target_length=100: is no whole number of blocks of 8 .*; use \S+=96"),
+    (
+        "objective=reconstruction context.target_length=100",
+        r"context\.target_length=100: is not a multiple of the block length 8; use \S+=96",
+    ),
     ("objective=reconstruction objective.mask_ratio=1", r"objective\.mask_ratio=1\.0: must be in \(0, 1\); use objective\.mask_ratio=0\.3"),
     ("context=window", r"context/attention=window: needs attention that goes through .*; use context/attention=full"),
     ("context=self_extend", r"context/attention=self_extend: needs a model that reads from left to right.*; use context/attention=full"),

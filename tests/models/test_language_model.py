@@ -29,9 +29,10 @@ from elongate.context.position.pi import PositionInterpolation
 from elongate.context.position.scaling import Scaling
 from elongate.context.sampling.sampling import Sampling
 from elongate.errors import ConfigError
+from elongate.models.compatibility import check_head, check_strategy
 from elongate.models.language_model import LanguageModel
 from elongate.models.pretrained import Pretrained
-from elongate.objectives.reading import LeftToRight
+from elongate.scoring.left_to_right import LeftToRight
 from elongate.training.origin import export
 
 WORDS = [path.stem for path in sorted((conf_directory() / "context/position").glob("*.yaml"))]
@@ -236,10 +237,10 @@ def test_a_rotary_strategy_on_learned_positions_is_refused(gpt2: LanguageModel, 
         ConfigError,
         match="context/position=yarn: needs rotary positions, which model=pretrained does not have; use context/position=interpolate",
     ):
-        gpt2.check(build_tiny("context=yarn", "context.target_length=256").strategy, 64)
+        check_strategy(gpt2, build_tiny("context=yarn", "context.target_length=256").strategy, 64)
     with pytest.raises(ConfigError, match=r"context/position=none: needs positions that are computed .*; use .* context\.target_length=64"):
-        gpt2.check(build_tiny("context=none", "context.target_length=256").strategy, 64)
-    gpt2.check(build_tiny("context=none", "context.target_length=64").strategy, 64)
+        check_strategy(gpt2, build_tiny("context=none", "context.target_length=256").strategy, 64)
+    check_strategy(gpt2, build_tiny("context=none", "context.target_length=64").strategy, 64)
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -253,7 +254,7 @@ def test_a_checkpoint_that_was_extended_before_is_not_extended_again(word: str, 
         assert extended.extend(again, 128, 256)["rope_parameters"]["rope_type"] == "yarn"
     else:
         with pytest.raises(ConfigError, match=r"cannot act on a llama that was extended before \(rope_type yarn\)"):
-            extended.check(again, 128)
+            check_strategy(extended, again, 128)
 
 
 def test_a_scaling_acts_on_the_layers_that_see_the_whole_sequence(build_tiny: Callable[..., Any], tmp_path: Path) -> None:
@@ -275,4 +276,4 @@ def test_a_network_that_changes_its_logits_after_the_head_is_refused(tmp_path: P
     shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
     cohere = opened(saved(CohereForCausalLM(CohereConfig(vocab_size=257, logit_scale=0.1, **shape)), tmp_path / "cohere"))
     with pytest.raises(ConfigError, match="is a cohere, which changes its logits after the head"):
-        cohere.check_head()
+        check_head(cohere)

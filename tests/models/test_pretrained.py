@@ -68,7 +68,7 @@ def test_a_checkpoint_is_opened_with_the_head_that_it_was_saved_with(network: An
     with torch.no_grad():
         theirs = network(tokens)
         logits = theirs.prediction_logits if hasattr(theirs, "prediction_logits") else theirs.logits
-        ours = torch.nn.functional.linear(model.before_head(model.hidden(tokens)), *model.head)
+        ours = torch.nn.functional.linear(model.head_inputs(model.hidden(tokens)), *model.head)
     assert_close(ours, logits, rtol=0, atol=1e-5)
 
 

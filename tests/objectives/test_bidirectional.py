@@ -27,9 +27,11 @@ from elongate.memory.plain import Plain
 from elongate.models.bidirectional_autoencoder import BidirectionalAutoencoder
 from elongate.models.language_model import LanguageModel
 from elongate.objectives import agreement
-from elongate.objectives.agreement import meeting, summed_disagreement
-from elongate.objectives.bidirectional import Bidirectional, Mixture, turned_positions
+from elongate.objectives.agreement import states_of_both, summed_disagreement
+from elongate.objectives.bidirectional import Bidirectional
 from elongate.objectives.continuation import Continuation
+from elongate.objectives.meet_in_the_middle import MeetInTheMiddle, reversed_positions
+from elongate.objectives.mixture import Mixture
 from elongate.objectives.objective import Example, Objective
 from elongate.objectives.reconstruction import Reconstruction
 
@@ -72,10 +74,10 @@ def dense(model: PreTrainedModel, documents: list[list[int]], weight: float) -> 
 def test_loss_and_gradient_are_those_of_whole_logits_in_two_directions(
     kind: str, tied: bool, documents: list[list[int]], weight: float, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agreement, "PIECE", 7)
+    monkeypatch.setattr(agreement, "LOGIT_TOKENS", 7)
     model, theirs = (network(kind, word, tie_word_embeddings=tied) for word in ("elongate", "sdpa"))
     ours = LanguageModel(model, kind)
-    (example,) = Bidirectional(agreement=weight).examples(batch(documents), ours)
+    (example,) = MeetInTheMiddle(agreement=weight).examples(batch(documents), ours)
     loss = memory.prepare(ours, LENGTH).backward(ours, example)
     expected = dense(theirs, documents, weight)
     expected.backward()
@@ -89,10 +91,10 @@ def test_both_ways_of_reading_a_palindrome_agree_in_its_middle_and_only_there() 
     half = TOKENS[:1, :7]
     tokens = np.concatenate([half, [[5]], half[:, ::-1]], axis=1)
     model = LanguageModel(network("llama-2", "elongate"), "llama-2")
-    (example,) = Bidirectional().examples(Batch(tokens, None, None), model)
+    (example,) = MeetInTheMiddle(agreement=0.1).examples(Batch(tokens, None, None), model)
     assert_array_equal(example.inputs[0], example.inputs[1])
     with torch.no_grad():
-        forward, backward = meeting(model.hidden(example.inputs), example.scored)
+        forward, backward = states_of_both(model.hidden(example.inputs), example.scored)
         distances = [float(summed_disagreement(f[None], b[None], model.head)) for f, b in zip(forward, backward, strict=True)]
     middle = distances.pop(6)  # token 7 of 0 … 14; the first that both tell is token 1
     assert middle == pytest.approx(0, abs=1e-12)
@@ -142,15 +144,15 @@ def test_the_distance_in_bf16_is_that_of_fp32_to_its_precision() -> None:
 def test_positions_of_the_text_turned_round_keep_their_distances() -> None:
     isolated = np.array([[0, 0, 1, 2, 0, 1]])
     starts = np.array([[True, True, False, False, True, False, False]])
-    assert_array_equal(turned_positions(isolated, starts), [[0, 1, 2, 0, 1, 2]])  # the last token is in the third document
+    assert_array_equal(reversed_positions(isolated, starts), [[0, 1, 2, 0, 1, 2]])  # the last token is in the third document
     starts[0, -1] = True
-    assert_array_equal(turned_positions(isolated, starts), [[0, 0, 1, 0, 1, 2]])  # the last token is a document of its own
+    assert_array_equal(reversed_positions(isolated, starts), [[0, 0, 1, 0, 1, 2]])  # the last token is a document of its own
     sampled = np.array([[0, 1, 5, 6, 9]])
-    assert_array_equal(turned_positions(sampled, np.zeros((1, 6), dtype=bool)), [[0, 1, 4, 5, 9]])
+    assert_array_equal(reversed_positions(sampled, np.zeros((1, 6), dtype=bool)), [[0, 1, 4, 5, 9]])
 
 
 def test_a_pair_is_never_parted() -> None:
-    (example,) = Bidirectional().examples(batch(WHOLE), LanguageModel(network("llama-2", "elongate"), "llama-2"))
+    (example,) = MeetInTheMiddle(agreement=0.1).examples(batch(WHOLE), LanguageModel(network("llama-2", "elongate"), "llama-2"))
     parts: dict[int, list[Example]] = {rows: list(example.parts(rows)) for rows in (1, 3, 6)}
     assert {rows: [len(part.inputs) for part in found] for rows, found in parts.items()} == {1: [2, 2, 2], 3: [2, 2, 2], 6: [6]}
     for part in parts[1]:
@@ -171,10 +173,10 @@ def test_on_the_autoencoder_it_is_the_mixture_of_its_two_objectives() -> None:
         # The decoder alone never meets what reconstruction teaches, and the other way round.
         return loss, [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
 
-    mixture = Bidirectional(reconstruction_share=0.3).on(model.has, 16)
+    mixture = Bidirectional(reconstruction_share=0.3).bind(model.has, 16)
     assert mixture.masks
-    assert mixture.reading == Continuation().reading
-    (reconstructed, one), (continued, other) = (computed(objective.on(model.has, 16)) for objective in (Reconstruction(), Continuation()))
+    assert mixture.scorer == Continuation().scorer
+    (reconstructed, one), (continued, other) = (computed(objective.bind(model.has, 16)) for objective in (Reconstruction(), Continuation()))
     loss, gradients = computed(mixture)
     assert reconstructed != pytest.approx(continued)
     assert loss == pytest.approx(0.3 * reconstructed + 0.7 * continued, rel=1e-12)
@@ -187,7 +189,7 @@ def test_a_job_on_the_autoencoder_holds_the_mixture_whatever_the_memory() -> Non
     words = ["model=bidirectional_autoencoder", "objective=bidirectional", "objective.reconstruction_share=0.25", "memory=auto"]
     job = build_job(*composed(*words))
     assert job.objective == Mixture(reconstruction_share=0.25)
-    with pytest.raises(ConfigError, match=r"context.target_length=1000: is no whole number of blocks"):
+    with pytest.raises(ConfigError, match=r"context.target_length=1000: is not a multiple of the block length"):
         build_job(*composed(*words, "context.target_length=1000"))
 
 
@@ -204,11 +206,14 @@ def test_fields_out_of_range_are_refused_in_one_line(fields: dict[str, Any], tol
 
 
 def test_what_would_be_ignored_or_is_nothing_new_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"objective=bidirectional: is nothing new to model=bert, which uses both.*use objective=masked"):
+    with pytest.raises(
+        ConfigError,
+        match=r"objective=bidirectional: has no effect on model=bert, whose own objective uses both directions; use objective=masked",
+    ):
         Bidirectional().check(frozenset({"bidirectional", "masked"}), "bert")
-    with pytest.raises(ConfigError, match=r"objective.reconstruction_share=0.3: has no meaning on model=gpt"):
+    with pytest.raises(ConfigError, match=r"objective.reconstruction_share=0.3: has no effect on model=gpt"):
         Bidirectional(reconstruction_share=0.3).check(frozenset({"causal"}), "gpt")
-    with pytest.raises(ConfigError, match=r"objective.agreement=0.3: has no meaning on model=bidirectional_autoencoder"):
+    with pytest.raises(ConfigError, match=r"objective.agreement=0.3: has no effect on model=bidirectional_autoencoder"):
         Bidirectional(agreement=0.3).check(frozenset({"autoencoder"}), "bidirectional_autoencoder")
 
 

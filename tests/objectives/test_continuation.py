@@ -46,7 +46,7 @@ def test_sampled_positions_reach_the_context_and_a_token_behind_a_seam_is_not_to
 @pytest.mark.parametrize("size", [4, 8, 10])  # the last is no whole number of blocks: read as 8
 def test_a_text_that_is_read_in_stretches_has_the_losses_of_each_stretch_alone(size: int, latents: int) -> None:
     model = autoencoder(latents_per_block=latents)
-    losses = Continuation(continuation_length=size).reading.losses(model, TOKENS, 16)
+    losses = Continuation(continuation_length=size).scorer.losses(model, TOKENS, 16)
     stretch, tokens = size // BLOCK * BLOCK, torch.from_numpy(TOKENS)
     assert np.isnan(losses[:, :stretch]).all()
     for start in range(stretch, 25, stretch):
@@ -58,7 +58,7 @@ def test_a_text_that_is_read_in_stretches_has_the_losses_of_each_stretch_alone(s
 
 
 def test_a_text_of_one_stretch_has_nothing_to_be_told_from() -> None:
-    assert np.isnan(Continuation().reading.losses(autoencoder(), TOKENS[:, :8], 16)).all()
+    assert np.isnan(Continuation().scorer.losses(autoencoder(), TOKENS[:, :8], 16)).all()
 
 
 @pytest.mark.parametrize("prefix", [2, 8, 11])  # below a block; whole blocks; more than that
@@ -76,7 +76,7 @@ def test_an_answer_is_as_likely_as_its_tokens_are_one_after_the_other(prefix: in
         first = int(chances(texts[row]).argmax())
         second = int(chances(np.append(texts[row], first)).argmax())
         choices[row, row] = [first, second]
-    totals, exact = Continuation().reading.answers(model, texts, choices)
+    totals, exact = Continuation().scorer.answers(model, texts, choices)
     for row in range(2):
         for choice in range(2):
             a, b = choices[row, choice]

@@ -8,14 +8,17 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from elongate.objectives import cross_entropy
-from elongate.objectives.cross_entropy import summed_cross_entropy, token_cross_entropy
+from elongate.objectives.cross_entropy import summed_cross_entropy
+from elongate.scoring import token_loss
+from elongate.scoring.token_loss import token_cross_entropy
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("vocab", [11, 2000])
 @pytest.mark.parametrize("weighted", ["none", "some", "all"])
 def test_sum_and_gradients_equal_those_of_whole_logits(with_bias: bool, vocab: int, weighted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_entropy, "PIECE", 7)
+    for module in (cross_entropy, token_loss):
+        monkeypatch.setattr(module, "LOGIT_TOKENS", 7)
     draw = torch.Generator().manual_seed(1)
     hidden = torch.randn(3, 10, 8, dtype=torch.float64, generator=draw, requires_grad=True)
     weight = torch.randn(vocab, 8, dtype=torch.float64, generator=draw, requires_grad=True)

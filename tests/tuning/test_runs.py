@@ -158,11 +158,11 @@ def test_a_model_with_an_adapter_beside_it_is_refused(job: Callable[..., Any], m
     source, _ = started(job("context=none", "context.target_length=32", "evaluation=[]"), "source")
     network = AutoModelForCausalLM.from_pretrained(source.model)
     get_peft_model(network, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(source.model)
-    with pytest.raises(ConfigError, match="holds an adapter, which is no model; merge it into its model"):
+    with pytest.raises(ConfigError, match="contains an adapter, which is not a whole model; merge it into its model"):
         Pretrained(source=str(source.model))
     # As it comes from the hub, where files are not looked at before.
     monkeypatch.setattr(Pretrained, "__post_init__", lambda self: None)
-    with pytest.raises(ConfigError, match="holds an adapter"):
+    with pytest.raises(ConfigError, match="contains an adapter"):
         Pretrained(source=str(source.model)).build(257, seed=0)
 
 

@@ -31,6 +31,7 @@ from elongate.context.position.position import Position
 from elongate.context.position.yarn import Yarn
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
+from elongate.models.compatibility import check_head, check_strategy
 from elongate.models.language_model import LanguageModel
 from elongate.models.pretrained import Pretrained
 
@@ -83,7 +84,7 @@ def test_it_is_opened_with_its_position_and_its_length(saved: tuple[LanguageMode
     model, folder = saved
     again = opened(folder)
     assert torch.equal(hidden(again), hidden(model))
-    again.check_head()
+    check_head(again)
     assert again.position == Alibi()
     assert again.original_length == Pretrained(source=str(folder)).original_length == 256
     assert again.has == {"causal", "regions", "computed_positions"}
@@ -105,13 +106,13 @@ def test_plain_transformers_does_not_open_it(saved: tuple[LanguageModel, Path]) 
 def test_what_was_trained_with_it_keeps_it_and_takes_no_other(saved: tuple[LanguageModel, Path]) -> None:
     model, folder = saved
     again = opened(folder)
-    assert again.extend(strategy(Unchanged(), 512), 256, 512)["slopes"] == list(model.slopes or ())
+    assert again.extend(strategy(Unchanged(), 512), 256, 512)["slopes"] == list(model.positions.slopes or ())
     assert torch.equal(hidden(again), hidden(model))
     again.save(folder.with_name("longer"))
     assert opened(folder.with_name("longer")).original_length == 512
     message = "context/position=yarn: needs rotary positions, which model=pretrained does not have"
     with pytest.raises(ConfigError, match=message):
-        again.check(strategy(Yarn(), 512), 256)
+        check_strategy(again, strategy(Yarn(), 512), 256)
 
 
 def test_a_plain_position_is_saved_as_plain_transformers_saves_it(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from elongate.context.attention.sinks import Sinks
 from elongate.context.attention.window import Window
 from elongate.errors import ConfigError
 from elongate.models.language_model import LanguageModel
-from elongate.objectives.continuation import InStretches
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.segmentwise import Segmentwise
 
 ATTENTIONS = [Window(window_length=6), Sinks(window_length=4, num_sinks=2), SelfExtend(window_length=6)]
 PREFIXES = np.random.default_rng(0).integers(VOCAB, size=(3, 20))
@@ -40,7 +40,7 @@ def token_by_token(model: LanguageModel, prefix: np.ndarray, count: int) -> list
     for _ in range(count):
         with torch.no_grad():
             states = model.hidden(torch.tensor([text]))
-            text.append(int(torch.nn.functional.linear(model.before_head(states[0, -1]), *model.head).argmax()))
+            text.append(int(torch.nn.functional.linear(model.head_inputs(states[0, -1]), *model.head).argmax()))
     return text[len(prefix) :]
 
 
@@ -84,7 +84,7 @@ def test_an_autoencoder_continues_what_it_encoded_and_encodes_what_it_wrote() ->
     model.network.eval()
     prefix = np.random.default_rng(0).integers(AUTOENCODER_VOCAB, size=(2, 2 * BLOCK + 1))
     stretch = 2 * BLOCK  # half of the original length
-    written = np.stack(InStretches(None).continuation(model, prefix, 12, never))
+    written = np.stack(Segmentwise(None).continuation(model, prefix, 12, never))
     text = torch.from_numpy(prefix)
     for _ in range(12):
         # 8 tokens are encoded until 16 are there, then 16.
@@ -100,8 +100,8 @@ def test_an_autoencoder_writes_the_answer_that_it_would_say_is_exact() -> None:
     model = autoencoder()
     model.network.eval()
     prefix = np.random.default_rng(1).integers(AUTOENCODER_VOCAB, size=(2, 2 * BLOCK + 1))
-    written = np.stack(InStretches(None).continuation(model, prefix, 5, never))
-    assert InStretches(None).answers(model, prefix, written[:, None])[1].all()
+    written = np.stack(Segmentwise(None).continuation(model, prefix, 5, never))
+    assert Segmentwise(None).answers(model, prefix, written[:, None])[1].all()
 
 
 def test_the_answer_that_is_written_is_the_one_that_answers_calls_exact() -> None:
@@ -114,5 +114,5 @@ def test_the_answer_that_is_written_is_the_one_that_answers_calls_exact() -> Non
 
 
 def test_a_masked_model_writes_nothing() -> None:
-    with pytest.raises(ConfigError, match="fills in what is hidden and writes no text; use a causal model, or an autoencoder"):
+    with pytest.raises(ConfigError, match="predicts hidden tokens and cannot write text; use a causal model, or an autoencoder"):
         FillIn(0.15).continuation(built("bert"), PREFIXES, 5, never)
