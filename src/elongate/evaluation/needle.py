@@ -9,15 +9,17 @@ exactly what greedy decoding writes. One prefill serves both keys.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from elongate.data.tokenizer.tokenizer import Tokenizer
+from elongate.data.retrieval.answers import Encode, Indistinguishable, continuation
 from elongate.errors import ConfigError, require
 from elongate.evaluation.evaluation import Evaluation, Setting, check_depths, mean, standard_error, usual_lengths
 from elongate.evaluation.samples import Record, digest_of
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from elongate.scoring.scorer import Scorer
 
 NEEDLE, QUERY = "\nThe pass key is{key}.\n", "\nThe pass key is"
+_TRIES, _LOOKED_AT, _SPREAD = 1000, 20, 7919  # numbers that are tried, those by which the commonest shape is known, and their distance
 BATCH_TOKENS = 8192  # prefilled at once
 FIGURES = ("log_probability", "margin", "exact_match")
 
@@ -63,24 +66,25 @@ class Needle(Evaluation):
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         row: dict[str, Any] = {name: [] for figure in FIGURES for name in (figure, f"{figure}_standard_error")}
         model.network.eval()
+        keys = _keys(setting)
         for length in self._lengths(setting):
             for cells in row.values():
                 cells.append([])
             for depth in self.depths:
                 tick(f"needle {length} tokens, depth {depth:g}")
-                records = self._records(model, setting, length, depth)
+                records = self._records(model, setting, keys, length, depth)
                 scores = np.array([[record[figure] for figure in FIGURES] for record in records], dtype=float)
                 for figure, value, error in zip(FIGURES, mean(scores), standard_error(scores), strict=True):
                     row[figure][-1].append(value)
                     row[f"{figure}_standard_error"][-1].append(error)
         return row
 
-    def _records(self, model: LanguageModel, setting: Setting, length: int, depth: float) -> list[Record]:
+    def _records(self, model: LanguageModel, setting: Setting, keys: Keys, length: int, depth: float) -> list[Record]:
         """A haystack each, the mean of both readings; those that were measured before are taken as they are."""
         names = [f"{length}/{depth:g}/{number}" for number in range(self.num_samples)]
         left = [number for number, name in enumerate(names) if setting.samples.get(name) is None]
         if left:
-            samples = [s for number in left for s in _sample_pair(setting, length, depth, number)]
+            samples = [s for number in left for s in _sample_pair(setting, keys, length, depth, number)]
             rows, began = max(1, BATCH_TOKENS // length), perf_counter()
             scores = np.concatenate([_score(model, setting.reading, samples[i : i + rows]) for i in range(0, len(samples), rows)])
             known = {"depth_asked": depth, "seed": setting.seed, "seconds": (perf_counter() - began) / len(left)}
@@ -91,8 +95,7 @@ class Needle(Evaluation):
     def _lengths(self, setting: Setting) -> list[int]:
         """Those that hold needle and query and that the held-out text can fill; to the target only for a model that sees both sides."""
         asked = usual_lengths(setting) if self.lengths is None else self.lengths
-        key = _keys(setting.tokenizer, 0)[0]
-        shortest = 1 + sum(len(setting.tokenizer.encode(text)) for text in (NEEDLE.format(key=key), QUERY, key))
+        shortest = 1 + _keys(setting).size
         fitting = [n for n in asked if shortest <= n <= len(setting.held_out)]
         if (self.lengths is not None and fitting != asked) or not fitting:
             rule = f"must be between {shortest} (needle, query and answer) and {len(setting.held_out)} (the held-out text) tokens"
@@ -100,30 +103,77 @@ class Needle(Evaluation):
         return fitting
 
 
-def _keys(tokenizer: Tokenizer, draw: int) -> tuple[str, str]:
-    """Two keys that differ in every digit and are as many tokens."""
-    digits = [(draw // 10**i) % 10 for i in range(5)]
-    first, *others = (" " + "".join(str((d + shift) % 10) for d in digits) for shift in range(10))
-    return first, next(other for other in others if len(tokenizer.encode(other)) == len(tokenizer.encode(first)))
+class _Shape(NamedTuple):
+    answer: int  # tokens
+    needle: int  # tokens
 
 
-def _sample_pair(setting: Setting, length: int, depth: float, number: int) -> list[Sample]:
+class Keys:
+    """Pairs of five-digit keys that differ in every digit and are equally many tokens, for one tokenizer.
+
+    Ten keys differ from each other in every digit: a number and the nine that follow when all its digits are raised together. Numbers are
+    tried in turn until two of its ten keys have the shape that most pairs have; every pair of keys then takes the same room in a text.
+    """
+
+    def __init__(self, encode: Encode) -> None:
+        """Raises `Indistinguishable` for a tokenizer that reads all numbers alike."""
+        self._encode = encode
+        found = filter(None, (self._shapes(number * _SPREAD) for number in range(_TRIES)))
+        counts = Counter(shape for shapes in islice(found, _LOOKED_AT) for shape in shapes)
+        if not counts:
+            raise Indistinguishable
+        self._shape = counts.most_common(1)[0][0]
+        self.size = self._shape.needle + self._shape.answer + len(encode(QUERY))  # tokens of needle, query and answer
+
+    def pair(self, draw: int) -> tuple[str, str]:
+        """The first keys of that shape, from the number with the last five digits of `draw` on."""
+        for number in range(draw, draw + 10**5):
+            if pair := self._shapes(number).get(self._shape):
+                return pair
+        raise AssertionError("one of the numbers that were looked at has such a pair")
+
+    def _shapes(self, draw: int) -> dict[_Shape, tuple[str, str]]:
+        """The shapes that at least two of the ten keys have, each with the first two of these."""
+        digits = [(draw // 10**i) % 10 for i in range(5)]
+        keys = (" " + "".join(str((d + shift) % 10) for d in digits) for shift in range(10))
+        first: dict[_Shape, tuple[str, np.ndarray]] = {}
+        pairs: dict[_Shape, tuple[str, str]] = {}
+        for key in keys:
+            answer = continuation(self._encode, QUERY, key)
+            shape = _Shape(len(answer), len(self._encode(NEEDLE.format(key=key))))
+            earlier, known = first.setdefault(shape, (key, answer))
+            if (known != answer).any():
+                pairs.setdefault(shape, (earlier, key))
+        return pairs
+
+
+def _keys(setting: Setting) -> Keys:
+    """Raises `ConfigError`."""
+    try:
+        return Keys(setting.tokenizer.encode)
+    except Indistinguishable:
+        rule = "the tokenizer reads all numbers as the same tokens"
+        raise ConfigError("evaluation", "[needle]", rule, "leave needle out: evaluation=[curve], or use another tokenizer") from None
+
+
+def _sample_pair(setting: Setting, keys: Keys, length: int, depth: float, number: int) -> list[Sample]:
     """One haystack with the one key and with the other: the same for the same seed, length, depth and number, whatever the model."""
     digest = hashlib.sha256(f"{setting.seed} {length} {depth} {number}".encode()).digest()
     draw, place = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
-    keys = _keys(setting.tokenizer, draw)
-    return [_sample(setting, length, depth, place, *order) for order in (keys, keys[::-1])]
+    pair = keys.pair(draw)
+    return [_sample(setting, length, depth, place, *order) for order in (pair, pair[::-1])]
 
 
 def _sample(setting: Setting, length: int, depth: float, place: int, key: str, wrong: str) -> Sample:
     encode, held_out = setting.tokenizer.encode, setting.held_out
-    needle, query, answers = encode(NEEDLE.format(key=key)), encode(QUERY), [encode(key), encode(wrong)]
-    room = length - len(needle) - len(query) - len(answers[0])
+    needle, query = encode(NEEDLE.format(key=key)), encode(QUERY)
+    answers = np.stack([continuation(encode, QUERY, text) for text in (key, wrong)])
+    room = length - len(needle) - len(query) - answers.shape[1]
     start = place % (len(held_out) - room + 1)
     hay = held_out.flat[start : start + room]
     split = round(depth * room)
     prefix = np.concatenate([hay[:split], needle, hay[split:], query]).astype(np.int64)
-    return Sample(prefix, np.stack(answers).astype(np.int64), key, split / len(prefix))
+    return Sample(prefix, answers, key, split / len(prefix))
 
 
 def _record(sample: Sample, figures: list[float]) -> Record:

@@ -248,14 +248,16 @@ def _made(setting: Setting, task: str, length: int, depth: float, number: int, c
 
 
 def _shortest(setting: Setting, task: str) -> int:
-    """Tokens that the first sample takes where there is next to no room."""
-    from elongate.data.retrieval.sample import DoesNotFit, made
+    """Tokens that a sample of the task takes. Raises `ConfigError` where the tokenizer reads all answers of the task alike."""
+    from elongate.data.retrieval.answers import Indistinguishable
+    from elongate.data.retrieval.sample import shortest_length
 
     try:
-        made(_place(setting, task, 1, 0.0, 0), setting.tokenizer.encode, setting.held_out.flat)
-    except DoesNotFit as fault:
-        return fault.shortest
-    raise AssertionError("nothing fits one token")
+        return shortest_length(task, setting.tokenizer.encode, setting.seed)
+    except Indistinguishable:
+        rule = f"the tokenizer reads all answers of {task} as the same tokens"
+        remedy = f"leave {task} out of {{key}}, or use another tokenizer"
+        raise ConfigError("evaluation.retrieval.tasks", [task], rule, remedy) from None
 
 
 def _record(sample: Sample, cost: Cost, right: float, wrong: float, written: bool) -> Record:
