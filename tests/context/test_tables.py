@@ -273,7 +273,7 @@ def test_a_network_that_does_not_look_up_the_longer_table_is_found_out(word: str
     model = opened("gpt2")
     table = model.network.transformer.wpe
     table.forward = lambda ids: F.embedding(ids.clamp(max=15), table.weight)  # what lies past the trained end is its last row
-    with pytest.raises(AssertionError, match=f"{word} is not on: rows off by"):
+    with pytest.raises(AssertionError, match=f"{word} is not active: rows differ by"):
         model.extend(extended(TABLES[word], 64), 16, 64)
 
 

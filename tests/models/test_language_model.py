@@ -207,7 +207,7 @@ def test_a_strategy_that_is_not_on_is_found_out(build_tiny: Callable[..., Any]) 
 
     job = build_tiny()
     model = job.model.build(257, seed=0)
-    with pytest.raises(AssertionError, match="pi is not on: frequencies off by"):
+    with pytest.raises(AssertionError, match="pi is not active: frequencies differ by"):
         model.extend(replace(job.strategy, position=Broken()), 32, 128)
 
 

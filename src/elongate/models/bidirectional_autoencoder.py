@@ -1,8 +1,9 @@
 """A bidirectional autoencoder with random weights: an encoder reads a text block by block, a decoder sees all blocks.
 
-A longer text has more blocks, each of which costs the same, because the encoder sees one block at a time. What an
-extension changes is the reach of the decoder, through its rotary positions. Fails where a block cannot be compressed
-without knowing what will be asked about it: the encoder sees no question.
+A longer text has more blocks, each of which costs the same, because the encoder sees one block at a
+time. What an extension changes is the reach of the decoder, through its rotary positions. Fails
+where a block cannot be compressed without knowing what will be asked about it: the encoder sees no
+question.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def check_head(model: LanguageModel) -> None:
         rule = f"is a {config.model_type}: {fault}"
         raise ConfigError("model.source", config.name_or_path, rule, _OTHER_ARCHITECTURE) from fault
     if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3):
-        raise _source_refusal(model, "which changes its logits after the head", "name a checkpoint whose head is one matrix")
+        rule = "which changes its logits after the head"
+        raise _source_refusal(model, rule, "name a checkpoint whose head is one matrix")
 
 
 def _check_position(model: LanguageModel, strategy: Strategy, original_length: int) -> None:

@@ -1,8 +1,8 @@
 """A folder for a model whose positions plain transformers cannot express.
 
-It is the folder that transformers writes, with three names changed, so that programs which would read it wrongly fail
-to open it: the model's type and architecture in config.json, and the name of the weights file (for programs that do not
-read config.json). config.json also stores the position.
+It is the folder that transformers writes, with three names changed, so that programs which would
+read it wrongly fail to open it: the model's type and architecture in config.json, and the name of
+the weights file (for programs that do not read config.json). config.json also stores the position.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A transformers network with the operations that training and evaluation need.
 
-Where its tokens are is the job of positions.py, what lies above its last hidden states that of head.py; whether a
-strategy can act on it is checked in compatibility.py.
+Where its tokens are is the job of positions.py, what lies above its last hidden states that of
+head.py; whether a strategy can act on it is checked in compatibility.py.
 """
 
 from __future__ import annotations
@@ -81,9 +81,8 @@ class LanguageModel:
         layout, kept = self.layout(tokens, None), Kept(past={})
         with self.probed():
             whole = self.hidden(tokens, None)
-            halves = [
-                self.hidden(tokens[:, slice(*chunk)], None, layout.at(chunk, kept)) for chunk in ((0, length // 2), (length // 2, length))
-            ]
+            chunks = ((0, length // 2), (length // 2, length))
+            halves = [self.hidden(tokens[:, slice(*chunk)], None, layout.at(chunk, kept)) for chunk in chunks]
         return torch.allclose(torch.cat(halves, dim=1), whole, rtol=1e-3, atol=1e-3)
 
     # -- computing ---------------------------------------------------------------------------------
@@ -118,7 +117,8 @@ class LanguageModel:
     ) -> Float[Tensor, "batch chunk dim"]:
         """Return the last hidden states of whole sequences, or of the chunk that the layout names.
 
-        `positions` are those of the whole sequences. Only an autoencoder has a context, which it encodes.
+        `positions` are those of the whole sequences. Only an autoencoder has a context, which it
+        encodes.
         """
         assert context is None, "objectives that have one are refused"
         arguments = self.call_arguments(inputs, positions, layout)
@@ -180,9 +180,9 @@ class LanguageModel:
     def extend(self, strategy: Strategy, original_length: int, length: int) -> dict[str, Any]:
         """Apply a strategy for sequences of `length` tokens and return the evidence that it is active.
 
-        The evidence: the frequencies or rows that were built and their distance from the closed form, and the
-        distance of the attention from its definition. Call `compatibility.check_strategy` before. May be called
-        again for another length.
+        The evidence: the frequencies or rows that were built and their distance from the closed
+        form, and the distance of the attention from its definition. Call
+        `compatibility.check_strategy` before. May be called again for another length.
         """
         self.positions.sampled_below = None if strategy.sampling is None else length
         evidence = self.place(strategy.position, original_length, length)

@@ -1,7 +1,7 @@
 """A model as the configuration describes it, before its weights exist.
 
-`Model` is importable without torch and builds a `LanguageModel`: the network with the operations that training and
-evaluation need. No other package distinguishes architectures.
+`Model` is importable without torch and builds a `LanguageModel`: the network with the operations
+that training and evaluation need. No other package distinguishes architectures.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A rotary masked model with random weights: transformers' ModernBERT, whose local layers see a sliding window.
 
-Warner et al. 2024, arXiv:2412.13663. All layers have one theta, as in the paper before its own extension. A scaling
-acts on the global layers only.
+Warner et al. 2024, arXiv:2412.13663. All layers have one theta, as in the paper before its own
+extension. A scaling acts on the global layers only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class ModernBert(Model):
         require_positive(self, *counts)
         require_heads(self.dim, self.num_heads, pairs=True)
         rule = "must be even: half of the tokens are on either side"
-        require(self.local_length % 2 == 0, "local_length", self.local_length, rule, f"use {{key}}={self.local_length + 1}")
+        local = self.local_length
+        require(local % 2 == 0, "local_length", local, rule, f"use {{key}}={local + 1}")
         require_theta(self.rope_theta)
         require_dropouts(self, "dropout")
 

@@ -50,7 +50,8 @@ class Positions:
         config = self.network.config
         if not hasattr(config, "max_position_embeddings"):
             rule = f"is a {config.model_type}, whose configuration does not say how long it was trained"
-            raise ConfigError("model.source", config.name_or_path, rule, "name a checkpoint with max_position_embeddings")
+            remedy = "name a checkpoint with max_position_embeddings"
+            raise ConfigError("model.source", config.name_or_path, rule, remedy)
         return int(config.max_position_embeddings) - self.learned.first
 
     def place(self, position: Position, original_length: int, length: int) -> dict[str, Any]:
@@ -67,7 +68,12 @@ class Positions:
     def set_table(self, table: Table, original_length: int, length: int) -> dict[str, Any]:
         return self.learned.set(table, original_length, length)
 
-    def set_slopes(self, slopes: Callable[[int], Float[np.ndarray, " heads"]], original_length: int, length: int) -> dict[str, Any]:
+    def set_slopes(
+        self,
+        slopes: Callable[[int], Float[np.ndarray, " heads"]],
+        original_length: int,
+        length: int,
+    ) -> dict[str, Any]:
         """Switch the network's own positions off; the attention applies the slopes."""
         config = self.network.config
         self.slopes = tuple(slopes(config.num_attention_heads).tolist())

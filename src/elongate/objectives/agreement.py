@@ -1,7 +1,8 @@
 """How far the predictions of two directions differ: total variation, ½ Σ |p − q| over the vocabulary.
 
-Nguyen et al. 2023, arXiv:2303.07295, section 3.1. As in cross_entropy.py, the logits of a whole sequence never exist: the
-gradient is computed together with the sum, while the logits of some tokens exist.
+Nguyen et al. 2023, arXiv:2303.07295, section 3.1. As in cross_entropy.py, the logits of a whole
+sequence never exist: the gradient is computed together with the sum, while the logits of some
+tokens exist.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from elongate.scoring.token_loss import LOGIT_TOKENS
 def predicted_twice(scored: Bool[Tensor, "rows length"]) -> Bool[Tensor, "pairs rest"]:
     """Return which tokens are scored in both rows of a pair (a text and its reverse), in the order of the text.
 
-    The first row predicts tokens 1 ... length, the second length − 1 ... 0: all but the last of each coincide.
+    The first row predicts tokens 1 ... length, the second length − 1 ... 0: all but the last of
+    each coincide.
     """
     return scored[0::2, :-1] & scored[1::2, :-1].flip(1)
 
@@ -55,8 +57,8 @@ class _SummedDisagreement(torch.autograd.Function):
     ) -> Float[Tensor, ""]:
         matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
         wide = torch.promote_types(dtype, torch.float32)
-        given = (forward, backward, weight, bias)
-        grads = [torch.zeros_like(x) if needed else None for x, needed in zip(given, ctx.needs_input_grad, strict=False)]
+        needed = zip((forward, backward, weight, bias), ctx.needs_input_grad, strict=False)
+        grads = [torch.zeros_like(x) if is_needed else None for x, is_needed in needed]
         total = torch.zeros((), dtype=wide, device=weight.device)
         for start in range(0, len(forward), LOGIT_TOKENS):
             at = slice(start, start + LOGIT_TOKENS)

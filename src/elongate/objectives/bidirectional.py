@@ -1,7 +1,11 @@
-"""objective=bidirectional: both directions of a text. Which objective that is depends on the model.
+"""Both directions of a text. Which objective that is depends on the model.
 
-- A causal model: `MeetInTheMiddle` (meet_in_the_middle.py).
-- The autoencoder reads both sides already: `Mixture` (mixture.py) of reconstruction and continuation.
+- A causal model learns by Meet in the Middle (meet_in_the_middle.py): it predicts each token from the
+  tokens before it and, in the reversed text, from the tokens after it. The loss is the mean
+  cross-entropy of both directions plus `agreement` times the mean distance between their predictions.
+  A step costs two of `causal`.
+- The autoencoder reads both sides already. It learns the mixture (mixture.py) of `reconstruction`,
+  where the decoder sees both sides, and `continuation`.
 - A masked model is refused, because its own objective uses both sides.
 """
 

@@ -1,8 +1,10 @@
-"""Continuation: the start of a text is encoded; the rest is decoded token by token, from its latents and earlier tokens.
+"""Continuation: the start of a text is encoded, the rest is decoded token by token.
 
-The decoder first reads the last token of the context and predicts the first token after it, so every decoded token is
-scored. Fails if the context does not help: the decoder then learns a language model with `continuation_length` tokens of
-context.
+Each token is decoded from the latents of the start and from the decoded tokens before it.
+
+The decoder first reads the last token of the context and predicts the first token after it, so
+every decoded token is scored. Fails if the context does not help: the decoder then learns a
+language model with `continuation_length` tokens of context.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class Continuation(Objective):
         if context > 0 and context % block_length == 0:
             return
         blocks = max(1, round(context / block_length))
-        rule = f"leaves {context} of {length} tokens to encode, which must be a multiple of the block length {block_length}"
+        rule = f"leaves {context} of {length} tokens to encode, not a multiple of the block length {block_length}"
         if length != original_length:
             raise ConfigError("context.target_length", length, rule, f"use {{key}}={size + blocks * block_length}")
         fitting = length - min(blocks, (length - 1) // block_length) * block_length

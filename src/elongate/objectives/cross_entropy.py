@@ -1,8 +1,8 @@
 """Summed cross-entropy without the logits of a whole sequence: memory does not grow with length × vocabulary.
 
-The gradient of a sum is known as soon as its loss is, so it is computed in the forward pass, while the logits of some tokens
-exist: three products with the head and no more. (`F.linear_cross_entropy` does the same, but on CPU it is slow in bfloat16
-and cannot score a choice of targets.)
+The gradient of a sum is known as soon as its loss is, so it is computed in the forward pass, while
+the logits of some tokens exist: three products with the head and no more. (`F.linear_cross_entropy`
+does the same, but on CPU it is slow in bfloat16 and cannot score a choice of targets.)
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def summed_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Return Σ w·CE in nats, with w = 1 if there are no weights; differentiable in states and head.
 
-    `head_scale`: add the head's gradient, times this, to its `.grad` in the forward pass instead of the backward pass. For
-    sums over few tokens, which would otherwise fill, scale and add a tensor as large as the head each time. Ignored if
-    the head is computed from other parameters.
+    `head_scale`: add the head's gradient, times this, to its `.grad` in the forward pass instead of
+    the backward pass. For sums over few tokens, which would otherwise fill, scale and add a tensor
+    as large as the head each time. Ignored if the head is computed from other parameters.
     """
     # The type of the weights, unless the network computes in bfloat16.
     dtype = torch.bfloat16 if precision == "bf16" else head[0].dtype
@@ -54,9 +54,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(dtype, torch.float32)
         needed = dict(zip(("hidden", "weight", "bias"), ctx.needs_input_grad, strict=False))
         grad_hidden = torch.empty_like(hidden) if needed["hidden"] else None
-        grad_weight, grad_bias = (
-            _gradient_of(x, head_scale is not None) if needed[name] else None for name, x in (("weight", weight), ("bias", bias))
-        )
+        is_own = head_scale is not None
+        grad_weight = _gradient_of(weight, is_own) if needed["weight"] else None
+        grad_bias = _gradient_of(bias, is_own) if bias is not None and needed["bias"] else None
         scale = 1.0 if head_scale is None else head_scale
         total = torch.zeros((), dtype=wide, device=hidden.device)
         # Allocating is slow, so reuse one buffer.
@@ -84,7 +84,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 continue
             waiting.append(grad)
             if len(waiting) == GATHERED or at.stop >= len(states):
-                grad_weight.add_(torch.cat(waiting).mT @ states[at.stop - LOGIT_TOKENS * len(waiting) : at.stop], alpha=scale)
+                first = at.stop - LOGIT_TOKENS * len(waiting)
+                grad_weight.add_(torch.cat(waiting).mT @ states[first : at.stop], alpha=scale)
                 waiting = []
         returned = (None, None) if head_scale is not None else (grad_weight, grad_bias)
         ctx.save_for_backward(grad_hidden, *returned)

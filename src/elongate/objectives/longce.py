@@ -1,14 +1,16 @@
 """Next-token prediction in which a token weighs what the long context contributes (Fang et al. 2024, arXiv:2410.23771).
 
-w = min(exp(loss with a short context − loss with the whole context), max_weight); no gradient flows through w. The loss is
-Σ w·CE / Σ w. The logged loss is this weighted one and cannot be compared with that of `causal`; the curve is not weighted.
+w = min(exp(loss with a short context − loss with the whole context), max_weight); no gradient flows
+through w. The loss is Σ w·CE / Σ w. The logged loss is this weighted one and cannot be compared
+with that of `causal`; the curve is not weighted.
 
-Departures from the authors' code: it divides by the number of tokens, so the weights also scale the gradient; and it reads
-up to `stride` tokens more of the short context (its 4096 and 1024 are short_length=5119 and stride=1024 here). Ours never
-reads more than `short_length` tokens, so by default no window is longer than the texts that the model was trained on.
+Departures from the authors' code: it divides by the number of tokens, so the weights also scale the
+gradient; and it reads up to `stride` tokens more of the short context (its 4096 and 1024 are
+short_length=5119 and stride=1024 here). Ours never reads more than `short_length` tokens, so by
+default no window is longer than the texts that the model was trained on.
 
-Fails if the model cannot use its long context yet: all weights are then close to 1, or below 1 where more context makes
-the prediction worse.
+Fails if the model cannot use its long context yet: all weights are then close to 1, or below 1
+where more context makes the prediction worse.
 """
 
 from __future__ import annotations
@@ -75,7 +77,13 @@ class LongCE(Objective):
             example = replace(example, weights=self._weights(model, example, self.short_length, self.stride))
         return [example]
 
-    def _weights(self, model: LanguageModel, example: Example, short: int, stride: int) -> Float[Tensor, "batch length"]:
+    def _weights(
+        self,
+        model: LanguageModel,
+        example: Example,
+        short: int,
+        stride: int,
+    ) -> Float[Tensor, "batch length"]:
         """Return the weights; 1, without computing it, for tokens whose short context is the whole one."""
         import torch
 

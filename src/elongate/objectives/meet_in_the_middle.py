@@ -1,12 +1,15 @@
-"""Meet in the Middle (Nguyen et al. 2023, arXiv:2303.07295, section 3.1): both directions of a text with one causal model.
+"""Meet in the Middle: both directions of a text with one causal model.
 
-The same weights predict each token from the tokens before it and, in the reversed text, from the tokens after it. The total
-variation distance between the two distributions draws them together; its gradient flows to both. The loss, which is what is
-logged, is the mean cross-entropy over the tokens of both directions plus `agreement` times the mean distance over the tokens
-that both predict. The paper adds the cross-entropies of the directions (as far as we know: its text was not available to
-us), so our weight is half of its β. It marks the directions by a sentinel token before the text. We use none, so that the
-trained model reads plain text as before; the model must recognise the direction from the first tokens of a text. A step costs
-two steps of `causal`.
+Nguyen et al. 2023, arXiv:2303.07295, section 3.1.
+
+The same weights predict each token from the tokens before it and, in the reversed text, from the
+tokens after it. The total variation distance between the two distributions draws them together; its
+gradient flows to both. The loss, which is what is logged, is the mean cross-entropy over the tokens
+of both directions plus `agreement` times the mean distance over the tokens that both predict. The
+paper adds the cross-entropies of the directions (as far as we know: its text was not available to
+us), so our weight is half of its β. It marks the directions by a sentinel token before the text. We
+use none, so that the trained model reads plain text as before; the model must recognise the
+direction from the first tokens of a text. A step costs two steps of `causal`.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class ObjectiveChoice(ABC):
 class Objective(ObjectiveChoice):
     """An objective of a given model."""
 
-    plan_is_exact: ClassVar[bool] = False  # a step reads each token once and scores all: `plan=true` counts exactly that
+    plan_is_exact: ClassVar[bool] = False  # a step reads every token once and scores it, as `plan=true` assumes
 
     def bind(self, has: frozenset[str], original_length: int) -> Objective:
         return self

@@ -1,7 +1,7 @@
 """Reconstruction: the whole text from its latents, L = 1/L Σ ℓ(D(E(x))_i, x_i), over all places, hidden or not.
 
-The input is corrupted as BERT's is (masking.py): without compression, the model would otherwise learn the identity and
-nothing about the language.
+The input is corrupted as BERT's is (masking.py): without compression, the model would otherwise
+learn the identity and nothing about the language.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ def decode_greedily(
 ) -> Written:
     """Return the tokens appended to each prefix.
 
-    `next_logits` maps texts [rows, length] to the logits of the token after each. A row ends after `num_tokens`
-    tokens, or with the first token at which `stop(tokens written so far)` is true.
+    `next_logits` maps texts [rows, length] to the logits of the token after each. A row ends after
+    `num_tokens` tokens, or with the first token at which `stop(tokens written so far)` is true.
     """
     import torch
 

@@ -45,7 +45,12 @@ class FillIn(Scorer):
                 losses[:, :stop][scored] = score_hidden(model, read, hidden, scored)
         return losses
 
-    def answers(self, model: LanguageModel, prefix: Int[np.ndarray, "n prefix"], choices: Int[np.ndarray, "n choices answer"]) -> Answers:
+    def answers(
+        self,
+        model: LanguageModel,
+        prefix: Int[np.ndarray, "n prefix"],
+        choices: Int[np.ndarray, "n choices answer"],
+    ) -> Answers:
         """Hide the whole answer and score its tokens in one pass over the text before it."""
         import torch
 

@@ -35,7 +35,12 @@ class LeftToRight(Scorer):
         losses[:, 1 : batch.shape[1]] = found.double().cpu().numpy()
         return losses
 
-    def answers(self, model: LanguageModel, prefix: Int[np.ndarray, "n prefix"], choices: Int[np.ndarray, "n choices answer"]) -> Answers:
+    def answers(
+        self,
+        model: LanguageModel,
+        prefix: Int[np.ndarray, "n prefix"],
+        choices: Int[np.ndarray, "n choices answer"],
+    ) -> Answers:
         import torch
 
         _, num_choices, size = choices.shape
@@ -84,18 +89,27 @@ class LeftToRight(Scorer):
         if model.last_position(length - 1) < length - 1:
             return None
         shape = torch.zeros(1, length, dtype=torch.long, device=model.device)
-        if not model.layout(shape, None).is_plain:
-            # The cache of transformers does not support attention in regions: recompute the text for each token.
-            return decode_greedily(model, prefixes, num_tokens, stop, lambda texts: model.logits(model.hidden(texts)[:, -1]))
-        # Set frequencies that depend on the length once, for the final length: cached keys cannot be rotated again.
-        model.set_text_length(length)
-        cache = None
-
-        def next_logits(texts: Tensor) -> Tensor:
-            nonlocal cache
-            unread = texts if cache is None else texts[:, -1:]
-            read = model.network(input_ids=unread, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = read.past_key_values
-            return read.logits[:, -1]
-
+        is_plain = model.layout(shape, None).is_plain
+        next_logits = _cached_next_logits(model, length) if is_plain else _recomputed_next_logits(model)
         return decode_greedily(model, prefixes, num_tokens, stop, next_logits)
+
+
+def _cached_next_logits(model: LanguageModel, length: int) -> Callable[[Tensor], Tensor]:
+    """Return a function that reads only the last token of the texts after its first call."""
+    # Set frequencies that depend on the length once, for the final length: cached keys cannot be rotated again.
+    model.set_text_length(length)
+    cache = None
+
+    def next_logits(texts: Tensor) -> Tensor:
+        nonlocal cache
+        unread = texts if cache is None else texts[:, -1:]
+        read = model.network(input_ids=unread, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = read.past_key_values
+        return read.logits[:, -1]
+
+    return next_logits
+
+
+def _recomputed_next_logits(model: LanguageModel) -> Callable[[Tensor], Tensor]:
+    """Return a function that reads the whole texts in each call: no cache of transformers supports regions."""
+    return lambda texts: model.logits(model.hidden(texts)[:, -1])

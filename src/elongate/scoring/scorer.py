@@ -33,7 +33,12 @@ class Scorer(ABC):
         """Return the loss of each token in nats; nan for a token that is not scored."""
 
     @abstractmethod
-    def answers(self, model: LanguageModel, prefix: Int[np.ndarray, "n prefix"], choices: Int[np.ndarray, "n choices answer"]) -> Answers:
+    def answers(
+        self,
+        model: LanguageModel,
+        prefix: Int[np.ndarray, "n prefix"],
+        choices: Int[np.ndarray, "n choices answer"],
+    ) -> Answers:
         """Return the log-probability of each answer after its prefix, and whether greedy decoding writes it."""
 
     @abstractmethod
@@ -46,8 +51,8 @@ class Scorer(ABC):
     ) -> Written | None:
         """Return the greedy continuation of each prefix, or None if the positions do not reach that far.
 
-        A continuation ends after `num_tokens` tokens, or with the first token at which `stop(tokens written so far)`
-        is true.
+        A continuation ends after `num_tokens` tokens, or with the first token at which `stop(tokens
+        written so far)` is true.
         """
 
 
@@ -56,7 +61,11 @@ def no_answers(choices: Int[np.ndarray, "n choices answer"]) -> Answers:
     return np.full(choices.shape[:2], np.nan), np.zeros(choices.shape[:2], dtype=bool)
 
 
-def score_answers(logits: Float[Tensor, "rows answer vocab"], wanted: Int[Tensor, "rows answer"], num_choices: int) -> Answers:
+def score_answers(
+    logits: Float[Tensor, "rows answer vocab"],
+    wanted: Int[Tensor, "rows answer"],
+    num_choices: int,
+) -> Answers:
     """Sum the log-probabilities of each answer's tokens. Rows are the choices of the first text, of the second, ..."""
     chances = logits.double().log_softmax(-1).gather(-1, wanted[..., None])
     totals = chances.sum((1, 2)).view(-1, num_choices).cpu().numpy()

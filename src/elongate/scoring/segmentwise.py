@@ -45,7 +45,12 @@ class Segmentwise(Scorer):
             losses[:, size:] = found.double().cpu().numpy()
         return losses
 
-    def answers(self, model: LanguageModel, prefix: Int[np.ndarray, "n prefix"], choices: Int[np.ndarray, "n choices answer"]) -> Answers:
+    def answers(
+        self,
+        model: LanguageModel,
+        prefix: Int[np.ndarray, "n prefix"],
+        choices: Int[np.ndarray, "n choices answer"],
+    ) -> Answers:
         import torch
 
         _, num_choices, size = choices.shape

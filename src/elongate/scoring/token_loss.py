@@ -30,8 +30,9 @@ def token_cross_entropy(
     dtype = torch.bfloat16 if precision == "bf16" else weight.dtype
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     wide = torch.promote_types(dtype, torch.float32)
+    inputs, wanted = states.flatten(0, 1).to(dtype).split(LOGIT_TOKENS), targets.flatten().split(LOGIT_TOKENS)
     losses = [
-        F.cross_entropy(F.linear(some, weight, bias).to(wide), wanted, reduction="none")
-        for some, wanted in zip(states.flatten(0, 1).to(dtype).split(LOGIT_TOKENS), targets.flatten().split(LOGIT_TOKENS), strict=True)
+        F.cross_entropy(F.linear(some, weight, bias).to(wide), targets_of_some, reduction="none")
+        for some, targets_of_some in zip(inputs, wanted, strict=True)
     ]
     return torch.cat(losses).view_as(targets)

@@ -14,8 +14,9 @@ from elongate.models.language_model import LanguageModel
 class Autoencoder(LanguageModel):
     """Without a context, `hidden` encodes and reconstructs the inputs; with one, it encodes that and continues it.
 
-    The inputs that continue a context begin with its last token, from which the first new token is predicted.
-    Positions are those of the whole text: of the inputs, or of the context and of all inputs but the first.
+    The inputs that continue a context begin with its last token, from which the first new token is
+    predicted. Positions are those of the whole text: of the inputs, or of the context and of all
+    inputs but the first.
     """
 
     def __init__(self, network: PreTrainedModel, word: str) -> None:
@@ -55,7 +56,8 @@ class Autoencoder(LanguageModel):
     def continued(self, tokens: Int[Tensor, "batch length"], size: int) -> Float[Tensor, "batch scored dim"]:
         """Return the states that predict all tokens but the first `size`, which must be whole blocks.
 
-        The text is encoded once. It is decoded in segments of `size` tokens, each from the blocks before it and itself.
+        The text is encoded once. It is decoded in segments of `size` tokens, each from the blocks
+        before it and itself.
         """
         model, length = self.network.base_model, tokens.shape[1]
         self.set_text_length(length)

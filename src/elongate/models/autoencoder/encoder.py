@@ -1,6 +1,7 @@
 """The encoder turns a block of tokens into latents. It sees both sides of the block and no other block.
 
-If a block has fewer latents than tokens, learned slots are appended to it, and their last states are the latents.
+If a block has fewer latents than tokens, learned slots are appended to it, and their last states
+are the latents.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Encoder(BlockEncoder):
 class BertEncoder(BlockEncoder):
     """A pretrained BERT (Devlin et al. 2018, arXiv:1810.04805) without its pooler.
 
-    Slots have the positions after the block's tokens. Blocks have no [CLS] and [SEP], because they are cut from the
-    middle of texts.
+    Slots have the positions after the block's tokens. Blocks have no [CLS] and [SEP], because they
+    are cut from the middle of texts.
     """
 
     def __init__(self, config: BidirectionalAutoencoderConfig) -> None:

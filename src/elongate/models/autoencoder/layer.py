@@ -1,7 +1,7 @@
 """A layer of encoder and decoder: grouped-query attention and a gated MLP, each after a norm, as in Llama.
 
-Touvron et al. 2023, arXiv:2307.09288. Queries are computed from the states that the layer changes; keys and values from
-the latents and these states, with the same matrices.
+Touvron et al. 2023, arXiv:2307.09288. Queries are computed from the states that the layer changes;
+keys and values from the latents and these states, with the same matrices.
 """
 
 from __future__ import annotations
@@ -34,9 +34,16 @@ class BlockAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_dim, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, states: Float[Tensor, "batch keys dim"], queries: int, rotation: Rotation, layout: Layout | None) -> Tensor:
+    def forward(
+        self,
+        states: Float[Tensor, "batch keys dim"],
+        queries: int,
+        rotation: Rotation,
+        layout: Layout | None,
+    ) -> Tensor:
         """Return batch × queries × dim, for the last `queries` states."""
-        q, k, v = (self._heads(x) for x in (self.q_proj(states[:, -queries:]), self.k_proj(states), self.v_proj(states)))
+        projected = self.q_proj(states[:, -queries:]), self.k_proj(states), self.v_proj(states)
+        q, k, v = map(self._heads, projected)
         cosine, sine = rotation
         q, _ = apply_rotary_pos_emb(q, q, cosine[:, -queries:], sine[:, -queries:])
         k, _ = apply_rotary_pos_emb(k, k, cosine, sine)

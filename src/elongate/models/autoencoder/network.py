@@ -1,11 +1,15 @@
-"""The network of the bidirectional autoencoder. Importing this module registers it with the Auto classes of transformers.
+"""The network of the bidirectional autoencoder.
 
-A text is encoded block by block; the decoder sees the latents of all blocks. It either *reconstructs* the encoded text,
-all places together and from both sides, or *continues* it token by token. A latent has the position of the tokens that it
-replaces, a decoded token its own position. So the length of the text affects the decoder's rotary embedding only, and an
-extension changes that.
+Importing this module registers it with the Auto classes of transformers.
 
-It is registered as a masked language model: from token ids alone it predicts, from both sides, the token at each place.
+A text is encoded block by block; the decoder sees the latents of all blocks. It either
+*reconstructs* the encoded text, all places together and from both sides, or *continues* it token by
+token. A latent has the position of the tokens that it replaces, a decoded token its own position.
+So the length of the text affects the decoder's rotary embedding only, and an extension changes
+that.
+
+It is registered as a masked language model: from token ids alone it predicts, from both sides, the
+token at each place.
 """
 
 from __future__ import annotations
@@ -75,10 +79,10 @@ class BidirectionalAutoencoderModel(BidirectionalAutoencoderPreTrainedModel):
     ) -> BaseModelOutput:
         """Return last hidden states.
 
-        Without a context, the inputs are encoded and reconstructed: there is a state for each of them, and
-        `position_ids` are theirs. With one, the context is encoded and continued: the inputs begin with the last token
-        of the context, the state of each predicts the token after it, and `position_ids` are those of the context
-        and of all inputs but the first.
+        Without a context, the inputs are encoded and reconstructed: there is a state for each of
+        them, and `position_ids` are theirs. With one, the context is encoded and continued: the
+        inputs begin with the last token of the context, the state of each predicts the token after
+        it, and `position_ids` are those of the context and of all inputs but the first.
         """
         if attention_mask is not None and not bool(attention_mask.all()):
             raise ValueError("a padded batch cannot be read: give rows of one length")
@@ -97,7 +101,11 @@ class BidirectionalAutoencoderModel(BidirectionalAutoencoderPreTrainedModel):
         states = self.decode(hidden, positions, encoded, segments, context_ids is not None, kept)
         return BaseModelOutput(last_hidden_state=states)
 
-    def encode(self, ids: Int[Tensor, "batch length"], positions: Int[Tensor, "#batch length"] | None = None) -> Encoded:
+    def encode(
+        self,
+        ids: Int[Tensor, "batch length"],
+        positions: Int[Tensor, "#batch length"] | None = None,
+    ) -> Encoded:
         """Encode whole blocks from the first token on, and the rest as a shorter block.
 
         `positions` are those of the tokens; None: 0, 1, 2, ...
