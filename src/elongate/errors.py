@@ -66,6 +66,11 @@ def require(condition: bool, key: str, value: Any, rule: str, remedy: str) -> No
         raise ConfigError(key, value, rule, remedy)
 
 
+def first_line(fault: Exception) -> str:
+    """Return the first line of an exception's message, or its class if it has no message."""
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0].rstrip(".")
+
+
 @contextmanager
 def inside(group: str) -> Iterator[None]:
     """Puts the group in front of the key of a `ConfigError` raised in the block."""
