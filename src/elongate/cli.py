@@ -27,6 +27,8 @@ from elongate.errors import ConfigError, ElongateError, RunError, Stopped
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from elongate.evaluation.evaluation import Evaluation
+
 Task = Callable[["DictConfig"], None]
 
 
@@ -66,9 +68,9 @@ def _train(config: DictConfig) -> None:
         finally:
             # Under the lock: the folder may look unused while another process trains its base.
             directory.remove_if_unused()
-    say(terminal_table(results))
+    say(terminal_table(results, job.evaluations))
     say(f"report: {directory.path / 'report.html'}    model: {directory.model}")
-    _gated(results)
+    _check_failures(results, job.evaluations)
 
 
 def _evaluate(config: DictConfig) -> None:
@@ -77,18 +79,18 @@ def _evaluate(config: DictConfig) -> None:
     from elongate.report.table import terminal_table
 
     directory = Path(HydraConfig.get().runtime.output_dir)
-    results = evaluate_checkpoint(config, conf_directory(), directory)
-    say(terminal_table(results))
+    results, evaluations = evaluate_checkpoint(config, conf_directory(), directory)
+    say(terminal_table(results, evaluations))
     say(f"report: {directory / 'report.html'}")
-    _gated(results)
+    _check_failures(results, evaluations)
 
 
-def _gated(results: dict[str, Any]) -> None:
-    """Raises `RunError` where a gate is closed: all else is written and shown by then."""
-    if "gate" in results and not results["gate"]["passed"]:
-        from elongate.report.verdict import gate_verdict
+def _check_failures(results: dict[str, Any], evaluations: tuple[Evaluation, ...]) -> None:
+    """Raise `RunError` if an evaluation has failed, such as a closed gate. Everything is written and shown before."""
+    from elongate.report.verdict import failures
 
-        raise RunError(gate_verdict(results["gate"]).rstrip("."))
+    for reason in failures(results, evaluations):
+        raise RunError(reason)
 
 
 class SweepComparison(Callback):

@@ -21,8 +21,8 @@ from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
 from elongate.data.tokens import Tokens, load_corpus
 from elongate.errors import ConfigError, inside, require
-from elongate.evaluation.evaluation import Setting, add_row, measured
-from elongate.evaluation.samples import Samples, digest_of
+from elongate.evaluation.evaluation import Evaluation, Setting, add_row, run_evaluation
+from elongate.evaluation.measurement.samples import Samples, digest_of
 from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
 from elongate.report.page import write_report
@@ -50,7 +50,7 @@ class Scalars:
         require(self.precision in (None, *PRECISIONS), "precision", self.precision, rule, "use {key}=fp32")
 
 
-def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict[str, Any]:
+def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> tuple[dict[str, Any], tuple[Evaluation, ...]]:
     """Measures the checkpoint and writes results.json and the report into the directory. Raises `ConfigError`.
 
     What the configuration leaves null is taken from the run; for a checkpoint that is no run, from the defaults in `conf`.
@@ -101,13 +101,13 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
             continue
         say(f"measuring {evaluation.word}")
         of_row = replace(setting, samples=samples.part(evaluation.word, "after"))
-        add_row(results[evaluation.word], "after", measured(evaluation, network, of_row, lambda text: None))
+        add_row(results[evaluation.word], "after", run_evaluation(evaluation, network, of_row, lambda text: None))
         write_json(directory / "results.json", results)
     for evaluation in evaluations:
         results[evaluation.word] |= evaluation.conclude(samples, setting)
     write_json(directory / "results.json", results)
-    write_report(directory)
-    return results
+    write_report(directory, evaluations)
+    return results, evaluations
 
 
 def _identity(config: DictConfig, trained: dict[str, Any], read: list[Path], held_out: Tokens, directory: Path) -> str:

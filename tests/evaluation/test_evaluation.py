@@ -13,7 +13,8 @@ import torch
 from tests.conftest import evaluated
 
 from elongate.errors import ConfigError, RunError
-from elongate.evaluation.evaluation import doublings, ratio_of_sums
+from elongate.evaluation.measurement.lengths import doublings
+from elongate.evaluation.measurement.statistics import ratio_of_sums
 from elongate.evaluation.needle import Needle
 
 

@@ -13,8 +13,7 @@ from tests.conftest import evaluated
 
 from elongate.errors import ConfigError
 from elongate.evaluation.gate import Gate
-from elongate.evaluation.samples import Samples
-from elongate.report.verdict import gate_verdict
+from elongate.evaluation.measurement.samples import Samples
 
 N = 40
 
@@ -99,7 +98,7 @@ def test_other_samples_are_not_compared() -> None:
     [
         (
             {"base": "nowhere"},
-            "evaluation.gate.base=nowhere: holds no samples.jsonl: it is not the folder of a run or an evaluation; evaluate",
+            "evaluation.gate.base=nowhere: contains no samples.jsonl: it is not the folder of a run or an evaluation; evaluate",
         ),
         ({"loss_margin": -1}, "evaluation.gate.loss_margin=-1: must be at least 0 nats; use evaluation.gate.loss_margin=0.05"),
         ({"share_margin": 5}, "evaluation.gate.share_margin=5: must be between 0 and 1"),
@@ -131,4 +130,4 @@ def test_a_run_is_judged_against_its_own_beginning_and_against_another(ran: Call
     assert again["gate"]["loss"]["rise"] == pytest.approx(0, abs=1e-6)
     assert again["gate"]["passed"]
     closed = json.loads(json.dumps(gate)) | {"passed": False}
-    assert gate_verdict(closed).startswith("Gate closed: within 32 tokens, against before, the loss rose by ")
+    assert str(Gate().failure(closed)).startswith("Gate closed: within 32 tokens, against before, the loss rose by ")

@@ -22,7 +22,7 @@ from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.longppl import LongPPL
-from elongate.evaluation.samples import Samples
+from elongate.evaluation.measurement.samples import Samples
 from elongate.objectives.fill_in import FillIn
 from elongate.objectives.reading import LeftToRight, Reading
 

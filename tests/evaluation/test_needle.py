@@ -16,8 +16,8 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError, Stopped
 from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.measurement.samples import Samples
 from elongate.evaluation.needle import Needle, Sample, _keys, _sample_pair, _score
-from elongate.evaluation.samples import Samples
 from elongate.objectives.fill_in import FillIn
 from elongate.objectives.reading import LeftToRight
 

@@ -16,10 +16,10 @@ from tests.conftest import evaluated
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
-from elongate.evaluation import contexts
 from elongate.evaluation.context_gain import ContextGain
-from elongate.evaluation.contexts import losses_of
 from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.measurement import contexts
+from elongate.evaluation.measurement.contexts import token_losses
 from elongate.evaluation.perplexity import Perplexity
 from elongate.objectives.fill_in import FillIn
 from elongate.objectives.reading import LeftToRight, Reading
@@ -67,7 +67,7 @@ def test_the_loss_is_that_of_transformers_with_labels(setting: Setting, model: A
 
 def test_each_token_is_told_from_what_comes_before_it(setting: Setting, model: Any) -> None:
     tokens = texts(setting)[:2, :40]
-    np.testing.assert_allclose(losses_of(model, setting, tokens, ticked), prefix_by_prefix(model, tokens), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(token_losses(model, setting, tokens, ticked), prefix_by_prefix(model, tokens), rtol=0, atol=1e-9)
 
 
 def leaks(model: Any, setting: Setting) -> bool:
@@ -75,7 +75,7 @@ def leaks(model: Any, setting: Setting) -> bool:
     tokens = texts(setting)[:2, :40]
     changed = tokens.copy()
     changed[:, 30] = (changed[:, 30] + 1) % 26 + 97
-    before, after = (losses_of(model, setting, rows, ticked)[:, :30] for rows in (tokens, changed))
+    before, after = (token_losses(model, setting, rows, ticked)[:, :30] for rows in (tokens, changed))
     return not np.array_equal(before, after, equal_nan=True)
 
 
@@ -99,8 +99,8 @@ def test_batches_and_their_order_change_nothing(setting: Setting, model: Any, mo
 def test_padding_changes_nothing(setting: Setting, model: Any, filler: int) -> None:
     tokens = texts(setting)[:3, :40]
     padded = np.pad(tokens, ((0, 0), (0, 25)), constant_values=filler)
-    alone = losses_of(model, setting, tokens, ticked)
-    np.testing.assert_allclose(losses_of(model, setting, padded, ticked)[:, :40], alone, rtol=0, atol=1e-9)
+    alone = token_losses(model, setting, tokens, ticked)
+    np.testing.assert_allclose(token_losses(model, setting, padded, ticked)[:, :40], alone, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 10_000])
@@ -134,7 +134,7 @@ def test_the_same_tokens_are_scored_at_every_length(setting: Setting, model: Any
 def test_windows_score_every_token_once_and_their_mean_is_another_figure(setting: Setting, model: Any) -> None:
     fields = {"lengths": [40], "stride": 15, "num_sequences": DOCUMENTS}
     rows = texts(setting)[:, :80]  # two windows' worth of text: starts 0, 15, 30
-    windows = [losses_of(model, setting, rows[:, start : start + 40], ticked) for start in (0, 15, 30)]
+    windows = [token_losses(model, setting, rows[:, start : start + 40], ticked) for start in (0, 15, 30)]
     parts = [windows[0][:, 1:], windows[1][:, -15:], windows[2][:, -15:]]
     strided = Perplexity(form="strided", **fields).measure(model, setting, ticked)
     assert strided["loss"][0] == pytest.approx(np.concatenate(parts, axis=1).mean(), abs=1e-9)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import evaluated
+from tests.report.fake import EVALUATIONS
 
 from elongate.data.retrieval.sample import Place, made
 from elongate.data.retrieval.tasks import TASKS
@@ -19,13 +20,13 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError, Stopped
 from elongate.evaluation.evaluation import Setting
-from elongate.evaluation.intervals import of_share
+from elongate.evaluation.measurement.intervals import share_interval
+from elongate.evaluation.measurement.samples import Samples
 from elongate.evaluation.retrieval import Retrieval
-from elongate.evaluation.samples import Samples
 from elongate.objectives.fill_in import FillIn
 from elongate.objectives.reading import LeftToRight, Reading
+from elongate.report.scalars import scalars
 from elongate.report.table import terminal_table
-from elongate.tracking import flatten
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_what_is_written_is_searched_for_the_values(setting: Setting, model: Any
         row = Retrieval(**fields).measure(model, afresh(setting, reading), ticked)["multi_query"]
         assert row["named"] == [share]
         assert row["exact_match"] == [0.0]
-        assert row["named_interval"] == [of_share(int(share), 1)]
+        assert row["named_interval"] == [share_interval(int(share), 1)]
 
 
 def test_a_model_that_does_not_write_is_not_asked_to(setting: Setting) -> None:
@@ -228,9 +229,9 @@ def test_samples_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
         ({"tasks": ["passky"]}, "evaluation.retrieval.tasks=['passky']: must be of passkey, single, "),
         ({"tasks": []}, "evaluation.retrieval.tasks=[]: must be of "),
         ({"tasks": ["copy", "copy"]}, "evaluation.retrieval.tasks=['copy', 'copy']: must be of "),
-        ({"depths": [0.5, 0.5]}, "evaluation.retrieval.depths=[0.5, 0.5]: must be one or more depths between 0 and 1, unlike each other"),
+        ({"depths": [0.5, 0.5]}, "evaluation.retrieval.depths=[0.5, 0.5]: must be one or more different depths between 0 and 1"),
         ({"num_samples": 0}, "evaluation.retrieval.num_samples=0: must be at least 1; use evaluation.retrieval.num_samples=2"),
-        ({"depths": [1.5]}, "evaluation.retrieval.depths=[1.5]: must be one or more depths between 0 and 1"),
+        ({"depths": [1.5]}, "evaluation.retrieval.depths=[1.5]: must be one or more different depths between 0 and 1"),
         ({"lengths": [600, 300]}, "evaluation.retrieval.lengths=[600, 300]: must be one or more lengths of at least 1, the shortest first"),
         ({"threshold": "high"}, "evaluation.retrieval.threshold=high: must be one of ruler, nolima"),
     ],
@@ -259,11 +260,11 @@ def test_a_run_measures_it_and_every_figure_is_on_the_page(ran: Callable[..., An
     assert "<h2>Retrieval</h2>" in page
     assert len(lines) == 1 + 3 * 3 * 2  # task, and both together × row × length
     assert "time for each answer written exactly" in page
-    table = terminal_table(results)
+    table = terminal_table(results, EVALUATIONS)
     for row in ("before", "untuned", "after"):
         for task in ("passkey", "copy"):
             for length, share in zip((64, 128), section[task][row]["preferred"], strict=True):
-                assert f"retrieval/{task}/{row}/preferred/{length}" in flatten(results)
+                assert f"retrieval/{task}/{row}/preferred/{length}" in scalars(results, EVALUATIONS)
                 assert f"{100 * share:.0f}%" in page
                 assert f"{100 * share:.0f}" in table
     records = [json.loads(line) for line in (directory.path / "samples.jsonl").read_text().splitlines()[1:]]

@@ -402,7 +402,7 @@ def test_a_run_goes_from_base_to_report_and_is_measured_again(ran: Callable[...,
     (tmp_path / "again").mkdir()
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         config = compose("evaluate", overrides=[f"checkpoint={directory.path}"])
-    again = evaluate_checkpoint(config, conf_directory(), tmp_path / "again")
+    again = evaluate_checkpoint(config, conf_directory(), tmp_path / "again")[0]
     assert again["curve"]["table"]["after"] == table["after"]
     assert again["needle"]["after"] == results["needle"]["after"]
     assert json.loads((directory.model / "config.json").read_text())["encoder_rope_theta"] == 10_000

@@ -118,7 +118,7 @@ def evaluated(checkpoint: Path, directory: Path, *overrides: str) -> dict[str, A
     few = ["evaluation=[curve,needle]", "evaluation.curve.num_sequences=4", "evaluation.needle.num_samples=2"]
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         config = compose("evaluate", overrides=[f"checkpoint={checkpoint}", *few, *overrides])
-    return evaluate_checkpoint(config, conf_directory(), directory)
+    return evaluate_checkpoint(config, conf_directory(), directory)[0]
 
 
 def test_a_masked_checkpoint_is_measured_by_what_it_fills_in(bert: Path, text_folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from elongate.report.comparison import write_comparison
 from elongate.report.page import write_report
 
-from .fake import fake_config, fake_results, with_reach, write_run
+from .fake import EVALUATIONS, fake_config, fake_results, with_reach, write_run
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs Debian's chromium and chromium-driver")
@@ -36,7 +36,7 @@ HEADINGS = {
         "Retrieval",
         "Training",
         "Budget",
-        "The strategy and its proof",
+        "The strategy and its verification",
         "Data",
         "Configuration",
     ],
@@ -74,7 +74,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 del results["needle"]
             write_run(sweep / f"{context}-{seed}", results, fake_config(context, seed), metrics=True)
     write_comparison(sweep)
-    write_report(sweep / "yarn-0")
+    write_report(sweep / "yarn-0", EVALUATIONS)
     return sweep
 
 

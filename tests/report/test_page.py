@@ -12,7 +12,7 @@ import pytest
 
 from elongate.report.page import write_report
 
-from .fake import fake_config, fake_results, write_run
+from .fake import EVALUATIONS, fake_config, fake_results, write_run
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_returns_the_files_that_it_wrote_and_leaves_nothing_aside(run):
     before = {path.name for path in run.iterdir()}
-    written = write_report(run)
+    written = write_report(run, EVALUATIONS)
     assert written == {
         "images": {"curve": run / "curve.png", "needle": run / "needle.png"},
         "tables": {"curve": run / "curve.csv", "needle": run / "needle.csv"},
@@ -68,7 +68,7 @@ def test_returns_the_files_that_it_wrote_and_leaves_nothing_aside(run):
 
 
 def test_curve_csv_holds_the_fine_bins(run):
-    write_report(run)
+    write_report(run, EVALUATIONS)
     fine = fake_results()["curve"]["fine"]
     with (run / "curve.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -82,7 +82,7 @@ def test_curve_csv_holds_the_fine_bins(run):
 
 
 def test_needle_csv_holds_every_cell(run):
-    write_report(run)
+    write_report(run, EVALUATIONS)
     needle = fake_results()["needle"]
     with (run / "needle.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -95,7 +95,7 @@ def test_needle_csv_holds_every_cell(run):
 
 
 def test_the_page_is_self_contained_and_has_the_figures_of_the_table(run):
-    write_report(run)
+    write_report(run, EVALUATIONS)
     text = " ".join(assert_self_contained((run / "report.html").read_text()).text)
     results = fake_results()
     for row in ("before", "untuned", "after"):
@@ -110,7 +110,7 @@ def test_the_page_is_self_contained_and_has_the_figures_of_the_table(run):
 
 def test_what_stands_in_the_configuration_is_escaped(tmp_path):
     run = write_run(tmp_path / "run", fake_results(), fake_config("yarn", 0, data__path="<script>alert(1)</script>"))
-    write_report(run)
+    write_report(run, EVALUATIONS)
     assert "<script" not in (run / "report.html").read_text()
 
 
@@ -119,7 +119,7 @@ def test_a_section_that_was_not_computed_is_left_out(tmp_path, missing):
     results = fake_results()
     del results[missing]
     run = write_run(tmp_path / "run", results, fake_config("yarn", 0))
-    written = write_report(run)
+    written = write_report(run, EVALUATIONS)
     assert_self_contained((run / "report.html").read_text())
     assert missing not in written["images"]
     assert not (run / f"{missing}.csv").exists()
@@ -129,12 +129,12 @@ def test_a_run_with_few_sections_has_a_page(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "results.json").write_text(json.dumps({"curve": fake_results()["curve"]}))
-    assert write_report(run)["images"].keys() == {"curve"}
+    assert write_report(run, EVALUATIONS)["images"].keys() == {"curve"}
     assert_self_contained((run / "report.html").read_text())
 
 
 def test_a_figure_that_fails_leaves_the_old_one(run, monkeypatch):
-    write_report(run)
+    write_report(run, EVALUATIONS)
     old = (run / "curve.png").read_bytes()
 
     def half(self, path, **_):
@@ -143,6 +143,6 @@ def test_a_figure_that_fails_leaves_the_old_one(run, monkeypatch):
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
     with pytest.raises(OSError, match="disk full"):
-        write_report(run)
+        write_report(run, EVALUATIONS)
     assert (run / "curve.png").read_bytes() == old
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
