@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.conftest import evaluated
+from tests.evaluation.conftest import Run
 
 from elongate.errors import ConfigError
 from elongate.evaluation.gate import Gate
@@ -110,22 +110,22 @@ def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
     assert str(caught.value.inside("evaluation.gate")).startswith(line)
 
 
-def test_a_run_is_judged_against_its_own_beginning_and_against_another(ran: Callable[..., Any], tmp_path: Path) -> None:
-    words = ["evaluation=[curve,needle,retrieval,gate]", "evaluation.retrieval.tasks=[passkey]", "evaluation.retrieval.lengths=[64]"]
-    directory, results = ran("run", *words)
-    gate = results["gate"]
-    near = results["curve"]["table"]
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_is_judged_against_its_own_beginning_and_against_another(finished: Run, tmp_path: Path) -> None:
+    gate = finished.results["gate"]
+    near = finished.results["curve"]["table"]
     # Original length 32: the first two columns.
     rise = sum(w * (near["after"]["loss"][i] - near["before"]["loss"][i]) for i, w in ((0, 7), (1, 24))) / 31
     assert gate["loss"]["rise"] == pytest.approx(rise, abs=1e-9)
     assert "answers" not in gate  # 64 tokens are beyond it
-    assert f"{gate['loss']['rise']:.3f} nats" in (directory.path / "report.html").read_text()
+    assert f"{gate['loss']['rise']:.3f} nats" in (finished.path / "report.html").read_text()
     again = evaluated(
-        directory.path,
+        finished.path,
         tmp_path / "again",
         "evaluation=[curve,gate]",
         "evaluation.curve.num_sequences=4",
-        f"evaluation.gate.base={directory.path}",
+        f"evaluation.gate.base={finished.path}",
     )
     assert again["gate"]["loss"]["rise"] == pytest.approx(0, abs=1e-6)
     assert again["gate"]["passed"]

@@ -123,7 +123,7 @@ def texts_of(model: Any, setting: Setting, path: str, num_fewshot: int | None) -
     samples = Samples()
     given = replace(setting, samples=samples.part("lm_eval", "before"))
     measured(LmEval(tasks=[path], num_fewshot=num_fewshot), model, given)
-    found = {record["document"]: record["written"] for record in samples._known.values() if "written" in record}
+    found = {record["document"]: record["written"] for record in samples._records.values() if "written" in record}
     return [found[i] for i in sorted(found)]
 
 

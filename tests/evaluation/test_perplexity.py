@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import evaluated
+from tests.evaluation.conftest import Run
 
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
@@ -245,7 +246,7 @@ def test_a_model_that_sees_both_sides_is_refused(setting: Setting, evaluation: A
         (Perplexity, {"stride": 64, "lengths": [64]}, "x.stride=64: must be at least 1 and below the shortest length"),
         (Perplexity, {"lengths": [64, 32]}, "x.lengths=[64, 32]: must be one or more lengths of at least 2, the shortest first"),
         (ContextGain, {"num_scored": 0}, "x.num_scored=0: must be at least 1 and below the shortest length"),
-        (ContextGain, {"num_sequences": 1}, "x.num_sequences=1: must be at least 2: one document says nothing of others"),
+        (ContextGain, {"num_sequences": 1}, "x.num_sequences=1: must be at least 2: one document gives no standard error"),
     ],
 )
 def test_what_cannot_be(kind: Any, fields: dict[str, Any], line: str) -> None:
@@ -267,12 +268,14 @@ def test_by_default_lengths_go_as_far_as_there_are_documents(setting: Setting) -
     assert ContextGain().header(setting)["lengths"] == [4, 8, 16, 32, 64]
 
 
-def test_a_run_measures_both_and_the_page_stands(ran: Callable[..., Any], tmp_path: Any) -> None:
-    directory, results = ran("run", "evaluation=[curve,needle,perplexity,context_gain]", "evaluation.perplexity.num_sequences=4")
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_both_are_on_the_page_of_a_run_and_measured_again_by_evaluate(finished: Run, tmp_path: Any) -> None:
+    results = finished.results
     for word in ("perplexity", "context_gain"):
         assert {"before", "untuned", "after"} <= results[word].keys()
-    page = (directory.path / "report.html").read_text()
+    page = (finished.path / "report.html").read_text()
     assert f"{results['perplexity']['after']['perplexity'][0]:.2f}" in page
     assert f"{results['context_gain']['after']['gain'][0]:.3f}" in page
-    again = evaluated(directory.path, tmp_path / "again")
+    again = evaluated(finished.path, tmp_path / "again", "evaluation=[perplexity]", "evaluation.perplexity.num_sequences=4")
     assert again["perplexity"]["after"]["loss"] == pytest.approx(results["perplexity"]["after"]["loss"], abs=1e-6)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import evaluated
-from tests.report.fake import EVALUATIONS
+from tests.evaluation.conftest import EVALUATIONS, Run
 
 from elongate.data.retrieval.sample import Place, made
 from elongate.data.retrieval.tasks import TASKS
@@ -26,7 +26,6 @@ from elongate.evaluation.retrieval import Retrieval
 from elongate.objectives.fill_in import FillIn
 from elongate.objectives.reading import LeftToRight, Reading
 from elongate.report.scalars import scalars
-from elongate.report.table import terminal_table
 
 
 @pytest.fixture
@@ -251,26 +250,27 @@ def test_a_length_that_is_too_short_is_told_with_what_a_task_takes(setting: Sett
         Retrieval(tasks=["passkey"], lengths=[300, 6000]).header(setting)
 
 
-def test_a_run_measures_it_and_every_figure_is_on_the_page(ran: Callable[..., Any], tmp_path: Path) -> None:
-    words = ["evaluation=[curve,needle,retrieval]", "evaluation.retrieval.tasks=[passkey,copy]", "evaluation.retrieval.lengths=[64,128]"]
-    directory, results = ran("run", *words, "evaluation.retrieval.depths=[0,1]", "evaluation.retrieval.num_samples=1")
-    section = results["retrieval"]
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_shows_every_figure_and_evaluate_measures_the_same(finished: Run, tmp_path: Path) -> None:
+    section = finished.results["retrieval"]
     assert (section["n"], section["tasks"], section["lengths"]) == (2, ["passkey", "copy"], [64, 128])
-    page, lines = (directory.path / "report.html").read_text(), (directory.path / "retrieval.csv").read_text().splitlines()
+    page, lines = (finished.path / "report.html").read_text(), (finished.path / "retrieval.csv").read_text().splitlines()
     assert "<h2>Retrieval</h2>" in page
     assert len(lines) == 1 + 3 * 3 * 2  # task, and both together × row × length
     assert "time for each answer written exactly" in page
-    table = terminal_table(results, EVALUATIONS)
+    flat = scalars(finished.results, [Retrieval()])
     for row in ("before", "untuned", "after"):
         for task in ("passkey", "copy"):
             for length, share in zip((64, 128), section[task][row]["preferred"], strict=True):
-                assert f"retrieval/{task}/{row}/preferred/{length}" in scalars(results, EVALUATIONS)
+                assert flat[f"retrieval/{task}/{row}/preferred/{length}"] == share
                 assert f"{100 * share:.0f}%" in page
-                assert f"{100 * share:.0f}" in table
-    records = [json.loads(line) for line in (directory.path / "samples.jsonl").read_text().splitlines()[1:]]
+                assert f"{100 * share:.0f}" in finished.table
+    records = [json.loads(line) for line in (finished.path / "samples.jsonl").read_text().splitlines()[1:]]
     # Three rows of two tasks: two lengths at two depths, these without needles at one, and one without haystack at two.
     assert sum(record["evaluation"] == "retrieval" for record in records) == 3 * 2 * (2 * 2 + 2 + 2)
-    again = evaluated(directory.path, tmp_path / "again")
+    words = [word for word in EVALUATIONS if word.startswith("evaluation.retrieval")]
+    again = evaluated(finished.path, tmp_path / "again", "evaluation=[retrieval]", *words)
     for task in ("passkey", "copy"):
         for measure in ("preferred", "exact_match", "effective_length"):
             assert again["retrieval"][task]["after"][measure] == section[task]["after"][measure]
