@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,15 +55,23 @@ def trained(folder: Path, *words: str) -> Run:
     return Run(directory.path, results, terminal_table(results, job.evaluations))
 
 
-@pytest.fixture
-def model(build_tiny: Callable[..., Any]) -> Any:
-    built = build_tiny().model.build(257, seed=0)
+@pytest.fixture(scope="session")
+def session_model() -> Any:
+    from elongate.config import build
+
+    built = build(composed(*TINY, *TINY_MODEL)[0].model, "model").build(257, seed=0)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in built.network.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw))  # a fresh network hardly attends
     built.network.double().eval()
     return built
+
+
+@pytest.fixture
+def model(session_model: Any) -> Any:
+    """A GPT of two layers in float64, with random weights."""
+    return copy.deepcopy(session_model)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,6 @@ from elongate.objectives.reading import LeftToRight
 def setting() -> Setting:
     flat = np.random.default_rng(0).integers(97, 123, size=5000).astype(np.uint16)
     return Setting(Tokens(flat, np.array([0, 5000])), ByteTokenizer(), 64, 128, seed=0, reading=LeftToRight())
-
-
-@pytest.fixture
-def model(build_tiny: Callable[..., Any]) -> Any:
-    built = build_tiny().model.build(257, seed=0)
-    built.network.double().eval()
-    return built
 
 
 def ticked(text: str) -> None:

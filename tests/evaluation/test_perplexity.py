@@ -43,15 +43,15 @@ def texts(setting: Setting) -> np.ndarray:
     return setting.held_out.flat.reshape(DOCUMENTS, LENGTH).astype(np.int64)
 
 
-def prefix_by_prefix(model: Any, tokens: np.ndarray) -> np.ndarray:
-    """Each token from a text that ends before it: nothing that comes later is there to be seen."""
+def prefix_by_prefix(model: Any, tokens: np.ndarray, last: int | None = None) -> np.ndarray:
+    """The losses of the last tokens, each from a text that ends before it: no later token is there to be seen."""
+    length = tokens.shape[1]
     losses = np.full(tokens.shape, np.nan)
-    for row, text in enumerate(tokens):
-        for end in range(1, len(text)):
-            with torch.no_grad():
-                logits = model.network(torch.from_numpy(text[None, :end])).logits[0, -1]
-            losses[row, end] = -logits.log_softmax(-1)[text[end]].item()
-    return losses
+    for end in range(length - (last or length - 1), length):
+        with torch.no_grad():
+            logits = model.network(torch.from_numpy(tokens[:, :end])).logits[:, -1]
+        losses[:, end] = -logits.log_softmax(-1)[range(len(tokens)), tokens[:, end]].numpy()
+    return losses if last is None else losses[:, -last:]
 
 
 def test_the_loss_is_that_of_transformers_with_labels(setting: Setting, model: Any) -> None:
@@ -128,7 +128,7 @@ def test_the_same_tokens_are_scored_at_every_length(setting: Setting, model: Any
     rows = texts(setting)[:, :150]
     for length, loss in zip((20, 50, 150), row["loss"], strict=True):
         read = rows[:, -length:]
-        assert loss == pytest.approx(prefix_by_prefix(model, read[:, :])[:, -10:].mean(), abs=1e-9)
+        assert loss == pytest.approx(prefix_by_prefix(model, read, 10).mean(), abs=1e-9)
     assert row["tokens"] == [DOCUMENTS * 10] * 3
 
 
@@ -216,7 +216,7 @@ def test_a_whole_that_cannot_be_read_makes_no_short_context_effective(setting: S
 def test_gain_is_the_difference_of_the_same_targets(setting: Setting, model: Any) -> None:
     row = ContextGain(lengths=[16, 40, 120], num_scored=8).measure(model, setting, ticked)
     rows = texts(setting)[:, :120]
-    told = [prefix_by_prefix(model, rows[:, -length:])[:, -8:] for length in (16, 40, 120)]
+    told = [prefix_by_prefix(model, rows[:, -length:], 8) for length in (16, 40, 120)]
     assert row["gain"] == pytest.approx([(part - told[-1]).mean() for part in told], abs=1e-9)
     assert row["gain"][-1] == 0
     assert row["gain_interval"][0][0] < row["gain"][0] < row["gain_interval"][0][1]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tests.report.fake import fake_config, fake_results, write_run
@@ -89,7 +89,8 @@ def test_a_tracker_gets_every_figure_by_its_path() -> None:
     assert not [path for path in found if isinstance(found[path], list)]
 
 
-@given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text("ab", min_size=1), inner)))
+@settings(max_examples=40, deadline=None)
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text("ab", min_size=1), inner), max_leaves=8))
 def test_leaves_lead_back_to_the_tree(tree: Any) -> None:
     for path, value in leaves({"root": tree}).items():
         node = {"root": tree}

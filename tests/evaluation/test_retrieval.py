@@ -34,13 +34,6 @@ def setting() -> Setting:
     return Setting(Tokens(flat, np.array([0, 5000])), ByteTokenizer(), 300, 600, seed=0, reading=LeftToRight())
 
 
-@pytest.fixture
-def model(build_tiny: Callable[..., Any]) -> Any:
-    built = build_tiny().model.build(257, seed=0)
-    built.network.double().eval()
-    return built
-
-
 class Oracle(Reading):
     """Writes the right answer after texts of up to `reach` tokens, the wrong one after others."""
 
@@ -92,8 +85,9 @@ def test_scores_are_those_of_a_whole_forward(setting: Setting, model: Any) -> No
         assert record["depth"] == sample.depth
 
 
+@pytest.mark.slow
 def test_effective_length_is_the_last_length_up_to_which_all_are_sure(setting: Setting, model: Any) -> None:
-    row, _ = measured(setting, model, 600, num_samples=8)
+    row, _ = measured(setting, model, 600, num_samples=5)
     for task in TASKS:
         assert row[task]["exact_match"] == [1.0, 1.0, 0.0, 0.0]  # 300, 600, 1200 and 2400 tokens
         assert row[task]["effective_length"] == {"exact_match": 600, "preferred": 600}

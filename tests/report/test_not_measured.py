@@ -61,7 +61,8 @@ def test_the_verdict_says_that_it_could_not_be_read_before(results: dict[str, An
     assert "That is 0.61 nats above 64-256 before the extension." in " ".join(verdict(results, EVALUATIONS))
 
 
-def test_page_tables_and_figures_have_gaps(results: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("plain_figures")
+def test_page_and_csv_have_gaps(results: dict[str, Any], tmp_path: Path) -> None:
     directory = write_run(tmp_path / "run", results, fake_config("yarn", 0))
     written = write_report(directory, EVALUATIONS)
     page = (directory / "report.html").read_text()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from elongate.report.page import write_report
 from elongate.report.table import terminal_table
 
@@ -22,7 +24,8 @@ SECTION = {
 }
 
 
-def test_figures_stand_with_their_errors_and_what_is_unknown_stays_open(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("plain_figures")
+def test_figures_have_their_errors_and_unknown_ones_are_a_dash(tmp_path: Path) -> None:
     results = fake_results() | {"question_answering": SECTION, "of_another_kind": {"after": {"value": 1}}, "measured": ["curve/after"]}
     run = write_run(tmp_path / "run", results, fake_config("yarn", 0))
     write_report(run, EVALUATIONS)
