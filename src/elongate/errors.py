@@ -55,11 +55,6 @@ def _written(value: Any) -> str:
     return f"[{','.join(map(_written, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
-def first_line(fault: BaseException) -> str:
-    """The first line of the fault's text, or its type if there is none."""
-    return (str(fault).strip() or type(fault).__name__).splitlines()[0].strip()
-
-
 def require(condition: bool, key: str, value: Any, rule: str, remedy: str) -> None:
     """Raises `ConfigError` unless the condition is true."""
     if not condition:

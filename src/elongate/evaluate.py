@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +21,8 @@ from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
 from elongate.data.tokens import Tokens, load_corpus
 from elongate.errors import ConfigError, inside, require
-from elongate.evaluation.evaluation import Evaluation, Setting, add_row, measured
-from elongate.evaluation.samples import Samples, digest_of
+from elongate.evaluation.evaluation import Evaluation, Setting, add_row, run_evaluation
+from elongate.evaluation.measurement.samples import Samples, digest_of
 from elongate.models.compatibility import check_head
 from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
@@ -75,7 +75,7 @@ def _check_length(key: str, length: int | None) -> None:
     require(length is None or length > 0, key, length, "must be at least 1", "use {key}=null for the checkpoint's own")
 
 
-def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict[str, Any]:
+def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> tuple[dict[str, Any], tuple[Evaluation, ...]]:
     """Measures the checkpoint and writes results.json and the report into the directory. Raises `ConfigError`.
 
     A value that the configuration leaves null comes from the run; without a run, from the defaults in `conf`.
@@ -114,7 +114,7 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     read = [folder, *(path for evaluation in evaluations for path in evaluation.reads())]
     samples = Samples(directory / "samples.jsonl", _identity(config, trained, read, corpus.validation, directory))
     _measure(evaluations, model, setting, samples, directory, results)
-    return results
+    return results, evaluations
 
 
 def _open(source: Pretrained, top: Scalars, trained: dict[str, Any], vocab_size: int) -> LanguageModel:
@@ -138,7 +138,7 @@ def _lengths(config: DictConfig, run: Path | None, model: LanguageModel) -> tupl
 
 
 def _measure(
-    evaluations: Sequence[Evaluation],
+    evaluations: tuple[Evaluation, ...],
     model: LanguageModel,
     setting: Setting,
     samples: Samples,
@@ -151,12 +151,12 @@ def _measure(
             continue
         say(f"measuring {evaluation.word}")
         of_row = replace(setting, samples=samples.part(evaluation.word, "after"))
-        add_row(results[evaluation.word], "after", measured(evaluation, model, of_row, lambda text: None))
+        add_row(results[evaluation.word], "after", run_evaluation(evaluation, model, of_row, lambda text: None))
         write_json(directory / "results.json", results)
     for evaluation in evaluations:
         results[evaluation.word] |= evaluation.conclude(samples, setting)
     write_json(directory / "results.json", results)
-    write_report(directory)
+    write_report(directory, evaluations)
 
 
 def _identity(config: DictConfig, trained: dict[str, Any], read: list[Path], held_out: Tokens, directory: Path) -> str:

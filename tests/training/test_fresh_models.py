@@ -26,7 +26,7 @@ def evaluated(directory: RunDirectory, into: Path) -> dict[str, Any]:
     into.mkdir()
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         config = compose("evaluate", overrides=[f"checkpoint={directory.path}"])
-    return evaluate_checkpoint(config, conf_directory(), into)
+    return evaluate_checkpoint(config, conf_directory(), into)[0]
 
 
 @pytest.mark.parametrize("word", WORDS)

@@ -41,7 +41,7 @@ def evaluated(checkpoint: Path, folder: Path, *overrides: str) -> dict[str, Any]
     folder.mkdir()
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         config = compose("evaluate", overrides=[f"checkpoint={checkpoint}", *overrides])
-    return evaluate_checkpoint(config, conf_directory(), folder)
+    return evaluate_checkpoint(config, conf_directory(), folder)[0]
 
 
 def test_the_base_is_trained_with_it_and_shared_with_no_other(ran: Callable[..., Any], tmp_path: Path, capfd: Any) -> None:

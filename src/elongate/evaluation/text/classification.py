@@ -33,10 +33,10 @@ class Classification(TextTask):
     word: ClassVar[str] = "classification"
     shapes: ClassVar[tuple[Shape, ...]] = (LONGBENCH, LABELLED)
     packages: ClassVar[dict[str, str]] = {"sklearn": "scikit-learn"}
-    figures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "matthews")
+    measures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "matthews")
 
     def signatures(self, records: list[Record]) -> dict[str, str]:
-        return {figure: f"scikit-learn {version('scikit-learn')}, likeliest label" for figure in self.figures}
+        return {figure: f"scikit-learn {version('scikit-learn')}, likeliest label" for figure in self.measures}
 
     def reserved(self, record: Record, setting: Setting) -> int:
         return max(len(label) for label in self._labels(record, setting.tokenizer))
