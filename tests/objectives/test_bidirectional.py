@@ -80,10 +80,8 @@ def test_fields_out_of_range_are_refused(fields: dict[str, Any], message: str) -
 
 
 def test_fields_and_models_without_effect_are_refused() -> None:
-    with pytest.raises(
-        ConfigError,
-        match=r"objective=bidirectional: has no effect on model=bert, whose own objective uses both directions; use objective=masked",
-    ):
+    message = "has no effect on model=bert, whose own objective uses both directions; use objective=masked"
+    with pytest.raises(ConfigError, match=f"objective=bidirectional: {message}"):
         Bidirectional().check(frozenset({"bidirectional", "masked"}), "bert")
     with pytest.raises(ConfigError, match=r"objective.reconstruction_share=0.3: has no effect on model=gpt"):
         Bidirectional(reconstruction_share=0.3).check(frozenset({"causal"}), "gpt")
@@ -107,5 +105,5 @@ def test_a_run_learns_both_directions_and_is_scored_left_to_right(
     more += ["context.curriculum.base.steps=1", "evaluation=[curve,needle]"]
     results = run(build_tiny("objective=bidirectional", *more), RunDirectory(tmp_path / "run"))
     assert results["strategy"]["objective"] == "bidirectional"
-    assert results["budget"]["tokens"] == 3 * 256  # tokens of text, each of which is read twice
+    assert results["budget"]["tokens"] == 3 * 256  # tokens of text; each is read twice
     assert results["curve"]["table"]["after"]

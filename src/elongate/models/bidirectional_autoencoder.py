@@ -1,6 +1,6 @@
 """A bidirectional autoencoder with random weights: an encoder reads a text block by block, a decoder sees all blocks.
 
-A longer text has more blocks, each of which costs the same, because the encoder sees one block at a
+A longer text has more blocks at the same cost per block, because the encoder sees one block at a
 time. What an extension changes is the reach of the decoder, through its rotary positions. Fails
 where a block cannot be compressed without knowing what will be asked about it: the encoder sees no
 question.
@@ -115,7 +115,7 @@ class BidirectionalAutoencoder(Model):
             require(own == given, f"model.{name}", own, rule, f"use {{key}}={given}")
         slots = self.latents_per_block if self.latents_per_block < self.block_length else 0
         longest = config.max_position_embeddings - slots
-        rule = f"exceeds the encoder's {config.max_position_embeddings} positions, {slots} of which the latents need"
+        rule = f"exceeds the encoder's {config.max_position_embeddings} positions, and the latents need {slots} of them"
         block = self.block_length
         require(block <= longest, "model.block_length", block, rule, f"use {{key}}={longest} or less")
         rule = f"has {vocab_size} tokens, the encoder's embedding {config.vocab_size}"
