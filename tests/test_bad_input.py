@@ -232,8 +232,8 @@ DATA = [
     ("text", "empty.txt", b"", "is empty; leave it out"),
     ("text", "binary.txt", b"\0\1\2" * 99, "is a binary file; leave it out, or convert it to plain text"),
     ("text", "latin.txt", b"caf\xe9", "is not UTF-8 (byte 3); convert it"),
-    ("jsonl", "broken.jsonl", b'{"text": "good"}\n{"text": "bad\n', ":2: this line is no JSON"),
-    ("jsonl", "other.jsonl", b'{"txt": "good"}\n', "has no such field (it has: txt); try data.field=txt"),
+    ("jsonl", "broken.jsonl", b'{"text": "good"}\n{"text": "bad\n', ":2: this line is not JSON"),
+    ("jsonl", "other.jsonl", b'{"txt": "good"}\n', "has no such field (it has: txt); use data.field=txt"),
     ("text", "short.txt", b"too short for one sequence", "a sequence needs 1025 tokens, the training text has 2"),
 ]
 

@@ -245,7 +245,7 @@ def test_a_model_that_sees_both_sides_is_refused(setting: Setting, evaluation: A
     [
         (Perplexity, {"form": "mean"}, "x.form=mean: must be one of same_tokens, strided, window_mean; use x.form=same_tokens"),
         (Perplexity, {"stride": 64, "lengths": [64]}, "x.stride=64: must be at least 1 and below the shortest length"),
-        (Perplexity, {"lengths": [64, 32]}, "x.lengths=[64, 32]: must be one or more lengths of at least 2, the shortest first"),
+        (Perplexity, {"lengths": [64, 32]}, "x.lengths=[64,32]: must be one or more lengths of at least 2, the shortest first"),
         (ContextGain, {"num_scored": 0}, "x.num_scored=0: must be at least 1 and below the shortest length"),
         (ContextGain, {"num_sequences": 1}, "x.num_sequences=1: must be at least 2: one document gives no standard error"),
     ],
@@ -258,7 +258,7 @@ def test_what_cannot_be(kind: Any, fields: dict[str, Any], line: str) -> None:
 
 def test_documents_that_are_too_short_are_told(setting: Setting) -> None:
     with pytest.raises(
-        ConfigError, match=r"evaluation\.perplexity\.lengths=\[32, 500\]: finds 0 held-out documents of 500 tokens, and needs 2"
+        ConfigError, match=r"evaluation\.perplexity\.lengths=\[32,500\]: finds 0 held-out documents of 500 tokens, and needs 2"
     ):
         Perplexity(lengths=[32, 500]).header(setting)
 

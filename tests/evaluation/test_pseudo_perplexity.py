@@ -100,7 +100,7 @@ def test_a_model_that_reads_from_left_to_right_is_refused(setting: Setting) -> N
     [
         ({"num_positions": 5}, "x.num_positions=5: must be an even number from 2 to the shortest length"),
         ({"num_positions": 20, "lengths": [16]}, "x.num_positions=20: must be an even number from 2 to the shortest length"),
-        ({"lengths": [32, 16]}, "x.lengths=[32, 16]: must be one or more lengths of at least 2, the shortest first"),
+        ({"lengths": [32, 16]}, "x.lengths=[32,16]: must be one or more lengths of at least 2, the shortest first"),
     ],
 )
 def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:

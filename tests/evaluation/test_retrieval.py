@@ -220,13 +220,13 @@ def test_samples_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"tasks": ["passky"]}, "evaluation.retrieval.tasks=['passky']: must be of passkey, single, "),
+        ({"tasks": ["passky"]}, "evaluation.retrieval.tasks=[passky]: must be of passkey, single, "),
         ({"tasks": []}, "evaluation.retrieval.tasks=[]: must be of "),
-        ({"tasks": ["copy", "copy"]}, "evaluation.retrieval.tasks=['copy', 'copy']: must be of "),
-        ({"depths": [0.5, 0.5]}, "evaluation.retrieval.depths=[0.5, 0.5]: must be one or more different depths between 0 and 1"),
+        ({"tasks": ["copy", "copy"]}, "evaluation.retrieval.tasks=[copy,copy]: must be of "),
+        ({"depths": [0.5, 0.5]}, "evaluation.retrieval.depths=[0.5,0.5]: must be one or more different depths between 0 and 1"),
         ({"num_samples": 0}, "evaluation.retrieval.num_samples=0: must be at least 1; use evaluation.retrieval.num_samples=2"),
         ({"depths": [1.5]}, "evaluation.retrieval.depths=[1.5]: must be one or more different depths between 0 and 1"),
-        ({"lengths": [600, 300]}, "evaluation.retrieval.lengths=[600, 300]: must be one or more lengths of at least 1, the shortest first"),
+        ({"lengths": [600, 300]}, "evaluation.retrieval.lengths=[600,300]: must be one or more lengths of at least 1, the shortest first"),
         ({"threshold": "high"}, "evaluation.retrieval.threshold=high: must be one of ruler, nolima"),
     ],
 )
