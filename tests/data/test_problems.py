@@ -10,7 +10,7 @@ import pytest
 
 from elongate.data.retrieval.problem import Draw
 from elongate.data.retrieval.retrieval import Retrieval
-from elongate.data.retrieval.sample import DoesNotFit, Place, Sample, made
+from elongate.data.retrieval.sample import DoesNotFit, Place, Sample, build_sample
 from elongate.data.retrieval.tasks import TASKS
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.errors import ConfigError
@@ -23,7 +23,7 @@ LONG = 400
 
 def sample(task: str, length: int = LONG, depth: float = 0.5, number: int = 0, seed: int = 0, **more: str) -> Sample:
     control = more.pop("control", "none")
-    return made(Place(task, length, depth, number, seed, **more), TOKENIZER.encode, HAYSTACK, control)  # type: ignore[arg-type]
+    return build_sample(Place(task, length, depth, number, seed, **more), TOKENIZER.encode, HAYSTACK, control)  # type: ignore[arg-type]
 
 
 def text_of(found: Sample) -> str:
@@ -145,7 +145,7 @@ def test_numbers_are_drawn_evenly() -> None:
 
 
 def test_training_texts_end_in_their_answers_and_share_none_with_the_evaluation() -> None:
-    source = Retrieval(num_documents=20, length=500)
+    source = Retrieval(num_documents=20, num_characters=500)
     documents = list(source.documents())
     assert len({document.name for document in documents}) == len(documents) == 20
     assert all(len(document.text) == 500 for document in documents)
@@ -162,21 +162,21 @@ def test_training_texts_end_in_their_answers_and_share_none_with_the_evaluation(
 
 
 def test_training_texts_are_the_same_for_the_same_settings() -> None:
-    first, again, other = (Retrieval(num_documents=10, length=500, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (Retrieval(num_documents=10, num_characters=500, seed=seed) for seed in (0, 0, 1))
     assert [d.text for d in first.documents()] == [d.text for d in again.documents()] != [d.text for d in other.documents()]
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
-    assert first.fingerprint() != Retrieval(num_documents=10, length=501).fingerprint()
+    assert first.fingerprint() != Retrieval(num_documents=10, num_characters=501).fingerprint()
 
 
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"tasks": ["pass"]}, "data.tasks=[pass]: must be of passkey, single"),
+        ({"tasks": ["pass"]}, "data.tasks=[pass]: must be among passkey, single"),
         ({"num_documents": 1}, "data.num_documents=1: must be at least 2: one is held out"),
-        ({"length": 0}, "data.length=0: must be between 1 and 1000000; use data.length=4096"),
+        ({"num_characters": 0}, "data.num_characters=0: must be between 1 and 1000000; use data.num_characters=4096"),
         (
-            {"length": 100, "tasks": ["multi_query"]},
-            "data.length=100: is too short for multi_query, which takes 242 characters; use data.length=484",
+            {"num_characters": 100, "tasks": ["multi_query"]},
+            "data.num_characters=100: is too small for multi_query, which needs 242 characters; use data.num_characters=484",
         ),
     ],
 )

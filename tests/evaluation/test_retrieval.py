@@ -14,7 +14,7 @@ import torch
 from tests.conftest import evaluated
 from tests.evaluation.conftest import EVALUATIONS, Run
 
-from elongate.data.retrieval.sample import Place, made
+from elongate.data.retrieval.sample import Place, build_sample
 from elongate.data.retrieval.tasks import TASKS
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
@@ -73,7 +73,7 @@ def test_scores_are_those_of_a_whole_forward(setting: Setting, model: Any) -> No
         model, replace(setting, samples=samples.part("r", "after")), ticked
     )
     for number in range(3):
-        sample = made(Place("single", 150, 0.5, number, 0), setting.tokenizer.encode, setting.held_out.flat)
+        sample = build_sample(Place("single", 150, 0.5, number, 0), setting.tokenizer.encode, setting.held_out.flat)
         record = samples.get(("r", "after", f"single/none/150/0.5/{number}"))
         assert record is not None
         for answer, key in zip(sample.answers, ("log_probability", "log_probability_of_wrong"), strict=True):
@@ -130,7 +130,7 @@ def test_tasks_together_are_the_mean_of_all_samples(setting: Setting, model: Any
 
 def test_what_is_written_is_searched_for_the_values(setting: Setting, model: Any) -> None:
     """As RULER's string_match_all does: a share of the values, wherever they stand, in any case."""
-    sample = made(Place("multi_query", 300, 0.0, 0, 0), setting.tokenizer.encode, setting.held_out.flat)
+    sample = build_sample(Place("multi_query", 300, 0.0, 0, 0), setting.tokenizer.encode, setting.held_out.flat)
     first, second = sample.problem.answer.strip().split(", ")
     for text, share in ((f"{second} or {first}", 1.0), (f"it is {first}.", 0.5), ("none", 0.0)):
         reading = Oracle(0, writes_down=text)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.evaluation.tokenizer_families import FAMILIES, documents, opened, tokenizer_of, words_only
 
-from elongate.data.retrieval.sample import DoesNotFit, Place, made, shortest_length
+from elongate.data.retrieval.sample import DoesNotFit, Place, build_sample, shortest_length
 from elongate.data.retrieval.tasks import TASKS
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.data.tokens import Tokens
@@ -66,7 +66,7 @@ def test_every_question_has_two_answers_of_as_many_tokens(family: str) -> None:
     for task in TASKS:
         shortest = shortest_length(task, given.tokenizer.encode, 0)
         for length, number in ((shortest, 0), (shortest, 1), (2 * shortest, 2), (1000, 3), (1000, 4)):
-            sample = made(Place(task, length, 0.5, number, 0), given.tokenizer.encode, given.held_out.flat)
+            sample = build_sample(Place(task, length, 0.5, number, 0), given.tokenizer.encode, given.held_out.flat)
             assert len(sample.prefix) + sample.answers.shape[1] == length
             assert (sample.answers[0] != sample.answers[1]).any()
             assert sample.problem.answer != sample.problem.wrong
@@ -93,7 +93,7 @@ def test_a_tokenizer_that_reads_all_numbers_alike_is_refused_in_a_line() -> None
 def test_a_length_that_no_problem_fits_is_refused() -> None:
     encode = tokenizer_of("gpt2").encode
     with pytest.raises(DoesNotFit):
-        made(Place("multi_query", 20, 0.5, 0, 0), encode, np.zeros(100, dtype=np.int64))
+        build_sample(Place("multi_query", 20, 0.5, 0, 0), encode, np.zeros(100, dtype=np.int64))
 
 
 class Undecided(LeftToRight):

@@ -236,10 +236,10 @@ def _batches(samples: dict[str, Sample]) -> Iterator[dict[str, Sample]]:
 
 
 def _sample(setting: Setting, task: str, length: int, depth: float, number: int, control: Control) -> Sample:
-    from elongate.data.retrieval.sample import Place, made
+    from elongate.data.retrieval.sample import Place, build_sample
 
     place = Place(task, length, depth, number, setting.seed)
-    return made(place, setting.tokenizer.encode, setting.held_out.flat, control)
+    return build_sample(place, setting.tokenizer.encode, setting.held_out.flat, control)
 
 
 def _shortest(setting: Setting, task: str) -> int:

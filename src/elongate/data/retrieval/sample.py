@@ -1,4 +1,4 @@
-"""A problem on a text of a length: the tokens that a model reads, the answers that are compared, and where the needle came to lie."""
+"""A problem laid out in tokens: the text that a model reads, the two answers that are compared, and the depth of the needle."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from elongate.data.retrieval.tasks import TASKS
 
 Control = Literal["none", "without_needle", "without_haystack"]
 Tokens = Int[np.ndarray, " tokens"]
-_TRIES = 100  # problems that are drawn until one fits; with the byte tokenizer the first one does
-_LOOKED_AT = 8  # problems by which the shortest length of a task is known
+_TRIES = 100  # problems drawn until one fits; with the byte tokenizer the first one does
+_NUM_MEASURED = 8  # problems drawn to estimate the shortest length of a task
 
 
 class DoesNotFit(Exception):
-    """`shortest`: tokens that needles, question and answer take."""
+    """Raised if a text is too short for its problem; `shortest` is the number of tokens of needles, question and answer."""
 
     def __init__(self, shortest: int) -> None:
         super().__init__(shortest)
@@ -31,53 +31,56 @@ class DoesNotFit(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Which sample: everything that its tokens depend on but the tokenizer and the haystack."""
+    """Identifies a sample: its tokens depend on these fields, the tokenizer and the haystack."""
 
     task: str
-    length: int  # tokens, the answer included
-    depth: float  # asked for: 0 the beginning, 1 the end
-    number: int
+    length: int  # tokens, including the answer
+    depth: float  # requested depth of the needle: 0 is the beginning, 1 the end
+    number: int  # counts samples of the same task, length and depth
     seed: int
     split: Split = "evaluation"
 
     def random(self) -> np.random.Generator:
+        """A generator that depends on all fields."""
         text = f"{self.task} {self.length} {self.depth:.6f} {self.number} {self.seed} {self.split}"
         return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")))
 
 
 @dataclass(frozen=True)
 class Sample:
-    prefix: Tokens  # all that is read before the answer
-    answers: Int[np.ndarray, "2 answer"]  # the right one, the wrong one
-    depth: float  # of the first token of the needle that is asked for, as a share of the prefix
+    """A text with a hidden needle, and the answers to its question."""
+
+    prefix: Tokens  # everything before the answer
+    answers: Int[np.ndarray, "2 answer"]  # the right answer, then the wrong one
+    depth: float  # where the needle that the question is about starts, as a share of the prefix
     problem: Problem
 
 
-def made(place: Place, encode: Encode, haystack: Tokens, control: Control = "none") -> Sample:
-    """`haystack`: ordinary text, a stretch of which is taken where the task has no items of its own.
+def build_sample(place: Place, encode: Encode, haystack: Tokens, control: Control = "none") -> Sample:
+    """Draws a problem and hides its needles in items of the task, or in a passage of `haystack` if the task has none.
 
-    Without its haystack a sample is as long as the rest; without its needles it is as long as with them. Raises `DoesNotFit`, and
-    `Indistinguishable` for a tokenizer that reads all answers of the task alike.
+    `without_haystack` keeps needles and question only; `without_needle` replaces the needles by as much ordinary text.
+    Raises `DoesNotFit`, and `Indistinguishable` for a tokenizer that encodes all answers of the task alike.
     """
     random = place.random()
-    drawn = [_drawn(place, encode, random)]
+    drawn = [_draw(place, encode, random)]
     while drawn[-1].size > place.length:
-        # Numbers and words differ in their numbers of tokens.
+        # Another draw may be shorter: numbers and words differ in their number of tokens.
         if len(drawn) == _TRIES:
             raise DoesNotFit(min(one.size for one in drawn))
-        drawn.append(_drawn(place, encode, random))
-    return _laid_out(drawn[-1], place, random, encode, haystack, control)
+        drawn.append(_draw(place, encode, random))
+    return _lay_out(drawn[-1], place, random, encode, haystack, control)
 
 
 def shortest_length(task: str, encode: Encode, seed: int) -> int:
     """The shortest length, in tokens, at which samples of the task fit. Raises `Indistinguishable`."""
-    places = [Place(task, 1, 0.0, number, seed) for number in range(_LOOKED_AT)]
-    return max(_drawn(place, encode, place.random()).size for place in places)
+    places = [Place(task, 1, 0.0, number, seed) for number in range(_NUM_MEASURED)]
+    return max(_draw(place, encode, place.random()).size for place in places)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A problem, and what every sample of it contains."""
+    """A problem and its tokens, before a haystack is added."""
 
     problem: Problem
     needles: list[np.ndarray]
@@ -86,44 +89,52 @@ class _Drawn:
 
     @property
     def size(self) -> int:
-        """Tokens without a haystack."""
+        """Number of tokens without a haystack."""
         return sum(map(len, self.needles)) + len(self.query) + self.answers.shape[1]
 
 
-def _drawn(place: Place, encode: Encode, random: np.random.Generator) -> _Drawn:
+def _draw(place: Place, encode: Encode, random: np.random.Generator) -> _Drawn:
     problem = TASKS[place.task](Draw(random, place.split, place.length, encode))
     answers = np.stack([continuation(encode, problem.query, text) for text in (problem.answer, problem.wrong)])
     return _Drawn(problem, [encode(text) for text in problem.needles], encode(problem.query), answers)
 
 
-def _laid_out(drawn: _Drawn, place: Place, random: np.random.Generator, encode: Encode, haystack: Tokens, control: Control) -> Sample:
+def _lay_out(
+    drawn: _Drawn,
+    place: Place,
+    random: np.random.Generator,
+    encode: Encode,
+    haystack: Tokens,
+    control: Control,
+) -> Sample:
+    """Puts the first needle at the requested depth, the others anywhere, and the question at the end."""
     problem, needles, query, answers = drawn.problem, drawn.needles, drawn.query, drawn.answers
     length = drawn.size if control == "without_haystack" else place.length
     hay = _hay([encode(text) for text in problem.items], haystack, length - drawn.size, random)
-    # Before which piece of hay each needle lies: the first where it was asked to, the others anywhere.
+    # The piece of hay that follows each needle.
     gaps = [round(place.depth * len(hay)), *random.integers(len(hay) + 1, size=len(needles) - 1).tolist()]
     if control == "without_needle":
-        # As much ordinary text as the needles took, in their place.
+        # Ordinary text of the same size takes the place of the needles.
         start = int(random.integers(len(haystack) - sum(map(len, needles)) + 1))
         needles = [haystack[start : start + sum(map(len, needles))], *[query[:0]] * (len(needles) - 1)]
-    at: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+    needles_before: defaultdict[int, list[np.ndarray]] = defaultdict(list)
     for needle, gap in zip(needles, gaps, strict=True):
-        at[gap].append(needle)
-    pieces = [piece for i in range(len(hay) + 1) for piece in (*at[i], *hay[i : i + 1])]
+        needles_before[gap].append(needle)
+    pieces = [piece for i in range(len(hay) + 1) for piece in (*needles_before[i], *hay[i : i + 1])]
     prefix = np.concatenate([*pieces, query]).astype(np.int64)
     before = takewhile(lambda piece: piece is not needles[0], pieces)
     return Sample(prefix, answers, sum(map(len, before)) / len(prefix), problem)
 
 
-def _hay(items: list[np.ndarray], haystack: Tokens, room: int, random: np.random.Generator) -> list[np.ndarray]:
-    """Exactly `room` tokens in pieces that needles may lie between: items that fit, ordinary text before them."""
-    kept: list[np.ndarray] = []
+def _hay(items: list[np.ndarray], haystack: Tokens, size: int, random: np.random.Generator) -> list[np.ndarray]:
+    """Exactly `size` tokens, cut where needles may be inserted: ordinary text, then the items that fit."""
+    fitting: list[np.ndarray] = []
     for item in items:
-        if len(item) <= room:
-            kept.append(item)
-            room -= len(item)
-    start = int(random.integers(len(haystack) - room + 1))
-    ordinary = haystack[start : start + room]
-    if not kept:
+        if len(item) <= size:
+            fitting.append(item)
+            size -= len(item)
+    start = int(random.integers(len(haystack) - size + 1))
+    ordinary = haystack[start : start + size]
+    if not fitting:
         return list(ordinary[:, None])
-    return [ordinary, *kept] if room else kept
+    return [ordinary, *fitting] if size else fitting

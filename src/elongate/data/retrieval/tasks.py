@@ -1,7 +1,7 @@
-"""What is asked of a long text, in the manner of RULER (Hsieh et al. 2024, arXiv:2404.06654, section 3); the sentences are our own.
+"""The retrieval tasks, modelled on RULER (Hsieh et al. 2024, arXiv:2404.06654, section 3) with our own sentences.
 
-Every task asks for one answer, which a model either writes or does not. Where RULER lets a model list several values and counts those that
-it hits, the answer here is the list in the order of the text.
+Every task has one answer, which a model either writes or does not. Where RULER lets a model list several values and
+counts the hits, the answer here is the list in the order of the text.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from elongate.data.retrieval.problem import Draw, Problem
 
 Task = Callable[[Draw], Problem]
 
-_OTHERS = 4  # needles beside the one that is asked for
-_CHAIN = 3  # variables that hand a value on
-_ASKED = 2  # keys or values that are asked for at once
+_OTHERS = 4  # needles that the question is not about
+_CHAIN = 3  # variables that pass a value on
+_ASKED = 2  # keys or values in one question
 _RARE = 400  # words that hide a common one
-_COPIED, _SHOWN = 24, 16  # letters of what is to be copied, and of those the ones that are shown again
+_COPIED, _SHOWN = 24, 16  # letters of a row, and how many of them the question repeats
 
 
 def passkey(draw: Draw) -> Problem:
-    """One number in a text that has none to do with it (Mohtashami & Jaggi 2023, arXiv:2305.16300)."""
+    """One number in unrelated text (Mohtashami & Jaggi 2023, arXiv:2305.16300)."""
     query = "\nThe pass key is"
     right, wrong = draw.answers(query, draw.stream())
     return Problem((f"{query} {right}.\n",), query, f" {right}", f" {wrong}")
 
 
 def single(draw: Draw) -> Problem:
-    """A number under a name."""
+    """One number with a name."""
     (name,) = draw.words(1)
     right, wrong = draw.answers(_question(name), draw.stream())
     return Problem((_entry(name, right),), _question(name), f" {right}", f" {wrong}")
 
 
 def multi_key(draw: Draw) -> Problem:
-    """One among numbers under other names."""
+    """One number with a name, among numbers with other names."""
     names, stream = draw.words(1 + _OTHERS), draw.stream()
     numbers = [*draw.answers(_question(names[0]), stream), *islice(stream, _OTHERS - 1)]
     needles = tuple(_entry(*pair) for pair in zip(names, numbers, strict=True))
@@ -45,7 +45,7 @@ def multi_key(draw: Draw) -> Problem:
 
 
 def multi_value(draw: Draw) -> Problem:
-    """All numbers of one name, in the order of the text: they stand together."""
+    """All numbers of one name, in the order of the text. They are next to each other."""
     (name,) = draw.words(1)
     query = f"\nThe numbers of {name} are"
     right, wrong = draw.answers(query, _lists(draw.stream()), _listed)
@@ -64,29 +64,29 @@ def multi_query(draw: Draw) -> Problem:
 
 
 def variable_tracking(draw: Draw) -> Problem:
-    """What a variable is, which got it from another, which got it from a third; beside another such chain."""
+    """The value of a variable, through a chain of assignments. A second chain distracts."""
     names = draw.words(2 * _CHAIN)
     query = f"\nThe value of {names[_CHAIN - 1]} is"
     right, wrong = draw.answers(query, draw.stream())
     chains = [_chain(names[:_CHAIN], right), _chain(names[_CHAIN:], wrong)]
-    # The lines of a chain stand in order wherever the chain lies, or its value could not be followed.
+    # A chain is one needle, so its lines stay in order and its value can be followed.
     return Problem(("".join(chains[0]), "".join(chains[1])), query, f" {right}", f" {wrong}")
 
 
 def key_value(draw: Draw) -> Problem:
-    """One of as many pairs as fit (Liu et al. 2023, arXiv:2307.03172, section 3)."""
+    """The value of one key among as many pairs as fit (Liu et al. 2023, arXiv:2307.03172, section 3)."""
     stream = draw.stream()
     key = next(stream)
     query = f"\nThe value of {key} is"
     right, wrong = draw.answers(query, stream)
     needles = (_pair(key, right), _pair(next(stream), wrong))
-    pairs = list(islice(zip(stream, stream, strict=False), draw.room // draw.count(_pair("12345", "12345"))))
+    pairs = list(islice(zip(stream, stream, strict=False), draw.length // draw.count(_pair("12345", "12345"))))
     count = draw.fitting(needles, query, f" {right}", needles[0])
     return Problem(needles, query, f" {right}", f" {wrong}", tuple(_pair(*pair) for pair in pairs[:count]))
 
 
 def common_words(draw: Draw) -> Problem:
-    """The one word of a list that comes back again and again; any other comes at most half as often."""
+    """The most frequent word of a list; every other word is at most half as frequent."""
     words, query = draw.words(1 + _RARE), "\nThe commonest word is"
     right, wrong = draw.answers(query, words)
     rare = [wrong, *(word for word in words if word not in (right, wrong))]
@@ -97,17 +97,17 @@ def common_words(draw: Draw) -> Problem:
 
 
 def frequent_words(draw: Draw) -> Problem:
-    """The three commonest words of a list whose counts fall with the square of their rank, the commonest first."""
+    """The three most frequent words of a list, in order. Counts fall with the square of the rank."""
     words, query = draw.words(20), "\nThe three commonest words are"
     first, second, third, *others = words
-    # The orders of three words differ in length only where words meet: two of the six are equally many tokens.
+    # The orders of three words differ in their tokens only where words meet, so two of the six have equally many tokens.
     orders = chain([(first, second, third), (second, first, third)], permutations((first, second, third)))
     right, wrong = (" " + " ".join(order) for order in draw.answers(query, orders, lambda order: " " + " ".join(order)))
     words = [*right.split(), *others]
     longest = max((f" {word}" for word in words), key=draw.count)
     fitting = draw.fitting((), query, right, longest)
     shares = 1 / np.arange(1, len(words) + 1) ** 2
-    # A short list has an order too: what is left beside a few of the first three falls with the rank.
+    # In a short list too the first three are ahead: they get 4, 3 and 2 words, and the rest is shared by rank.
     counts = np.array([4, 3, 2, *[0] * 17]) + np.floor(shares / shares.sum() * max(0, fitting - 9)).astype(int)
     counts[3:] = np.minimum(counts[3:], counts[2] - 1)
     needles, items = (np.repeat(words[part], counts[part]).tolist() for part in (slice(0, 3), slice(3, None)))
@@ -115,7 +115,7 @@ def frequent_words(draw: Draw) -> Problem:
 
 
 def copy(draw: Draw) -> Problem:
-    """The end of a row of random letters whose beginning is shown again: no language is needed, and the depth is how far it lies back."""
+    """The end of a row of random letters whose beginning the question repeats. It needs no language."""
     shown = _letters(draw, _SHOWN)
     right, wrong = draw.answers(f"\n{shown}", iter(lambda: _letters(draw, _COPIED - _SHOWN), ""), str)
     return Problem((f"\n{shown}{right}\n",), f"\n{shown}", right, wrong)
