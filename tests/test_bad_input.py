@@ -157,7 +157,7 @@ VISIBLE = [
     ("device=nonsense", "device=nonsense: must be auto, cpu, cuda or cuda:<number>; use device=auto"),
     ("name=a/b", "name=a/b: must be part of a directory name, without a slash"),
     ("hydra.run.dir=", "hydra.run.dir: is empty"),
-    ("tracking.mode=offlin", "tracking.mode=offlin: must be online, offline or null"),
+    ("tracking.mode=offlin", "tracking.mode=offlin: must be online, offline, disabled or null"),
     ("data=text", "data.path=???: must be given; add data.path=…"),
     ("data=text data.path=missing.txt", "data.path=missing.txt: no such file or folder; give data.path a file"),
     ("data=text data.path=~/x.txt", "data.path=~/x.txt: ~ is not expanded inside an override; write data.path=/"),

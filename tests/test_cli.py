@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis.strategies import text
 
 from elongate.cli import _slug
-from tests.test_tracking import offline_runs
+from tests.tracking.offline import offline_runs
 
 ROOT = Path(__file__).parents[1]
 

@@ -55,7 +55,7 @@ def test_imports_go_one_way(file: Path) -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("wandb", {"tracking.py"}),
+        ("wandb", {"tracking/wandb.py"}),
         ("hydra", {"cli.py", "hydra_errors.py"}),
         ("omegaconf", {"cli.py", "build.py", "config.py", "evaluate.py", "hydra_errors.py"}),
     ],

@@ -10,6 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from io import TextIOWrapper
 from pathlib import Path
@@ -61,6 +62,8 @@ def _train(config: DictConfig) -> None:
     directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
     job = build_job(config, HydraConfig.get().runtime.choices)
     _one_process()
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        job = replace(job, tracking=job.tracking.in_sweep(Path(HydraConfig.get().sweep.dir).name))
     if job.plan:
         say(plan(job))
         return

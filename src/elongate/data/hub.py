@@ -34,8 +34,7 @@ class Hub(Source):
     field: str = "text"  # column with the text
     revision: str | None = None  # branch, tag or commit on the hub
     streaming: bool = False  # read rows as they arrive, without downloading the whole dataset first
-    # Number of rows to read from the front; all if null. A stream needs one, because what is cached must end.
-    num_documents: int | None = None
+    num_documents: int | None = None  # rows to read from the front; null: all. A stream needs a number, because the cache is finite
 
     def __post_init__(self) -> None:
         super().__post_init__()

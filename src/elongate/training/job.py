@@ -19,7 +19,7 @@ from elongate.tuning.tuning import Tuning
 
 if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import TokenizerConfig
-    from elongate.tracking import Tracking
+    from elongate.tracking.tracker import Tracking
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
-    from elongate.tracking import Tracker
+    from elongate.tracking.tracker import Tracker
     from elongate.training.loop import Fit
 
 Lines = list[dict[str, Any]]
@@ -40,6 +40,8 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         directory.check(job.config)
         if "finished" in (results := directory.read_results()):
             say(f"finished before: {directory.path} (overwrite=true starts over)")
+            if note := job.tracking.describe_finished(directory.path):
+                say(note)
             return results
     tokenizer = fitted_tokenizer(job)
     with inside("data"):
@@ -104,14 +106,11 @@ def _headers(job: Job, setting: Setting) -> dict[str, Any]:
 class _Tracked:
     """The tracker of a run, started when the history of its metrics is known, and finished however the run ends."""
 
-    tracker: Tracker
-
     def __init__(self, job: Job, directory: RunDirectory) -> None:
-        self._job, self._directory, self._started = job, directory, False
+        self.tracker: Tracker = job.tracking.tracker(directory.path, dict(job.config))
 
     def start(self, history: Lines) -> Callable[[dict[str, Any]], None]:
-        self.tracker = self._job.tracking.start(self._directory.path, self._directory.path.name, dict(self._job.config), history)
-        self._started = True
+        self.tracker.start(history)
         return self.tracker.log
 
     @contextmanager
@@ -124,8 +123,7 @@ class _Tracked:
             code = Stopped.exit_code
             raise
         finally:
-            if self._started:
-                self.tracker.finish(code)
+            self.tracker.finish(code)
 
 
 def _trained(
