@@ -449,7 +449,7 @@ def test_a_signal_before_training_leaves_nothing(tmp_path: Path) -> None:
         started.send_signal(number)
         _, error = started.communicate(timeout=20)
         assert started.returncode == 3
-        assert error == "error: stopped by a signal; run the same command to resume\n"
+        assert error == f"error: stopped by {number.name}; run the same command to resume\n"
         assert not (tmp_path / "runs").exists()
 
 
