@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError, Stopped
 from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.measurement.samples import Samples
 from elongate.evaluation.needle import Needle, Sample, _keys, _sample_pair, _score
-from elongate.evaluation.samples import Samples
 from elongate.scoring.fill_in import FillIn
 from elongate.scoring.left_to_right import LeftToRight
 
@@ -26,13 +25,6 @@ from elongate.scoring.left_to_right import LeftToRight
 def setting() -> Setting:
     flat = np.random.default_rng(0).integers(97, 123, size=5000).astype(np.uint16)
     return Setting(Tokens(flat, np.array([0, 5000])), ByteTokenizer(), 64, 128, seed=0, reading=LeftToRight())
-
-
-@pytest.fixture
-def model(build_tiny: Callable[..., Any]) -> Any:
-    built = build_tiny().model.build(257, seed=0)
-    built.network.double().eval()
-    return built
 
 
 def ticked(text: str) -> None:

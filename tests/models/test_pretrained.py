@@ -190,7 +190,7 @@ def test_a_masked_checkpoint_is_measured_up_to_its_table_of_positions(bert: Path
     assert within["curve"]["length"] == 64  # its own length, since it reads no further
     assert all(2 < loss < 12 for loss in within["curve"]["table"]["after"]["loss"])
 
-    more += ["evaluation=[curve,needle]", "evaluation.needle.num_samples=2", "target_length=128"]
+    more += ["evaluation=[curve,needle]", "evaluation.needle.num_samples=2", "context.target_length=128"]
     beyond = evaluated(bert, tmp_path / "beyond", *more)
     assert [loss is None for loss in beyond["curve"]["table"]["after"]["loss"]] == [False, False, True]
     assert beyond["needle"]["lengths"] == [64, 128]

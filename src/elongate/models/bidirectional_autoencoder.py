@@ -30,12 +30,12 @@ class BidirectionalAutoencoder(Model):
     original_length: int = 256  # tokens that the base is trained on, a multiple of block_length
     block_length: int = 64  # tokens that the encoder reads together, at least 1
     latents_per_block: int = 64  # vectors per block, at most block_length; equal: nothing is compressed
-    num_encoder_layers: int = 2
-    num_decoder_layers: int = 4
+    num_encoder_layers: int = 2  # at least 1
+    num_decoder_layers: int = 4  # at least 1
     dim: int = 128  # of the residual streams, an even multiple of num_heads
-    num_heads: int = 8
+    num_heads: int = 8  # of attention, a divisor of dim
     num_kv_heads: int = 2  # a divisor of num_heads
-    mlp_dim: int = 352
+    mlp_dim: int = 352  # width of the MLP, at least 1
     rope_theta: float = 10_000.0  # above 1
     tie_weights: bool = True  # the head is the embedding
     encoder: str | None = None  # hub id or folder of a pretrained BERT; null: random weights

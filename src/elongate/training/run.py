@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from elongate.console import say, warn
 from elongate.data.tokens import Corpus, load_corpus
 from elongate.errors import ConfigError, Stopped, inside
-from elongate.evaluation.evaluation import Setting, add_row, measured
-from elongate.evaluation.samples import Samples
+from elongate.evaluation.evaluation import Setting, add_row, run_evaluation
+from elongate.evaluation.measurement.samples import Samples
 from elongate.report.page import write_report
+from elongate.report.scalars import scalars
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job, check_able, check_lengths
 from elongate.training.origin import Origin, export, find_device, find_origin, fitted_tokenizer
@@ -81,8 +82,8 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
                 say(f"plain transformers reads {directory.model} with full attention, evaluate.py checkpoint={directory.path} with {word}")
         results = headers | results
         _measure(job, model, setting, origin, directory, results, interrupt)
-        pages = write_report(directory.path)
-        tracked.tracker.report(results, pages["images"], pages["tables"])
+        pages = write_report(directory.path, job.evaluations)
+        tracked.tracker.report(scalars(results, job.evaluations), pages["images"], pages["tables"])
     # After all else: a run that is finished is not looked at again.
     results["finished"] = True
     directory.write_results(results)
@@ -259,7 +260,7 @@ def _measure(
                 else f"measuring {evaluation.word}, extended but not trained"
             )
             of_row = replace(setting, samples=samples.part(evaluation.word, row))
-            add_row(results[evaluation.word], row, measured(evaluation, model, of_row, tick))
+            add_row(results[evaluation.word], row, run_evaluation(evaluation, model, of_row, tick))
             done.append(f"{evaluation.word}/{row}")
             directory.write_results(results)
     for evaluation in job.evaluations:
