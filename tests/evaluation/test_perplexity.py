@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.conftest import evaluated
 from tests.evaluation.conftest import Run
+from tests.evaluation.tokenizer_families import documents, tokenizer_of
 
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
@@ -66,7 +67,39 @@ def test_the_loss_is_that_of_transformers_with_labels(setting: Setting, model: A
     assert whole["bits_per_byte"][0] == pytest.approx(expected / math.log(2), rel=1e-6)  # a letter is a byte
 
 
-def test_each_token_is_told_from_what_comes_before_it(setting: Setting, model: Any) -> None:
+class OneNat(Reading):
+    """Every token but the first costs one nat."""
+
+    def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
+        return np.where(np.arange(tokens.shape[1]) > 0, np.ones(tokens.shape), np.nan)
+
+    def continuation(self, *given: Any) -> Any:
+        raise AssertionError
+
+    def answers(self, *given: Any) -> Any:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("form", ["same_tokens", "strided"])
+@pytest.mark.parametrize("family", ["gpt2", "three digits", "sentencepiece bpe"])
+def test_bits_per_byte_count_the_bytes_of_the_text(family: str, form: str, model: Any) -> None:
+    """Tokens of one to many bytes each: bits are divided by the bytes of the text that was scored, not by its tokens."""
+    tokenizer = tokenizer_of(family)
+    encoded = tokenizer.encode_batch(["".join(documents())[i * 900 : (i + 1) * 900] for i in range(3)])
+    flat, bounds = np.concatenate(encoded), np.concatenate([[0], np.cumsum([len(ids) for ids in encoded])])
+    given = Setting(Tokens(flat.astype(np.uint16), bounds), tokenizer, 32, 64, seed=0, reading=OneNat())
+    row = Perplexity(form=form, lengths=[40], stride=16, num_sequences=3).measure(model, given, ticked)
+    # The last 16 of 40 tokens; or all tokens of windows that begin at 0, 16 and 32 of 80, but the first one.
+    first, stop, scored = (24, 40, 16) if form == "same_tokens" else (1, 72, 71)
+    parts = [(tokenizer.decode(ids[:stop]), tokenizer.decode(ids[:first])) for ids in encoded]
+    assert all(whole.startswith(before) for whole, before in parts)
+    size = sum(len(whole) - len(before) for whole, before in parts)  # letters and digits of one byte
+    assert size > 1.2 * 3 * scored
+    assert row["bits_per_byte"][0] == pytest.approx(3 * scored / math.log(2) / size, rel=1e-12)
+    assert row["tokens"] == [3 * scored]
+
+
+def test_each_token_is_predicted_from_the_tokens_before_it(setting: Setting, model: Any) -> None:
     tokens = texts(setting)[:2, :40]
     np.testing.assert_allclose(token_losses(model, setting, tokens, ticked), prefix_by_prefix(model, tokens), rtol=0, atol=1e-9)
 
