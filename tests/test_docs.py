@@ -141,5 +141,7 @@ def test_the_reference_pages_are_up_to_date() -> None:
 
 def test_every_field_of_every_choice_is_explained() -> None:
     pages = reference.pages()
-    empty = [f"{name}: {row}" for name, text in pages.items() for row in text.splitlines() if row.startswith("| `") and row.endswith("|  |")]
+    empty = [
+        f"{name}: {row}" for name, text in pages.items() for row in text.splitlines() if row.startswith("| `") and row.endswith("|  |")
+    ]
     assert empty == []

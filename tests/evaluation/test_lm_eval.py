@@ -49,8 +49,8 @@ from elongate.evaluation.presentation.estimate import Estimate
 from elongate.evaluation.presentation.numbers import rows_of
 from elongate.evaluation.text.classification import Classification
 from elongate.models.pretrained import Pretrained
-from elongate.objectives.reading import LeftToRight
 from elongate.report.table import terminal_table
+from elongate.scoring.left_to_right import LeftToRight
 
 
 def network(kind: str, vocab_size: int) -> Any:

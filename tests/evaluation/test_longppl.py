@@ -25,8 +25,9 @@ from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.longppl import LongPPL
 from elongate.evaluation.measurement.samples import Samples
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight, Reading
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 DOCUMENTS, LENGTH = 6, 64
 
@@ -42,7 +43,7 @@ def ticked(text: str) -> None:
     pass
 
 
-class Copies(Reading):
+class Copies(Scorer):
     """Every letter costs 3 nats, or 0.5 if the same letter is `lag` tokens earlier; `read` lists the lengths of the texts."""
 
     def __init__(self, lag: int) -> None:

@@ -17,8 +17,8 @@ from elongate.errors import ConfigError, Stopped
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.measurement.samples import Samples
 from elongate.evaluation.needle import Needle, Sample, _keys, _sample_pair, _score
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
 
 
 @pytest.fixture

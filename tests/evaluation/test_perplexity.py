@@ -23,8 +23,9 @@ from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.measurement import contexts
 from elongate.evaluation.measurement.contexts import token_losses
 from elongate.evaluation.perplexity import Perplexity
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight, Reading
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 DOCUMENTS, LENGTH = 8, 200
 
@@ -67,7 +68,7 @@ def test_the_loss_is_that_of_transformers_with_labels(setting: Setting, model: A
     assert whole["bits_per_byte"][0] == pytest.approx(expected / math.log(2), rel=1e-6)  # a letter is a byte
 
 
-class OneNat(Reading):
+class OneNat(Scorer):
     """Every token but the first costs one nat."""
 
     def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
@@ -149,7 +150,7 @@ def test_the_chunks_of_logits_change_nothing(setting: Setting, model: Any, piece
 
     whole = torch.Tensor.split
     monkeypatch.setattr(torch.Tensor, "split", split)
-    monkeypatch.setattr("elongate.objectives.cross_entropy.PIECE", piece)
+    monkeypatch.setattr("elongate.scoring.token_loss.LOGIT_TOKENS", piece)
     assert evaluation.measure(model, setting, ticked)["loss"] == pytest.approx(usual, abs=1e-9)
     assert piece in sizes
 
@@ -179,7 +180,7 @@ def test_windows_score_every_token_once_and_their_mean_is_another_figure(setting
     assert strided["standard_error"][0] == pytest.approx(means.std(ddof=1) / DOCUMENTS**0.5, abs=1e-12)
 
 
-class Reach(Reading):
+class Reach(Scorer):
     """Each of the last `reach` tokens before a token lowers its loss of 2 nats by the same share; earlier ones do not help."""
 
     def __init__(self, reach: int) -> None:
@@ -275,7 +276,7 @@ def test_a_model_that_reads_both_sides_is_refused(setting: Setting, evaluation: 
     [
         (Perplexity, {"form": "mean"}, "x.form=mean: must be one of same_tokens, strided, window_mean; use x.form=same_tokens"),
         (Perplexity, {"stride": 64, "lengths": [64]}, "x.stride=64: must be at least 1 and below the shortest length"),
-        (Perplexity, {"lengths": [64, 32]}, "x.lengths=[64, 32]: must be one or more lengths of at least 2, the shortest first"),
+        (Perplexity, {"lengths": [64, 32]}, "x.lengths=[64,32]: must be one or more lengths of at least 2, the shortest first"),
         (ContextGain, {"num_scored": 0}, "x.num_scored=0: must be at least 1 and below the shortest length"),
         (ContextGain, {"num_sequences": 1}, "x.num_sequences=1: must be at least 2: one document gives no standard error"),
     ],
@@ -288,7 +289,7 @@ def test_invalid_fields_are_refused(kind: Any, fields: dict[str, Any], line: str
 
 def test_too_short_documents_are_refused(setting: Setting) -> None:
     with pytest.raises(
-        ConfigError, match=r"evaluation\.perplexity\.lengths=\[32, 500\]: finds 0 held-out documents of 500 tokens, and needs 2"
+        ConfigError, match=r"evaluation\.perplexity\.lengths=\[32,500\]: finds 0 held-out documents of 500 tokens, and needs 2"
     ):
         Perplexity(lengths=[32, 500]).header(setting)
 

@@ -21,8 +21,8 @@ from elongate.evaluation import pseudo_perplexity
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.pseudo_perplexity import PseudoPerplexity
 from elongate.models.language_model import LanguageModel
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
 
 MASK, DOCUMENTS, LENGTH = VOCAB - 1, 4, 64
 EVALUATION = PseudoPerplexity(lengths=[16, 40], num_positions=4)
@@ -100,7 +100,7 @@ def test_a_model_that_reads_from_left_to_right_is_refused(setting: Setting) -> N
     [
         ({"num_positions": 5}, "x.num_positions=5: must be an even number from 2 to the shortest length"),
         ({"num_positions": 20, "lengths": [16]}, "x.num_positions=20: must be an even number from 2 to the shortest length"),
-        ({"lengths": [32, 16]}, "x.lengths=[32, 16]: must be one or more lengths of at least 2, the shortest first"),
+        ({"lengths": [32, 16]}, "x.lengths=[32,16]: must be one or more lengths of at least 2, the shortest first"),
     ],
 )
 def test_invalid_fields_are_refused(fields: dict[str, Any], line: str) -> None:

@@ -23,9 +23,10 @@ from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.measurement.intervals import share_interval
 from elongate.evaluation.measurement.samples import Samples
 from elongate.evaluation.retrieval import Retrieval
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight, Reading
 from elongate.report.scalars import scalars
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def setting() -> Setting:
     return Setting(Tokens(flat, np.array([0, 5000])), ByteTokenizer(), 300, 600, seed=0, reading=LeftToRight())
 
 
-class Oracle(Reading):
+class Oracle(Scorer):
     """Writes the right answer after texts of up to `reach` tokens, the wrong one after others."""
 
     def __init__(self, reach: int, writes_down: str = "") -> None:
@@ -61,7 +62,7 @@ def measured(setting: Setting, model: Any, reach: int, **fields: Any) -> tuple[d
     return Retrieval(**fields).measure(model, afresh(setting, reading), ticked), reading
 
 
-def afresh(setting: Setting, reading: Reading) -> Setting:
+def afresh(setting: Setting, reading: Scorer) -> Setting:
     """The setting without measured samples."""
     return replace(setting, reading=reading, samples=Samples().part("retrieval", "after"))
 
@@ -219,13 +220,13 @@ def test_samples_of_another_measurement_are_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"tasks": ["passky"]}, "evaluation.retrieval.tasks=['passky']: must be of passkey, single, "),
+        ({"tasks": ["passky"]}, "evaluation.retrieval.tasks=[passky]: must be of passkey, single, "),
         ({"tasks": []}, "evaluation.retrieval.tasks=[]: must be of "),
-        ({"tasks": ["copy", "copy"]}, "evaluation.retrieval.tasks=['copy', 'copy']: must be of "),
-        ({"depths": [0.5, 0.5]}, "evaluation.retrieval.depths=[0.5, 0.5]: must be one or more different depths between 0 and 1"),
+        ({"tasks": ["copy", "copy"]}, "evaluation.retrieval.tasks=[copy,copy]: must be of "),
+        ({"depths": [0.5, 0.5]}, "evaluation.retrieval.depths=[0.5,0.5]: must be one or more different depths between 0 and 1"),
         ({"num_samples": 0}, "evaluation.retrieval.num_samples=0: must be at least 1; use evaluation.retrieval.num_samples=2"),
         ({"depths": [1.5]}, "evaluation.retrieval.depths=[1.5]: must be one or more different depths between 0 and 1"),
-        ({"lengths": [600, 300]}, "evaluation.retrieval.lengths=[600, 300]: must be one or more lengths of at least 1, the shortest first"),
+        ({"lengths": [600, 300]}, "evaluation.retrieval.lengths=[600,300]: must be one or more lengths of at least 1, the shortest first"),
         ({"threshold": "high"}, "evaluation.retrieval.threshold=high: must be one of ruler, nolima"),
     ],
 )

@@ -21,7 +21,7 @@ from elongate.evaluation.presentation.by_length import ContextGainPresentation
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 NEGLIGIBLE = 0.01  # nats
 _ENOUGH = 20  # documents for an interval of the effective context; percentile intervals of fewer are too narrow
@@ -41,7 +41,7 @@ class ContextGain(ContextGainPresentation, Evaluation):
         valid = self.num_scored is None or 0 < self.num_scored < (self.lengths or [self.num_scored + 1])[0]
         require(valid, "num_scored", self.num_scored, "must be at least 1 and below the shortest length", "use {key}=null")
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         check_left_to_right(self.word, reading)
 
     def header(self, setting: Setting) -> dict[str, Any]:

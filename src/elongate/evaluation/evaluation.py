@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.data.tokens import Tokens
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Setting:
     original_length: int
     target_length: int
     seed: int
-    reading: Reading  # how the models are read
+    reading: Scorer  # how the models are read
     samples: Part = field(default_factory=lambda: Samples().part("", ""))  # the results of single samples
 
     @property
@@ -54,7 +54,7 @@ class Evaluation(Presentation, ABC):
         """Files and folders, other than the data, that its figures depend on."""
         return []
 
-    def check(self, reading: Reading) -> None:  # most evaluations work on every model
+    def check(self, reading: Scorer) -> None:  # most evaluations work on every model
         """Raise `ConfigError` if models that are read this way cannot be measured."""
 
     @abstractmethod
@@ -84,7 +84,7 @@ def run_evaluation(evaluation: Evaluation, model: LanguageModel, setting: Settin
         raise RunError(f"{rule}; {remedy}") from fault
 
 
-def check_writes(reading: Reading, key: str, value: Any, remedy: str) -> None:
+def check_writes(reading: Scorer, key: str, value: Any, remedy: str) -> None:
     """Raise `ConfigError` for a model that cannot continue a text."""
     require(reading.writes, key, value, "needs text that is written, by a causal model or an autoencoder that learned to continue", remedy)
 

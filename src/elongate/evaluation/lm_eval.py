@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from elongate.evaluation.harness.model import HarnessModel
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 DRAWS = 1000  # of a bootstrap
 
@@ -43,7 +43,10 @@ class LmEval(HarnessPresentation, Evaluation):
     limit: int | None = None  # documents of each task, the first ones, at least 1; null: all
 
     def __post_init__(self) -> None:
-        rule, remedy = "needs lm-evaluation-harness, which is not installed", 'install it, in a clone of this project: python -m pip install -e ".[lm_eval]"'
+        rule, remedy = (
+            "needs lm-evaluation-harness, which is not installed",
+            'install it, in a clone of this project: python -m pip install -e ".[lm_eval]"',
+        )
         require(find_spec("lm_eval") is not None, "", self.word, rule, remedy)
         require(bool(self.tasks), "tasks", self.tasks, "must name at least one task", "use {key}=[hellaswag]")
         valid = self.num_fewshot is None or self.num_fewshot >= 0
@@ -53,7 +56,7 @@ class LmEval(HarnessPresentation, Evaluation):
             # Report faults in a file before anything else is loaded or trained.
             files_of(task)
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         if reading.two_sided:
             rule = "needs a model that reads from left to right: this one reads both sides, and has no probability of a text as a whole"
             raise ConfigError(f"evaluation.{self.word}", self.word, rule, "use evaluation=[classification], which needs none")

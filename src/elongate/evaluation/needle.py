@@ -30,7 +30,7 @@ from elongate.evaluation.presentation.needle import MEASURES, NeedlePresentation
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 NEEDLE, QUERY = "\nThe pass key is{key}.\n", "\nThe pass key is"
 # Numbers that are tried, those that decide which shape is the commonest, and their distance from each other.
@@ -187,7 +187,7 @@ def _record(sample: Sample, figures: list[float]) -> Record:
     return about | {name: None if unread else figure for name, figure in zip(MEASURES, figures, strict=True)}
 
 
-def _score(model: LanguageModel, reading: Reading, samples: list[Sample]) -> np.ndarray:
+def _score(model: LanguageModel, reading: Scorer, samples: list[Sample]) -> np.ndarray:
     """[sample, (log-probability of the answer, margin over the wrong one, exact match)]; all samples have the same shape."""
     totals, exact = reading.answers(model, np.stack([s.prefix for s in samples]), np.stack([s.answers for s in samples]))
     # A text that could not be read has no exact match either, rather than a match of 0.

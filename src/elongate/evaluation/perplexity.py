@@ -27,7 +27,7 @@ from elongate.evaluation.presentation.by_length import PerplexityPresentation
 if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 FORMS = ("same_tokens", "strided", "window_mean")
 
@@ -47,7 +47,7 @@ class Perplexity(PerplexityPresentation, Evaluation):
         valid = self.stride is None or 0 < self.stride < (self.lengths or [self.stride + 1])[0]
         require(valid, "stride", self.stride, "must be at least 1 and below the shortest length", "use {key}=null")
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         check_left_to_right(self.word, reading)
 
     def header(self, setting: Setting) -> dict[str, Any]:

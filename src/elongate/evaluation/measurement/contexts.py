@@ -16,7 +16,7 @@ from elongate.evaluation.measurement.lengths import BATCH_TOKENS, doublings
 if TYPE_CHECKING:
     from elongate.evaluation.evaluation import Setting
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 ENOUGH = 8  # documents; with fewer the longest length is dropped
 
@@ -29,7 +29,7 @@ def check_fields(lengths: list[int] | None, num_sequences: int) -> None:
     require(num_sequences > 1, "num_sequences", num_sequences, rule, "use {key}=48")
 
 
-def check_left_to_right(word: str, reading: Reading) -> None:
+def check_left_to_right(word: str, reading: Scorer) -> None:
     """Raise `ConfigError` for a model whose loss of a token depends on the tokens after it."""
     rule = "needs a model that reads from left to right: this one reads both sides, and its loss of a token depends on them"
     require(not reading.two_sided, "evaluation", f"[{word}]", rule, "use evaluation=[curve,pseudo_perplexity]")

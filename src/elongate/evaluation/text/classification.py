@@ -82,7 +82,7 @@ class Classification(TextTask):
                     rule = f"has {len(record.classes) or 'no'} classes to choose from"
                     raise ConfigError("path", where, rule, "list them in all_classes (LongBench's form) or classes")
                 if record.references[0] not in record.classes:
-                    raise ConfigError("path", where, f"its label {record.references[0]} is none of its classes", "mend or remove it")
+                    raise ConfigError("path", where, f"its label {record.references[0]} is none of its classes", "fix or remove it")
                 yield record
 
 
