@@ -6,14 +6,12 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
-from elongate import cli
 from tests import reference
+from tests.commands import run_here
 from tests.conftest import TINY_EVALUATION, TINY_MODEL
 
 ROOT = Path(__file__).parents[1]
@@ -91,31 +89,28 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     question = {"id": "1", "question": "Which line?", "answers": [{"text": "line 1", "answer_start": 0}]}
     paragraphs = [{"context": texts[0][:200], "qas": [question]}]
     (folder / "squad.json").write_text(json.dumps({"version": "1.1", "data": [{"title": "lines", "paragraphs": paragraphs}]}))
-    with pytest.MonkeyPatch.context() as patched:
-        run("python train.py", folder, patched)
-        for place in ("checkpoint", "extended"):
-            shutil.copytree(next((folder / "runs/bases").glob("*/model")), folder / f"path/to/{place}")
-        original = "python evaluate.py checkpoint=path/to/checkpoint data=text data.path=book.txt evaluation=[curve,retrieval]"
-        run(f"{original} hydra.run.dir=runs/evaluation-of-the-original", folder, patched)
+    run("python train.py", folder)
+    for place in ("checkpoint", "extended"):
+        shutil.copytree(next((folder / "runs/bases").glob("*/model")), folder / f"path/to/{place}")
+    original = "python evaluate.py checkpoint=path/to/checkpoint evaluation=[curve,retrieval,gate]".replace(",gate", "")
+    run(f"{original} data=text data.path=books tokenizer=byte hydra.run.dir=runs/evaluation-of-the-original", folder)
     return folder
 
 
-def run(command: str, folder: Path, patched: pytest.MonkeyPatch) -> None:
-    """Runs the command in this process, in the folder."""
+def run(command: str, folder: Path) -> None:
+    """Runs the command at tiny size in this process, in the folder."""
     program, arguments = tiny(command)
-    patched.chdir(folder)
-    patched.setattr(sys, "argv", [program, *arguments])
-    GlobalHydra.instance().clear()
-    {"train.py": cli.train, "evaluate.py": cli.evaluate}[program]()
+    result = run_here(program.removesuffix(".py"), *arguments, cwd=folder)
+    assert result.code == 0, result.err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", PROGRAMS)
-def test_every_documented_command_runs(command: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_documented_command_runs(command: str, workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(workspace, tmp_path / "here")
     if command != "python train.py" and not command.startswith("python evaluate.py"):
         shutil.rmtree(tmp_path / "here/runs/gpt-yarn-default")
-    run(command, tmp_path / "here", monkeypatch)
+    run(command, tmp_path / "here")
 
 
 @pytest.mark.parametrize("command", MAKE)
