@@ -140,7 +140,7 @@ def test_a_folder_without_a_checkpoint_is_refused_before_it_is_opened(tmp_path: 
         Pretrained(source=str(tmp_path / "empty"))
     with pytest.raises(ConfigError, match=r"source=\./nowhere: there is no such folder; .* or a hub id"):
         Pretrained(source="./nowhere")
-    with pytest.raises(ConfigError, match="source: must be a hub id or a folder; use source=<folder>"):
+    with pytest.raises(ConfigError, match=r"^source: must be a hub id or a folder; use source=<folder>"):
         Pretrained(source="")
 
 
