@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging.config
 import signal
 import sys
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ def run_here(program: str, *arguments: str, cwd: Path, torch: bool = True) -> Re
         # Own streams: handlers of Hydra's loggers keep them, and pytest closes its own after the test.
         patched.setattr(sys, "stdout", out)
         patched.setattr(sys, "stderr", err)
+        # Hydra's logging set-up closes all handlers, and absl's, which other tests import, closes pytest's stream with it.
+        patched.setattr(logging.config, "_clearExistingHandlers", lambda: None)
         patched.chdir(cwd)
         patched.setattr(sys, "path", list(sys.path))
         patched.setattr(sys, "argv", [f"{program}.py", *arguments])
