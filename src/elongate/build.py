@@ -18,7 +18,7 @@ from elongate.evaluation.evaluation import Evaluation
 from elongate.memory.memory import Memory
 from elongate.models.model import Model
 from elongate.objectives.objective import ObjectiveChoice
-from elongate.tracking import Tracking
+from elongate.tracking.tracker import Tracking
 from elongate.training.job import Job, Limits, check_able, check_lengths, check_together
 from elongate.training.optimizer.optimizer import Optimizer
 from elongate.training.schedule.schedule import Schedule
