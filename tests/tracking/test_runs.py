@@ -25,7 +25,8 @@ def groups_of(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatc
         return ""
 
     monkeypatch.setattr(plan, "plan", record)
-    assert run_here("train", *arguments, "plan=true", cwd=folder, patched=monkeypatch) == 0
+    ended = run_here("train", *arguments, "plan=true", cwd=folder)
+    assert ended.code == 0, ended.err
     return groups
 
 
@@ -39,7 +40,7 @@ def test_the_runs_of_a_sweep_are_a_group_of_wandb(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("tracking", "line"),
     [
-        ("wandb", "W&B: the run is finished and was never logged to W&B; overwrite=true trains and logs it from the start"),
+        ("wandb", "W&B: the run is finished and was never logged; overwrite=true trains and logs it from the start"),
         ("tensorboard", "TensorBoard: the run is finished and was never logged; overwrite=true trains and logs it from the start"),
         ("none", None),
     ],

@@ -101,7 +101,7 @@ def test_a_finished_run_names_the_command_that_uploads_its_last_start(session: S
         (folder,) = shlex.split(note.partition("wandb sync ")[2])
         newest = max((session.folder / directory / "wandb").glob("offline-run-*"), key=lambda path: path.name)
         assert Path(folder).resolve() == newest.resolve()
-    assert "never logged to W&B; overwrite=true" in str(Wandb().describe_finished(session.folder))
+    assert "never logged; overwrite=true" in str(Wandb().describe_finished(session.folder))
 
 
 def test_a_finished_run_that_is_uploaded_or_was_online_says_so(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_console_code_git_and_system_metrics_are_recorded_only_if_chosen(
     assert {name for name, is_recorded in found.items() if is_recorded} == recorded
 
 
-# -- modes -----------------------------------------------------------------------------------------------------------------
+# -- modes ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -380,7 +380,7 @@ def test_resume_decides_what_happens_to_a_run_that_the_server_has(
         assert err == ""
 
 
-# -- faults ----------------------------------------------------------------------------------------------------------------
+# -- faults --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -19,18 +19,20 @@ REMEDY = "give {key} a file, a folder, a glob or a [list,of,them]"
 
 @dataclass(frozen=True)
 class File:
-    name: str  # posix path below what the user named, so that it stays the same when a folder moves
+    """A file that the user named, matched by a glob, or that is in a folder the user named."""
+
+    name: str  # posix path below what the user named, so it does not change when the folder moves
     path: Path
-    is_named: bool  # by the user or by a glob, not merely found in a folder
+    is_named: bool  # by the user or a glob; False: found in a folder
 
 
 def find_files(path: Any) -> list[File]:
     """The files of one or several entries, each file once, in the order of the entries and sorted within each."""
     entries = path if isinstance(path, list) else [path]
-    require(entries != [], "path", path, "names nothing", REMEDY)
+    require(entries != [], "path", path, "is empty", REMEDY)
     found: dict[Path, File] = {}
     for entry in entries:
-        require(isinstance(entry, str) and entry != "", "path", entry, "is no path", REMEDY)
+        require(isinstance(entry, str) and entry != "", "path", entry, "is not a path", REMEDY)
         for file in _files_of(Path(entry).expanduser()):
             found.setdefault(file.path.resolve(), file)
     return list(found.values())
@@ -51,7 +53,7 @@ def _files_of(entry: Path) -> Iterator[File]:
 
 
 def files_below(folder: Path, without: Collection[str] = ()) -> list[File]:
-    """All files below a folder, sorted by their posix path; neither hidden ones nor folders named in `without`."""
+    """All files below a folder, sorted by their posix path, without hidden files and the folders named in `without`."""
     files = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in without and not name.startswith(".")]

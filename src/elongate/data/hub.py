@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from elongate.data.files import digest, files_below
 from elongate.data.source import Document, Source, text_of
-from elongate.errors import ConfigError, require
+from elongate.errors import ConfigError, first_line, require
 from elongate.hub import hub_answers
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Hub(Source):
     field: str = "text"  # column with the text
     revision: str | None = None  # branch, tag or commit on the hub
     streaming: bool = False  # read rows as they arrive, without downloading the whole dataset first
-    num_documents: int | None = None  # rows to read from the front; null: all. A stream needs a number, because the cache is finite
+    num_documents: int | None = None  # rows to read from the front; null: all; required for a stream
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +81,7 @@ class Hub(Source):
             yield
         except (DatasetsError, OSError, ValueError) as fault:
             # The message "An error occurred while generating the dataset" does not help; its cause does.
-            reason = str(fault.__cause__ or fault).strip().splitlines()[0].rstrip(".")
+            reason = first_line(fault.__cause__ if isinstance(fault.__cause__, Exception) else fault)
             remedy = "check the id, name, split and revision at huggingface.co/datasets"
             if self._is_local():
                 remedy = "check the files, name and split"

@@ -44,7 +44,8 @@ class Sequences:
         self.tokens, self.length, self.seed, self.isolate_documents = tokens, length, seed, isolate_documents
         self._flat = np.asarray(tokens.flat)
         self._num_offsets = min(length, len(tokens) - len(self) * length)
-        self._cuts = lru_cache(maxsize=2)(self._cuts_of)  # two epochs, since a batch may reach into the next
+        # Two epochs, because a batch may extend into the next.
+        self._epoch_starts = lru_cache(maxsize=2)(self._compute_starts)
 
     def __len__(self) -> int:
         return max(1, len(self.tokens) // self.length - 1)
@@ -64,9 +65,9 @@ class Sequences:
 
     def _start(self, index: int) -> int:
         epoch, place = divmod(index, len(self))
-        return int(self._cuts(epoch)[place])
+        return int(self._epoch_starts(epoch)[place])
 
-    def _cuts_of(self, epoch: int) -> np.ndarray:
+    def _compute_starts(self, epoch: int) -> np.ndarray:
         """The starts of the sequences of an epoch, in the order in which they are read."""
         key = hashlib.sha256(f"{self.seed} {epoch} {self.length}".encode()).digest()[:16]
         random = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
@@ -83,7 +84,7 @@ class Sequences:
 
 
 class SampledSequences:
-    """Sequences with sampled positions, each from a longer piece of text; also a pure function of (seed, index, length)."""
+    """Sequences with sampled positions, each from a longer text. Also pure functions of (seed, index, length)."""
 
     def __init__(self, tokens: Tokens, sampling: Sampling, length: int, reach: int, seed: int) -> None:
         text_length = max(length, min(sampling.text_length(length), len(tokens) - 1))
@@ -93,9 +94,8 @@ class SampledSequences:
     def batch(self, first: int, count: int) -> Batch:
         """Sequences first … first + count - 1, with their positions."""
         texts = self._texts.batch(first, count).tokens
-        drawn = [
-            self._sampling.draw(self._random(index), self._texts.length, self._length, self._reach) for index in range(first, first + count)
-        ]
+        lengths = (self._texts.length, self._length, self._reach)
+        drawn = [self._sampling.draw(self._random(index), *lengths) for index in range(first, first + count)]
         tokens = np.stack([text[one.tokens] for text, one in zip(texts, drawn, strict=True)])
         return Batch(tokens, np.stack([one.positions for one in drawn]), np.stack([one.seams for one in drawn]))
 
@@ -132,8 +132,8 @@ def held_out(tokens: Tokens, length: int, count: int) -> HeldOut:
         if len(chosen) == count:
             break
     chosen.sort()
-    cuts = np.empty((len(chosen), length), dtype=np.int64)
-    for row, (document, turn) in zip(cuts, chosen, strict=True):
+    rows = np.empty((len(chosen), length), dtype=np.int64)
+    for row, (document, turn) in zip(rows, chosen, strict=True):
         start = tokens.bounds[document] + turn * length
         row[:] = tokens.flat[start : start + length]
-    return HeldOut(cuts, np.array([document for document, _ in chosen], dtype=np.int64))
+    return HeldOut(rows, np.array([document for document, _ in chosen], dtype=np.int64))

@@ -14,13 +14,15 @@ import numpy as np
 
 from elongate.errors import ConfigError, require
 
-PIECE = 1 << 18  # characters; subword libraries need 130 bytes of memory for each
+PIECE = 1 << 18  # characters tokenized together; subword libraries need 130 bytes of memory per character
 BREAK = re.compile(r"(?<=\S)\n(?=\S)")
 
 
 @dataclass(frozen=True)
 class Document:
-    name: str  # decides, by its hash alone, on which side of the train/validation split the document falls
+    """A text with a name."""
+
+    name: str  # its hash decides whether the document is held out for validation
     text: str
 
 
@@ -29,7 +31,7 @@ class Source(ABC):
     """A collection of documents in a fixed order. Documents without text are skipped."""
 
     validation_ratio: float = 0.1  # share of the documents that is held out for validation, above 0 and below 1
-    isolate_documents: bool = False  # documents that share a sequence do not see each other, and each counts its positions from 0
+    isolate_documents: bool = False  # documents in a sequence do not see each other; each starts at position 0
     cache: str = "runs/cache"  # folder for tokens and trained tokenizers; between runs it may be deleted at any time
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ class Stdlib(Source):
 
     def documents(self) -> Iterator[Document]:
         for file in _modules():
-            # A few modules are kept in another encoding on purpose (lib2to3 and the like).
+            # A few modules have another encoding on purpose (tests of lib2to3, for example).
             if text := file.path.read_bytes().decode("utf-8", errors="replace"):
                 yield Document(file.name, text)
 

@@ -18,7 +18,7 @@ class Text(Source):
     A file that was named, matched by a glob or ends in .txt must be text; otherwise `ConfigError` is raised.
     """
 
-    path: Any  # a file, a folder (all files below it, hidden ones excepted), a glob, or a list of these
+    path: Any  # a file, a folder (all files below it except hidden ones), a glob, or a list of these
 
     def documents(self) -> Iterator[Document]:
         found = False

@@ -1,4 +1,4 @@
-"""The token cache: every document is tokenized once, stored flat on disk, and split into train and validation by document."""
+"""The token cache: documents are tokenized once, stored flat on disk, and split into train and validation."""
 
 from __future__ import annotations
 
@@ -60,20 +60,10 @@ def _write(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
     ordered = folder / "ordered.bin"
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     end = np.array([tokenizer.end_of_document], dtype=dtype)
-    names: list[str] = []
-    stops: list[int] = []
-    length = 0
-    with ordered.open("wb") as file:
-        for batch in _batches(source):
-            for (name, _), ids in zip(batch, tokenizer.encode_batch([text for _, text in batch]), strict=True):
-                length += file.write(ids.astype(dtype).data) // dtype.itemsize
-                if name is not None:
-                    length += file.write(end.data) // dtype.itemsize
-                    names.append(name)
-                    stops.append(length)
+    names, stops = _write_in_order(source, tokenizer, ordered, end)
     if not names:
         raise ConfigError("", type(source).__name__.lower(), "has no documents", "choose another source with {key}=…")
-    flat = np.asarray(np.memmap(ordered, dtype, mode="r"))
+    flat, length = np.asarray(np.memmap(ordered, dtype, mode="r")), stops[-1]
     if len(names) == 1:
         cut = length - 1 - max(1, round((length - 1) * source.validation_ratio))
         _save(folder, "train", [np.append(flat[:cut], end)], np.array([cut + 1]), dtype)
@@ -85,6 +75,22 @@ def _write(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
             documents = (flat[bounds[index] : bounds[index + 1]] for index in np.flatnonzero(mask))
             _save(folder, split, documents, np.diff(bounds)[mask], dtype)
     ordered.unlink()
+
+
+def _write_in_order(source: Source, tokenizer: Tokenizer, path: Path, end: np.ndarray) -> tuple[list[str], list[int]]:
+    """Writes the tokens of all documents, each followed by `end`. Returns their names and where each one stops."""
+    names: list[str] = []
+    stops: list[int] = []
+    length = 0
+    with path.open("wb") as file:
+        for batch in _batches(source):
+            for (name, _), ids in zip(batch, tokenizer.encode_batch([text for _, text in batch]), strict=True):
+                length += file.write(ids.astype(end.dtype).data) // end.itemsize
+                if name is not None:
+                    length += file.write(end.data) // end.itemsize
+                    names.append(name)
+                    stops.append(length)
+    return names, stops
 
 
 def _batches(source: Source) -> Iterator[list[tuple[str | None, str]]]:

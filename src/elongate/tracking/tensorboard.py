@@ -32,9 +32,8 @@ class TensorBoard(Tracking):
 
     def describe_finished(self, directory: Path) -> str | None:
         if list((directory / FOLDER).glob(EVENTS)):
-            return (
-                f"TensorBoard: the run is finished and is not logged again; to see it: tensorboard --logdir {shlex.quote(str(directory))}"
-            )
+            command = f"tensorboard --logdir {shlex.quote(str(directory))}"
+            return f"TensorBoard: the run is finished and is not logged again; to see it: {command}"
         return "TensorBoard: the run is finished and was never logged; overwrite=true trains and logs it from the start"
 
 

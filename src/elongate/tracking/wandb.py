@@ -1,4 +1,8 @@
-"""Weights & Biases. It never asks for anything: without an account or a network, the run is written to a folder to upload later."""
+"""Weights & Biases. A run never waits for input: without an account or a network it is written to a folder.
+
+Every setting that the configuration leaves null is taken from the environment variable of W&B, then from W&B's settings
+files, then from the default here.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ Mode = Literal["online", "offline", "disabled"]
 
 @dataclass(frozen=True, kw_only=True)
 class Wandb(Tracking):
-    """The settings of W&B. A setting that is null is left to the environment variable of W&B, then to the default."""
+    """The settings of W&B."""
 
     project: str | None = None  # null: WANDB_PROJECT, else elongate
     entity: str | None = None  # user or team; null: WANDB_ENTITY, else the default of the account
@@ -43,22 +47,23 @@ class Wandb(Tracking):
     tags: list[str] = field(default_factory=list)  # of 1 to 64 characters each; empty: WANDB_TAGS, separated by commas
     id: str | None = None  # null: WANDB_RUN_ID, else the id that is stored in the run directory
     resume: str | None = None  # allow, must, never, auto; null: WANDB_RESUME, else allow
-    mode: str | None = None  # online, offline, disabled; null: WANDB_MODE, else online if an account is set up and in reach
+    mode: str | None = None  # online, offline, disabled; null: WANDB_MODE, else online if there is an account
     directory: str | None = None  # parent of the folder wandb; null: WANDB_DIR, else the run directory
     console: bool | None = None  # record what the terminal shows; null: WANDB_CONSOLE, else false
     code: bool | None = None  # save the main script; null: WANDB_SAVE_CODE, else false
     git: bool | None = None  # record the commit and uncommitted changes; null: WANDB_DISABLE_GIT, else false
-    system_metrics: bool | None = None  # record processor, memory, disk and GPU use; null: WANDB_X_DISABLE_STATS, else false
+    system_metrics: bool | None = None  # record use of CPU, memory, disk, GPU; null: WANDB_X_DISABLE_STATS, else false
 
     def __post_init__(self) -> None:
-        rule, remedy = "must be online, offline, disabled or null", "use {key}=null for online if an account is set up, else offline"
-        require(self.mode in (None, "online", "offline", "disabled"), "mode", self.mode, rule, remedy)
-        rule, remedy = "must be allow, must, never, auto or null", "use {key}=allow"
-        require(self.resume in (None, "allow", "must", "never", "auto"), "resume", self.resume, rule, remedy)
+        modes, rule = (None, "online", "offline", "disabled"), "must be online, offline, disabled or null"
+        remedy = "use {key}=null for online if there is an account, else offline"
+        require(self.mode in modes, "mode", self.mode, rule, remedy)
+        words, rule = (None, "allow", "must", "never", "auto"), "must be allow, must, never, auto or null"
+        require(self.resume in words, "resume", self.resume, rule, "use {key}=allow")
         for key, value, reserved in (("project", self.project, "/\\#?%:"), ("id", self.id, ":;,#?/'")):
-            valid = value is None or (value == value.strip() and 0 < len(value) <= 128 and not set(value) & set(reserved))
+            fits = value is None or (value == value.strip() and 0 < len(value) <= 128)
             rule = f"must have 1 to 128 characters, without spaces at its ends and without {' '.join(reserved)}"
-            require(valid, key, value, rule, "use {key}=null for the default")
+            require(fits and not set(value or "") & set(reserved), key, value, rule, "use {key}=null for the default")
         rule = "must have 1 to 64 characters each"
         require(all(0 < len(tag) <= 64 for tag in self.tags), "tags", self.tags, rule, "use {key}=[first,second]")
 
@@ -77,12 +82,13 @@ class Wandb(Tracking):
             return None
         folder = self._newest_folder(directory)
         if folder is None:
-            return "W&B: the run is finished and was never logged to W&B; overwrite=true trains and logs it from the start"
+            return "W&B: the run is finished and was never logged; overwrite=true trains and logs it from the start"
         note = "W&B: the run is finished and is not logged again"
         if list(folder.glob("*.wandb.synced")):
             return f"{note}; it was uploaded by wandb sync"
         command = f"wandb sync {shlex.quote(os.path.relpath(folder))}"
-        return f"{note}; to upload it: {command}" if folder.name.startswith("offline-") else f"{note}; if its upload was cut off: {command}"
+        reason = "to upload it" if folder.name.startswith("offline-") else "if its upload was cut off"
+        return f"{note}; {reason}: {command}"
 
     def parent_folder(self, directory: Path) -> Path:
         """The folder in which W&B creates `wandb/` for the run in `directory`."""
@@ -225,7 +231,7 @@ def _process_settings(mode: str | None) -> wandb.Settings:
 
 
 def _run_settings(choice: Wandb) -> wandb.Settings:
-    """What W&B records besides the run. It is on by default in W&B and off here, because it slows down the start."""
+    """What W&B records in addition to the run: all off by default, because it slows down the start."""
     import wandb
 
     settings = wandb.Settings(x_save_requirements=False)

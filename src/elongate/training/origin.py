@@ -16,8 +16,9 @@ from elongate.context.curriculum.curriculum import Base, Stage
 from elongate.context.curriculum.fixed import Fixed
 from elongate.context.position.none import Unchanged
 from elongate.context.strategy import Strategy
+from elongate.data.tokenizer.tokenizer import fit_tokenizer
 from elongate.data.tokens import Corpus
-from elongate.errors import ConfigError, Stopped, inside
+from elongate.errors import ConfigError, Stopped
 from elongate.memory.plain import Plain
 from elongate.models.model import Model
 from elongate.models.pretrained import Pretrained
@@ -74,9 +75,7 @@ def find_device(name: str) -> torch.device:
 
 def fitted_tokenizer(job: Job) -> Tokenizer:
     """The fitted tokenizer, with a mask token if the objective hides tokens."""
-    with inside("tokenizer"):
-        tokenizer = job.tokenizer.fit(job.data)
-        return tokenizer.with_mask() if job.objective.masks else tokenizer
+    return fit_tokenizer(job.tokenizer, job.data, job.objective.masks)
 
 
 def find_origin(job: Job, corpus: Corpus, tokenizer: Tokenizer, interrupt: Interrupt) -> Origin:

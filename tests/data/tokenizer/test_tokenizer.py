@@ -194,7 +194,7 @@ def test_pretrained_asks_transformers_where_the_class_knows_more_than_the_files(
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
-        (None, "names no tokenizer"),
+        (None, "is required"),
         ("./missing", "no such folder"),
         ("/missing/folder", "no such folder"),
         ("owner/name", "no such folder here, and the hub cannot be reached"),
@@ -233,7 +233,7 @@ def test_broken_tokenizer_files_are_told_in_one_line(checkpoint, name, content, 
 
 
 def test_a_folder_without_tokenizer_files_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="holds no tokenizer"):
+    with pytest.raises(ConfigError, match="contains no tokenizer"):
         load_tokenizer(tmp_path)
 
 

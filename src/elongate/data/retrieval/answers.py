@@ -25,8 +25,11 @@ class Indistinguishable(Exception):
     """Raised if the tokenizer encodes all answers alike, for example as its token for unknown text."""
 
 
-def equally_long(candidates: Iterable[Candidate], tokens: Callable[[Candidate], np.ndarray]) -> tuple[Candidate, Candidate]:
-    """The first two candidates with different tokens of the same number. Raises `Indistinguishable` if there are none."""
+def equally_long(
+    candidates: Iterable[Candidate],
+    tokens: Callable[[Candidate], np.ndarray],
+) -> tuple[Candidate, Candidate]:
+    """The first two candidates with the same number of tokens, but other tokens. Raises `Indistinguishable`."""
     first: dict[int, tuple[Candidate, np.ndarray]] = {}
     for candidate in islice(candidates, _CANDIDATES):
         found = tokens(candidate)

@@ -20,9 +20,9 @@ _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 @dataclass(frozen=True)
 class Problem:
-    """The depth of a sample is that of its first needle; the others are anywhere. Without the needles the answer cannot be inferred."""
+    """A question about a text. Without the needles, which the text hides, the answer cannot be inferred."""
 
-    needles: tuple[str, ...]
+    needles: tuple[str, ...]  # the first one is put at the depth of the sample, the others anywhere
     query: str
     answer: str
     wrong: str  # an answer of the same form that the text does not support
@@ -64,7 +64,7 @@ class Draw:
     def answers(
         self, query: str, candidates: Iterable[Candidate], text: Callable[[Candidate], str] = " {}".format
     ) -> tuple[Candidate, Candidate]:
-        """A right and a wrong answer: the first two candidates whose texts have the same number of tokens after the query.
+        """A right and a wrong answer: the first two candidates with the same number of tokens after the query.
 
         Raises `Indistinguishable`.
         """

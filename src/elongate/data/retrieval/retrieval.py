@@ -37,7 +37,8 @@ class Retrieval(Source):
         rule = "must be at least 2: one is held out"
         require(self.num_documents > 1, "num_documents", self.num_documents, rule, "use {key}=2000")
         rule = f"must be between 1 and {MAX_CHARACTERS}"
-        require(0 < self.num_characters <= MAX_CHARACTERS, "num_characters", self.num_characters, rule, "use {key}=4096")
+        valid = 0 < self.num_characters <= MAX_CHARACTERS
+        require(valid, "num_characters", self.num_characters, rule, "use {key}=4096")
 
     def documents(self) -> Iterator[Document]:
         haystack, tasks = _characters(self._haystack()), self.tasks or list(TASKS)

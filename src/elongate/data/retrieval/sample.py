@@ -1,4 +1,4 @@
-"""A problem laid out in tokens: the text that a model reads, the two answers that are compared, and the depth of the needle."""
+"""A problem laid out in tokens: the text that a model reads, the two answers, and the depth of the needle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NUM_MEASURED = 8  # problems drawn to estimate the shortest length of a task
 
 
 class DoesNotFit(Exception):
-    """Raised if a text is too short for its problem; `shortest` is the number of tokens of needles, question and answer."""
+    """Raised if a text is too short for its problem. `shortest`: tokens of needles, question and answer."""
 
     def __init__(self, shortest: int) -> None:
         super().__init__(shortest)
@@ -43,7 +43,8 @@ class Place:
     def random(self) -> np.random.Generator:
         """A generator that depends on all fields."""
         text = f"{self.task} {self.length} {self.depth:.6f} {self.number} {self.seed} {self.split}"
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")))
+        key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
+        return np.random.Generator(np.random.Philox(key=key))
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def frequent_words(draw: Draw) -> Problem:
     """The three most frequent words of a list, in order. Counts fall with the square of the rank."""
     words, query = draw.words(20), "\nThe three commonest words are"
     first, second, third, *others = words
-    # The orders of three words differ in their tokens only where words meet, so two of the six have equally many tokens.
+    # The orders of three words differ in tokens only where words meet, so two of the six have equally many.
     orders = chain([(first, second, third), (second, first, third)], permutations((first, second, third)))
     right, wrong = (" " + " ".join(order) for order in draw.answers(query, orders, lambda order: " " + " ".join(order)))
     words = [*right.split(), *others]
@@ -121,10 +121,19 @@ def copy(draw: Draw) -> Problem:
     return Problem((f"\n{shown}{right}\n",), f"\n{shown}", right, wrong)
 
 
-TASKS: dict[str, Task] = {
-    task.__name__: task
-    for task in (passkey, single, multi_key, multi_value, multi_query, variable_tracking, key_value, common_words, frequent_words, copy)
-}
+_TASKS: tuple[Task, ...] = (
+    passkey,
+    single,
+    multi_key,
+    multi_value,
+    multi_query,
+    variable_tracking,
+    key_value,
+    common_words,
+    frequent_words,
+    copy,
+)
+TASKS = {task.__name__: task for task in _TASKS}
 
 
 def _entry(name: str, number: str) -> str:

@@ -1,1 +1,4 @@
-"""Tokenizers: raw bytes, a BPE that is trained on the data, or the one a checkpoint brings along."""
+"""Tokenizers: raw bytes, a BPE trained on the data, or the tokenizer of a checkpoint.
+
+Read `tokenizer.py` first. `subword.py` and `folder.py` read and write the files of a tokenizer.
+"""

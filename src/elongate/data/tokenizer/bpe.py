@@ -13,18 +13,18 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from elongate.data.cache import cached_folder
 from elongate.data.source import Source
 from elongate.data.tokenizer.folder import load_tokenizer
-from elongate.data.tokenizer.subword import END_OF_DOCUMENT, files_of
+from elongate.data.tokenizer.subword import END_OF_DOCUMENT, build_files
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import require
 
-FORMAT = 1  # raised whenever the same documents would give another tokenizer
+FORMAT = 1  # raise it whenever the same documents give another tokenizer
 
 
 @dataclass(kw_only=True)
 class Bpe:
-    """Merges learned from the train split alone, kept in the cache of the source."""
+    """A BPE trained on the train split and stored in the cache of the source."""
 
-    vocab_size: int = 4096  # at least 257: the bytes and the end of a document. Little text gives fewer tokens than asked for
+    vocab_size: int = 4096  # at least 257: the bytes and the end of a document; a short text gives fewer
 
     def __post_init__(self) -> None:
         rule = "must be at least 257 (256 bytes, 1 end of document)"
@@ -47,5 +47,5 @@ class Bpe:
             show_progress=False,
         )
         tokenizer.train_from_iterator(source.train_texts(), trainer)
-        for name, content in files_of(tokenizer).items():
+        for name, content in build_files(tokenizer).items():
             (folder / name).write_bytes(content)

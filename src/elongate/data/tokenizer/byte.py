@@ -1,4 +1,4 @@
-"""One token a byte of UTF-8: ids 0 to 255 are the bytes, 256 ends a document."""
+"""One token per byte of UTF-8: ids 0 to 255 are the bytes, 256 ends a document."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as TokenizerFile
 
 from elongate.data.source import Source
-from elongate.data.tokenizer.subword import END_OF_DOCUMENT, SubwordTokenizer, files_of
+from elongate.data.tokenizer.subword import END_OF_DOCUMENT, SubwordTokenizer, build_files
 from elongate.data.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(kw_only=True)
 class Byte:
-    """Nothing to choose and nothing to train."""
+    """The byte tokenizer. It has no settings and needs no training."""
 
     def fit(self, source: Source) -> Tokenizer:
         return ByteTokenizer()
 
 
 class ByteTokenizer(SubwordTokenizer):
-    """The files describe a BPE without merges; reading the bytes is the same, a hundred times faster."""
+    """Encodes bytes directly, which is a hundred times faster than the BPE without merges in its files."""
 
     def __init__(self) -> None:
-        super().__init__(files_of(_byte_level_model()))
+        super().__init__(build_files(_byte_level_model()))
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
@@ -40,7 +40,7 @@ class ByteTokenizer(SubwordTokenizer):
 
 
 def _byte_level_model() -> TokenizerFile:
-    # GPT-2's alphabet: a byte is written as its own character where that is visible, else as the next spare one.
+    # GPT-2's alphabet: a byte is written as its own character if that is visible, else as the next unused one.
     alphabet = set(pre_tokenizers.ByteLevel.alphabet())
     spare = iter(sorted(character for character in alphabet if ord(character) > 255))
     vocabulary = {chr(byte) if chr(byte) in alphabet else next(spare): byte for byte in range(256)}

@@ -1,4 +1,4 @@
-"""Opens a folder of tokenizer files."""
+"""Loads a tokenizer from a folder of files."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from pathlib import Path
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokenizer.subword import SubwordTokenizer, end_of_document, read_files, without_mask_token
 from elongate.data.tokenizer.tokenizer import Tokenizer
-from elongate.errors import ConfigError, require
+from elongate.errors import ConfigError, first_line, require
 
 REMEDY = "choose another checkpoint with {key}=<hub id or folder>"
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder, with its fast class where it is the byte tokenizer.
+    """The tokenizer of a folder; the byte tokenizer is recognized and gets its fast class.
 
-    Needs transformers only where there is no tokenizer.json, or where the end of a document is known to the class of
-    the tokenizer alone. Raises `ConfigError` on "source" if the folder holds none, or a broken one.
+    Uses transformers only if there is no tokenizer.json, or if only the tokenizer's class knows the end of a document.
+    Raises `ConfigError` for the key "source" if the folder has no tokenizer or a broken one.
     """
     require(folder.is_dir(), "source", folder, "no such folder", REMEDY)
     try:
         files = read_files(folder)
-        require(bool(files), "source", folder, "holds no tokenizer files", REMEDY)
+        require(bool(files), "source", folder, "contains no tokenizer files", REMEDY)
         if "tokenizer.json" not in files or end_of_document(files) is None:
             files = _files_through_transformers(folder)
         require(end_of_document(files) is not None, "source", folder, "its tokenizer has no eos_token", REMEDY)
         plain = without_mask_token(files)
         tokenizer = SubwordTokenizer(files if plain is None else plain)
-    except ValueError as error:
-        raise ConfigError("source", folder, f"its tokenizer files are broken ({error})", REMEDY) from error
+    except ValueError as fault:
+        raise ConfigError("source", folder, f"its tokenizer files are broken ({fault})", REMEDY) from fault
     byte_tokenizer = ByteTokenizer()
     if tokenizer.fingerprint == byte_tokenizer.fingerprint:
         tokenizer = byte_tokenizer
@@ -41,9 +41,8 @@ def _files_through_transformers(folder: Path) -> dict[str, bytes]:
 
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ConfigError("source", folder, f"its tokenizer cannot be opened ({reason})", REMEDY) from error
+    except (OSError, ValueError, KeyError) as fault:
+        raise ConfigError("source", folder, f"its tokenizer cannot be opened ({first_line(fault)})", REMEDY) from fault
     with tempfile.TemporaryDirectory() as aside:
         tokenizer.save_pretrained(aside)
         files = read_files(Path(aside))

@@ -1,4 +1,4 @@
-"""The tokenizer that a checkpoint brings along."""
+"""The tokenizer of a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from elongate.data.source import Source
 from elongate.data.tokenizer.folder import REMEDY, load_tokenizer
 from elongate.data.tokenizer.subword import FILES
 from elongate.data.tokenizer.tokenizer import Tokenizer
-from elongate.errors import ConfigError
+from elongate.errors import ConfigError, first_line
 from elongate.hub import hub_answers
 
 
 @dataclass(kw_only=True)
 class Pretrained:
-    """Opened as it is; code that a checkpoint brings along is never run."""
+    """A tokenizer that is used as it is. Code in a checkpoint is never run."""
 
-    source: str | None = None  # hub id or folder; null stands for the source of the model
-    key = "source"  # where the source was given, in what is said of it: a full key where that is not here
+    source: str | None = None  # hub id or folder; null: the source of the model
+    key = "source"  # the key named in errors; a full key if the source was given elsewhere
 
     def fit(self, source: Source) -> Tokenizer:
         if self.source is None:
-            raise ConfigError("source", None, "names no tokenizer", "set {key}=<hub id or folder>")
+            raise ConfigError("source", None, "is required", "use {key}=<hub id or folder>")
         try:
             return load_tokenizer(_folder_of(self.source))
         except ConfigError as fault:
@@ -30,7 +30,7 @@ class Pretrained:
 
 
 def _folder_of(source: str) -> Path:
-    """The folder itself, or the copy of the hub's files in its cache (no network is needed once they are there)."""
+    """The folder itself, or the cached copy of a hub repository, which is downloaded if it is missing."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
@@ -41,11 +41,11 @@ def _folder_of(source: str) -> Path:
     try:
         patterns = [*FILES, "config.json"]
         return Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns, local_files_only=not answers))
-    except HFValidationError as error:
-        raise ConfigError("source", source, "no such folder, and no hub id (owner/name) either", REMEDY) from error
-    except LocalEntryNotFoundError as error:
+    except HFValidationError as fault:
+        raise ConfigError("source", source, "is neither a folder nor a hub id (owner/name)", REMEDY) from fault
+    except LocalEntryNotFoundError as fault:
         rule = "no such folder here, and the hub cannot be reached to look there"
-        raise ConfigError("source", source, rule, "connect to the network or give {key} a folder") from error
-    except HfHubHTTPError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ConfigError("source", source, f"cannot be had from the hub ({reason})", REMEDY) from error
+        raise ConfigError("source", source, rule, "connect to the network or give {key} a folder") from fault
+    except HfHubHTTPError as fault:
+        rule = f"cannot be downloaded from the hub ({first_line(fault)})"
+        raise ConfigError("source", source, rule, REMEDY) from fault

@@ -1,4 +1,4 @@
-"""Tokenizers that are files: whatever the `tokenizers` library can open, without transformers or torch."""
+"""Tokenizers that the `tokenizers` library reads from files, without transformers or torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from elongate.errors import ConfigError
 
 END_OF_DOCUMENT = "<|endoftext|>"
 MASK = "[MASK]"
-# Everything that a saved model needs to be opened or converted again by other programs.
+# The files that other programs need to open or convert a saved tokenizer.
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
@@ -24,13 +24,13 @@ FILES = (
 
 
 class SubwordTokenizer(Tokenizer):
-    """A tokenizer.json, and the files beside it, kept as they are."""
+    """A tokenizer.json and its accompanying files, which are saved unchanged."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self._files = files
         config = json.loads(files.get("tokenizer_config.json", b"{}"))
         self._tokenizer = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
-        # Sentence encoders come with a maximum length, which would cut documents short.
+        # Sentence encoders have a maximum length, which would truncate documents.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = config.get("split_special_tokens", False)
@@ -58,11 +58,12 @@ class SubwordTokenizer(Tokenizer):
         if self.mask is not None:
             return self
         if not self._tokenizer.encode_special_tokens:
-            # A text that spells a token which is added here would have other ids than before.
+            # A text that spells the added token would change its ids.
             remedy = "use tokenizer=byte or bpe with a fresh model, or the tokenizer of a masked checkpoint"
             raise ConfigError("", "pretrained", "has no mask token", remedy)
         masked = copy.copy(self)
-        masked._files, masked.mask, masked.vocab_size = with_mask_token(self._files), self.vocab_size, self.vocab_size + 1
+        masked._files = with_mask_token(self._files)
+        masked.mask, masked.vocab_size = self.vocab_size, self.vocab_size + 1
         return masked
 
     def save(self, folder: Path) -> None:
@@ -71,8 +72,8 @@ class SubwordTokenizer(Tokenizer):
             (folder / name).write_bytes(content)
 
 
-def files_of(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
-    """The files of a tokenizer of our own, whose text may spell `END_OF_DOCUMENT` without ending the document."""
+def build_files(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
+    """The files of a tokenizer built here. A text that spells `END_OF_DOCUMENT` does not end the document."""
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END_OF_DOCUMENT,
@@ -86,16 +87,17 @@ def files_of(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
+    """The tokenizer files of a folder by name."""
     return {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
 
 
 def end_of_document(files: dict[str, bytes]) -> str | None:
-    """The token that the files name as the end of a text; masked models have none, they name one between texts."""
+    """The end-of-text token of the files. Masked models have none; their separator of texts is used."""
     return _named(files, "eos_token") or _named(files, "sep_token")
 
 
 def with_mask_token(files: dict[str, bytes]) -> dict[str, bytes]:
-    """A last token for what is hidden, which no text is encoded to."""
+    """The files with a mask token as the last id. No text is encoded to it."""
     tokenizer = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
     tokenizer.add_special_tokens([tokenizers.AddedToken(MASK, normalized=False)])
     config = json.loads(files["tokenizer_config.json"]) | {"mask_token": MASK}
@@ -106,7 +108,7 @@ def with_mask_token(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def without_mask_token(files: dict[str, bytes]) -> dict[str, bytes] | None:
-    """The files as they were before `with_mask_token`; None where they were not given their mask by it."""
+    """Undoes `with_mask_token`. None if the files do not have a mask that it added."""
     config = json.loads(files.get("tokenizer_config.json", b"{}"))
     if config.get("mask_token") != MASK or not config.get("split_special_tokens"):
         return None
@@ -116,13 +118,16 @@ def without_mask_token(files: dict[str, bytes]) -> dict[str, bytes] | None:
         return None
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content | {"added_tokens": others}))
     del config["mask_token"]
-    plain = {"tokenizer.json": tokenizer.to_str(pretty=True).encode(), "tokenizer_config.json": json.dumps(config, indent=2).encode()}
-    # A mask that is part of the vocabulary itself cannot be taken away.
+    plain = {
+        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
+        "tokenizer_config.json": json.dumps(config, indent=2).encode(),
+    }
+    # A mask that is part of the vocabulary itself cannot be removed.
     return None if MASK in tokenizer.get_vocab() else files | plain
 
 
 def _named(files: dict[str, bytes], role: str) -> str | None:
-    """The token that the files name for a role."""
+    """The token that the files name for a role, such as eos_token."""
     named = json.loads(files.get("special_tokens_map.json", b"{}"))
     named |= json.loads(files.get("tokenizer_config.json", b"{}"))
     token = named.get(role)
