@@ -1,4 +1,4 @@
-"""Generated problems: what they hide can be found by anyone who reads, and by no one who does not; every length and depth is met."""
+"""Retrieval problems: a reader finds the answer, without the needles nobody can, and every length and depth is exact."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.errors import ConfigError
 
 TOKENIZER = ByteTokenizer()
-HAYSTACK = np.frombuffer(("A plain sentence with no digits stands here, again and again.\n" * 200).encode(), np.uint8).astype(np.int64)
-# The most that a task says by itself, in bytes.
-LONG = 400
+SENTENCE = "A plain sentence with no digits stands here, again and again.\n"
+HAYSTACK = np.frombuffer((SENTENCE * 200).encode(), np.uint8).astype(np.int64)
+LONG = 400  # bytes; every task fits into it
 
 
 def sample(task: str, length: int = LONG, depth: float = 0.5, number: int = 0, seed: int = 0, **more: str) -> Sample:
     control = more.pop("control", "none")
-    return build_sample(Place(task, length, depth, number, seed, **more), TOKENIZER.encode, HAYSTACK, control)  # type: ignore[arg-type]
+    place = Place(task, length, depth, number, seed, **more)  # type: ignore[arg-type]
+    return build_sample(place, TOKENIZER.encode, HAYSTACK, control)  # type: ignore[arg-type]
 
 
 def text_of(found: Sample) -> str:
     return TOKENIZER.decode(found.prefix)
 
 
-def solved(task: str, text: str) -> str:
-    """By reading alone, as a person would do it: not from the problem."""
+def read_answer(task: str, text: str) -> str:
+    """The answer, found by reading the text only."""
     body, _, question = text.rpartition("\n")
     if task == "passkey":
         return " " + re.findall(r"pass key is (\d{5})\.", body)[0]
@@ -66,17 +67,17 @@ def solved(task: str, text: str) -> str:
 
 @pytest.mark.parametrize("length", [LONG, 1500])
 @pytest.mark.parametrize("task", TASKS)
-def test_the_answer_can_be_read_off_the_text(task: str, length: int) -> None:
+def test_a_reader_finds_the_answer_in_a_text_of_exact_length(task: str, length: int) -> None:
     for number in range(5):
         found = sample(task, length, number=number)
         assert len(found.prefix) + found.answers.shape[1] == length
         right, wrong = (TOKENIZER.decode(answer) for answer in found.answers)
-        assert solved(task, text_of(found)) == right == found.problem.answer
+        assert read_answer(task, text_of(found)) == right == found.problem.answer
         assert wrong != right
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_without_its_needles_the_text_is_as_long_and_tells_nothing(task: str) -> None:
+def test_without_needles_the_text_is_as_long_and_lacks_the_answer(task: str) -> None:
     found = sample(task, control="without_needle")
     assert len(found.prefix) + found.answers.shape[1] == LONG
     body = text_of(found).rpartition("\n")[0]
@@ -85,10 +86,9 @@ def test_without_its_needles_the_text_is_as_long_and_tells_nothing(task: str) ->
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_without_its_haystack_there_are_needles_and_question_only(task: str) -> None:
+def test_without_a_haystack_only_needles_and_question_are_left(task: str) -> None:
     found = sample(task, control="without_haystack")
     assert text_of(found).replace("\n", "") == ("".join(found.problem.needles) + found.problem.query).replace("\n", "")
-    # And at its very length nothing else fits in.
     shortest = len(found.prefix) + found.answers.shape[1]
     with pytest.raises(DoesNotFit) as caught:
         sample(task, 10)
@@ -96,7 +96,7 @@ def test_without_its_haystack_there_are_needles_and_question_only(task: str) -> 
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_shortest_length_is_told_and_fits(task: str) -> None:
+def test_the_reported_shortest_length_fits_and_a_shorter_one_does_not(task: str) -> None:
     with pytest.raises(DoesNotFit) as caught:
         sample(task, 10)
     shortest = caught.value.shortest
@@ -106,7 +106,7 @@ def test_the_shortest_length_is_told_and_fits(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_depth_is_where_the_needle_lies(task: str) -> None:
+def test_the_needle_is_at_the_requested_depth(task: str) -> None:
     found = {depth: sample(task, 1500, depth).depth for depth in (0.0, 0.5, 1.0)}
     assert found[0.0] < 0.15 < found[0.5] < 0.85
     assert found[0.0] < found[0.5] < found[1.0]
@@ -118,13 +118,13 @@ def test_the_depth_is_where_the_needle_lies(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_sample_is_a_function_of_its_place_alone(task: str) -> None:
+def test_a_sample_depends_on_its_place_only(task: str) -> None:
     assert text_of(sample(task)) == text_of(sample(task))
     texts = {text_of(sample(task, number=number, seed=seed)) for number in range(3) for seed in range(3)}
     assert len(texts) == 9
 
 
-def test_training_and_evaluation_have_no_number_and_no_word_in_common() -> None:
+def test_training_and_evaluation_share_no_number_and_no_word() -> None:
     found: dict[str, set[str]] = {}
     for split in ("train", "evaluation"):
         draw = Draw(np.random.default_rng(0), split, 100, len)  # type: ignore[arg-type]
@@ -134,8 +134,8 @@ def test_training_and_evaluation_have_no_number_and_no_word_in_common() -> None:
     assert not found["train"] & found["evaluation"]
 
 
-def test_numbers_are_drawn_evenly() -> None:
-    """5 digits, the first not zero, of one parity: 45,000 numbers, each digit of the middle as likely as any other."""
+def test_numbers_are_uniform() -> None:
+    """All digits after the first are equally likely."""
     draw = Draw(np.random.default_rng(0), "evaluation", 100, len)
     numbers = [draw.number() for _ in range(20_000)]
     assert all(sum(map(int, number)) % 2 for number in numbers)
@@ -144,7 +144,7 @@ def test_numbers_are_drawn_evenly() -> None:
         assert abs(counts - 2000).max() < 5 * (2000 * 0.9) ** 0.5
 
 
-def test_training_texts_end_in_their_answers_and_share_none_with_the_evaluation() -> None:
+def test_training_texts_end_in_their_answers_and_share_none_with_evaluation() -> None:
     source = Retrieval(num_documents=20, num_characters=500)
     documents = list(source.documents())
     assert len({document.name for document in documents}) == len(documents) == 20
@@ -155,15 +155,17 @@ def test_training_texts_end_in_their_answers_and_share_none_with_the_evaluation(
         if task == "copy":
             assert question in body  # the beginning of the row, and the end that follows it
             continue
-        answer = solved(task, body + newline + re.split(r"(?<= is)|(?<= are)", question)[0])
+        answer = read_answer(task, body + newline + re.split(r"(?<= is)|(?<= are)", question)[0])
         assert document.text.endswith(answer)
     asked = {number for i in range(50) for number in re.findall(r"\d{5}", sample("multi_key", number=i).problem.answer)}
     assert not any(number in document.text.split() for document in documents for number in asked)
 
 
+@pytest.mark.slow
 def test_training_texts_are_the_same_for_the_same_settings() -> None:
     first, again, other = (Retrieval(num_documents=10, num_characters=500, seed=seed) for seed in (0, 0, 1))
-    assert [d.text for d in first.documents()] == [d.text for d in again.documents()] != [d.text for d in other.documents()]
+    texts, same, different = ([document.text for document in source.documents()] for source in (first, again, other))
+    assert texts == same != different
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
     assert first.fingerprint() != Retrieval(num_documents=10, num_characters=501).fingerprint()
 
@@ -180,7 +182,7 @@ def test_training_texts_are_the_same_for_the_same_settings() -> None:
         ),
     ],
 )
-def test_training_texts_that_cannot_be(fields: dict[str, Any], line: str) -> None:
+def test_impossible_training_texts_are_refused(fields: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         list(Retrieval(**fields).documents())
     assert str(caught.value.inside("data")).startswith(line)

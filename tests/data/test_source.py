@@ -1,4 +1,4 @@
-"""Sources: which documents they yield, how the split falls, and what they say to the user."""
+"""Sources: their documents, the train/validation split, and their error messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def texts(source) -> dict[str, str]:
     return {document.name: document.text for document in source.documents()}
 
 
-def test_stdlib_is_the_library_without_its_tests():
+def test_stdlib_is_the_standard_library_without_its_tests():
     documents = texts(Stdlib())
     assert {"os.py", "asyncio/tasks.py", "json/decoder.py"} < set(documents)
     assert list(documents) == sorted(documents)
@@ -52,7 +52,7 @@ def test_text_reads_files_globs_and_folders_each_file_once(books):
     assert list(texts(Text(path=[f"{books}/b.txt", str(books)]))) == ["b.txt", "a.txt", "deep/c.md"]
 
 
-def test_fingerprint_follows_content_and_names_but_not_the_place(books, tmp_path):
+def test_a_fingerprint_depends_on_content_and_names_but_not_on_the_folder(books, tmp_path):
     before = Text(path=str(books)).fingerprint()
     moved = books.rename(tmp_path / "moved")
     assert Text(path=str(moved)).fingerprint() == before
@@ -72,12 +72,12 @@ def test_fingerprint_follows_content_and_names_but_not_the_place(books, tmp_path
         ("missing*.txt", None, "matches no file"),
     ],
 )
-def test_text_names_the_file_that_is_no_text(tmp_path, name, content, rule):
+def test_a_file_that_is_not_text_is_named(tmp_path, name, content, rule):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError) as caught:
         list(Text(path=str(tmp_path / name)).documents())
-    assert (error.value.key, str(error.value.value), error.value.rule) == ("path", str(tmp_path / name), rule)
+    assert (caught.value.key, str(caught.value.value), caught.value.rule) == ("path", str(tmp_path / name), rule)
 
 
 def test_a_folder_without_text_is_refused(tmp_path):
@@ -85,7 +85,7 @@ def test_a_folder_without_text_is_refused(tmp_path):
         list(Text(path=str(tmp_path)).documents())
 
 
-def test_jsonl_is_a_document_a_line(tmp_path):
+def test_jsonl_has_one_document_per_line(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"body": "one"}\n\n{"body": ""}\n{"body": "half \\ud800"}\n')
     (tmp_path / "notes.txt").write_text("not a record")
     assert texts(Jsonl(path=str(tmp_path), field="body")) == {"a.jsonl:1": "one", "a.jsonl:4": "half ?"}
@@ -104,9 +104,9 @@ def test_jsonl_is_a_document_a_line(tmp_path):
 def test_a_broken_line_is_named_by_file_and_number(tmp_path, line, words):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError) as caught:
         list(Jsonl(path=str(path)).documents())
-    assert all(word in str(error.value) for word in [f"{path}:2", *words]), str(error.value)
+    assert all(word in str(caught.value) for word in [f"{path}:2", *words]), str(caught.value)
 
 
 ROWS = [{"text": f"row {index}", "id": index} for index in range(5)]
@@ -133,10 +133,11 @@ def datasets_cache(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("datasets_cache")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # by `datasets`, where a csv stream ends early
 @pytest.mark.parametrize("form", ["json", "csv", "parquet"])
-def test_hub_reads_local_folders_whole_and_as_a_stream(tmp_path, form):
+def test_hub_reads_local_folders_as_a_whole_and_as_a_stream(tmp_path, form):
     write_rows(tmp_path / "rows", form)
     path = str(tmp_path / "rows")
     assert texts(Hub(path=path)) == {str(row["id"]): row["text"] for row in ROWS}
@@ -155,15 +156,15 @@ def test_hub_reads_local_folders_whole_and_as_a_stream(tmp_path, form):
         ({"field": "id"}, ["field=id", "has a int"]),
     ],
 )
-def test_hub_says_what_the_folder_lacks(tmp_path, settings, words):
+def test_hub_reports_what_a_folder_lacks(tmp_path, settings, words):
     write_rows(tmp_path / "rows", "json")
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError) as caught:
         list(Hub(path=str(tmp_path / "rows"), **settings).documents())
-    assert all(word in str(error.value) for word in words), str(error.value)
-    assert "\n" not in str(error.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_hub_fingerprint_follows_the_files_and_every_setting(tmp_path):
+def test_the_fingerprint_of_hub_depends_on_the_files_and_every_setting(tmp_path):
     write_rows(tmp_path / "rows", "json")
     path = str(tmp_path / "rows")
     settings = [{}, {"name": "a"}, {"split": "test"}, {"field": "id"}, {"num_documents": 2}]
@@ -202,23 +203,23 @@ def test_a_missing_folder_is_not_looked_up_on_the_hub(path):
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, key):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError) as caught:
         Hub(**{"path": "owner/name", **settings})
-    assert error.value.key == key
+    assert caught.value.key == key
 
 
 @pytest.mark.parametrize(("count", "ratio", "expected"), [(1, 0.5, 0), (2, 0.1, 1), (2, 0.9, 1), (100, 0.1, 10)])
-def test_split_holds_out_the_ratio_but_never_all(count, ratio, expected):
+def test_the_split_holds_out_the_ratio_but_never_all(count, ratio, expected):
     assert held_out_documents([f"n{index}" for index in range(count)], ratio).sum() == expected
 
 
-def test_split_depends_on_names_not_on_places():
+def test_the_split_depends_on_names_not_on_the_order():
     names = [f"n{index}" for index in range(50)]
     forward, backward = held_out_documents(names, 0.2), held_out_documents(names[::-1], 0.2)
     assert (forward == backward[::-1]).all()
 
 
-def test_train_texts_leave_the_validation_split_out(books):
+def test_train_texts_exclude_the_validation_split(books):
     source = Text(path=str(books), validation_ratio=0.4)
     names, held_out = list(texts(source)), held_out_documents(list(texts(source)), 0.4)
     expected = [texts(source)[name] for name, out in zip(names, held_out, strict=True) if not out]
@@ -227,7 +228,7 @@ def test_train_texts_leave_the_validation_split_out(books):
     assert list(Text(path=str(books / "long.txt"), validation_ratio=0.25).train_texts()) == ["x" * 75]
 
 
-def test_pieces_are_the_whole_and_break_between_lines():
+def test_pieces_join_to_the_text_and_end_between_lines():
     text = "word word\n\n  indented\nnext\n" * (PIECE // 10)
     cut = list(pieces(text))
     assert "".join(cut) == text

@@ -1,4 +1,4 @@
-"""The token cache: what it holds, and that it stays sound when processes collide or files are damaged."""
+"""The token cache: its contents, and that it stays sound if processes collide or files are damaged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def texts_of(tokens) -> list[str]:
     return [ByteTokenizer().decode(row) for row in rows]
 
 
-def test_every_document_lands_whole_on_its_side_in_order(tmp_path):
+def test_every_document_is_in_its_split_in_order(tmp_path):
     corpus = load_corpus(Fixed(texts=TEXTS, cache=str(tmp_path), validation_ratio=0.3), ByteTokenizer())
     held_out = dict(zip(TEXTS, held_out_documents(list(TEXTS), 0.3), strict=True))
     assert texts_of(corpus.train) == [text for name, text in TEXTS.items() if not held_out[name]]
@@ -52,7 +52,7 @@ def test_every_document_lands_whole_on_its_side_in_order(tmp_path):
     assert corpus.train.bounds.dtype == np.int64
 
 
-def test_a_vocabulary_beyond_uint16_is_kept_in_uint32(tmp_path):
+def test_a_vocabulary_above_uint16_is_stored_in_uint32(tmp_path):
     tokenizer = ByteTokenizer()
     tokenizer.vocab_size = 1 << 17
     tokenizer.end_of_document = 1 << 16
@@ -113,7 +113,7 @@ from elongate.data.text import Text
 from elongate.data.tokenizer.bpe import Bpe
 from elongate.data.tokens import load_corpus
 source = Text(path=sys.argv[1], cache=sys.argv[2])
-sys.stdin.read()  # both processes start at once
+sys.stdin.read()  # both processes start together
 corpus = load_corpus(source, Bpe(vocab_size=300).fit(source))
 print(corpus.fingerprint, len(corpus.train), len(corpus.validation), hash(corpus.train.flat.tobytes()))
 """
@@ -137,7 +137,7 @@ def test_two_processes_build_one_sound_cache(tmp_path):
         assert len([path for path in (cache / kind).iterdir() if path.is_dir()]) == 1
 
 
-def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path):
+def test_the_remains_of_a_killed_build_are_not_used(tmp_path):
     source = Fixed(texts=TEXTS, cache=str(tmp_path))
     corpus = load_corpus(source, ByteTokenizer())
     folder = next(path for path in (tmp_path / "tokens").iterdir() if path.is_dir())
@@ -154,7 +154,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(tmp_path, monkeypatch):
     opened = Path.open
 
     def open_on_full_disk(path: Path, *arguments, **keywords):
@@ -165,7 +165,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
         load_corpus(Fixed(texts=TEXTS, cache=str(tmp_path)), ByteTokenizer())
 
 
-def test_text_files_give_the_same_corpus_from_another_place(tmp_path):
+def test_text_files_in_another_folder_give_the_same_corpus(tmp_path):
     for place in ("here", "there"):
         (tmp_path / place).mkdir()
         for name in ("a", "b"):

@@ -34,7 +34,6 @@ def groups_of(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_runs_of_a_sweep_are_a_group_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert groups_of(["name=first"], tmp_path, monkeypatch) == [None]
     assert groups_of(["-m", "seed=0,1", "name=first"], tmp_path, monkeypatch) == ["sweep-first"] * 2
-    assert groups_of(["-m", "seed=0,1", "tracking.group=mine"], tmp_path, monkeypatch) == ["mine"] * 2
 
 
 @pytest.mark.parametrize(
@@ -44,6 +43,7 @@ def test_the_runs_of_a_sweep_are_a_group_of_wandb(tmp_path: Path, monkeypatch: p
         ("tensorboard", "TensorBoard: the run is finished and was never logged; overwrite=true trains and logs it from the start"),
         ("none", None),
     ],
+    ids=["wandb", "tensorboard", "none"],
 )
 def test_a_finished_run_says_why_it_is_not_tracked(
     tracking: str, line: str | None, build_tiny: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

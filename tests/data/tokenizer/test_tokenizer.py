@@ -1,4 +1,4 @@
-"""Tokenizers agree with what transformers opens from their files, and come back from a folder unchanged."""
+"""Tokenizers agree with transformers, which opens their files, and are unchanged after saving and loading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from elongate.data.tokenizer.bpe import Bpe
 from elongate.data.tokenizer.byte import Byte, ByteTokenizer
 from elongate.data.tokenizer.folder import load_tokenizer
 from elongate.data.tokenizer.pretrained import Pretrained
-from elongate.data.tokenizer.tokenizer import Tokenizer
+from elongate.data.tokenizer.tokenizer import Tokenizer, fit_tokenizer
 from elongate.errors import ConfigError
 
 MIXED = [
@@ -46,7 +46,8 @@ def tokenizer(request, source) -> Tokenizer:
     return request.param.fit(source)
 
 
-@pytest.mark.parametrize("with_model_config", [False, True], ids=["alone", "beside a Llama"])
+@pytest.mark.slow
+@pytest.mark.parametrize("with_model_config", [False, True], ids=["alone", "with a Llama"])
 def test_transformers_opens_the_same_tokenizer(tokenizer, tmp_path, with_model_config):
     import transformers
 
@@ -61,7 +62,7 @@ def test_transformers_opens_the_same_tokenizer(tokenizer, tmp_path, with_model_c
     assert len(theirs) == tokenizer.vocab_size
 
 
-def test_text_survives_the_way_there_and_back(tokenizer):
+def test_decoding_restores_the_text(tokenizer):
     for text, ids in zip(MIXED, tokenizer.encode_batch(MIXED), strict=True):
         assert ids.dtype == np.int64
         assert tokenizer.decode(ids) == text
@@ -69,7 +70,7 @@ def test_text_survives_the_way_there_and_back(tokenizer):
         assert tokenizer.end_of_document not in ids
 
 
-def test_a_saved_tokenizer_comes_back_with_its_fingerprint(tokenizer, tmp_path):
+def test_a_loaded_tokenizer_has_the_fingerprint_of_the_saved_one(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "saved")
     loaded = load_tokenizer(tmp_path / "saved")
     assert type(loaded) is type(tokenizer)
@@ -83,7 +84,7 @@ def test_bytes_are_their_own_ids():
     assert (tokenizer.vocab_size, tokenizer.end_of_document) == (257, 256)
 
 
-def test_bpe_learns_from_the_train_split_alone(source):
+def test_bpe_learns_from_the_train_split_only(source):
     held_out = [document for document in source.documents() if document.text not in set(source.train_texts())]
     assert held_out
     before = Bpe(vocab_size=300).fit(source).fingerprint
@@ -92,7 +93,7 @@ def test_bpe_learns_from_the_train_split_alone(source):
     assert Bpe(vocab_size=300).fit(source).fingerprint == before
 
 
-def test_bpe_merges_and_takes_no_more_tokens_than_asked(source):
+def test_bpe_merges_and_has_the_requested_number_of_tokens(source):
     tokenizer = Bpe(vocab_size=300).fit(source)
     assert tokenizer.vocab_size == 300
     text = next(source.documents()).text
@@ -101,7 +102,7 @@ def test_bpe_merges_and_takes_no_more_tokens_than_asked(source):
         Bpe(vocab_size=256)
 
 
-def test_bpe_gives_pieces_the_tokens_of_the_whole(source):
+def test_bpe_encodes_pieces_like_the_whole_text(source):
     tokenizer = Bpe(vocab_size=300).fit(source)
     text = "word1 of café,\n\n\tnaïve  \n  word2.\nof word3\n" * (PIECE // 20)
     cut = list(pieces(text))
@@ -118,7 +119,7 @@ print([name for name in ("torch", "transformers", "datasets") if name in sys.mod
 """
 
 
-def test_bpe_training_is_the_same_in_every_process(source, tmp_path):
+def test_bpe_training_is_reproducible_across_processes(source, tmp_path):
     def fingerprint(threads: str, hash_seed: str) -> str:
         environment = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": hash_seed}
         command = [sys.executable, "-c", TRAIN, source.path, str(tmp_path / threads)]
@@ -164,7 +165,7 @@ def test_pretrained_encodes_whole_texts_without_special_tokens(checkpoint, sourc
     assert (tokenizer.end_of_document, tokenizer.vocab_size) == (2, 5)
 
 
-def test_pretrained_keeps_the_files_of_the_checkpoint(checkpoint, source, tmp_path):
+def test_pretrained_saves_the_files_of_the_checkpoint_unchanged(checkpoint, source, tmp_path):
     (checkpoint.folder / "chat_template.jinja").write_text("{{ messages }}")
     tokenizer = Pretrained(source=str(checkpoint.folder)).fit(source)
     tokenizer.save(tmp_path / "saved")
@@ -172,7 +173,7 @@ def test_pretrained_keeps_the_files_of_the_checkpoint(checkpoint, source, tmp_pa
     assert load_tokenizer(tmp_path / "saved").fingerprint == tokenizer.fingerprint
 
 
-def test_pretrained_asks_transformers_where_the_class_knows_more_than_the_files(source, tmp_path):
+def test_pretrained_uses_transformers_if_the_class_knows_more_than_the_files(source, tmp_path):
     import transformers
 
     folder = tmp_path / "gpt2"
@@ -200,17 +201,17 @@ def test_pretrained_asks_transformers_where_the_class_knows_more_than_the_files(
         ("owner/name", "no such folder here, and the hub cannot be reached"),
     ],
 )
-def test_pretrained_says_in_one_line_what_is_missing(source, monkeypatch, settings, rule):
+def test_a_missing_checkpoint_is_reported_in_one_line(source, monkeypatch, settings, rule):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
     start = time.monotonic()
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError) as caught:
         Pretrained(source=settings).fit(source)
-    assert error.value.key == "source"
-    assert rule in str(error.value)
-    assert "\n" not in str(error.value)
+    assert caught.value.key == "source"
+    assert rule in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 8
 
 
@@ -224,12 +225,12 @@ def test_pretrained_says_in_one_line_what_is_missing(source, monkeypatch, settin
         ("tokenizer_config.json", '{"eos_token": "</s>"}', "its eos_token </s> is not in the vocabulary"),
     ],
 )
-def test_broken_tokenizer_files_are_told_in_one_line(checkpoint, name, content, rule):
+def test_broken_tokenizer_files_are_reported_in_one_line(checkpoint, name, content, rule):
     (checkpoint.folder / name).write_text(content)
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError) as caught:
         load_tokenizer(checkpoint.folder)
-    assert rule in str(error.value)
-    assert "\n" not in str(error.value)
+    assert rule in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_tokenizer_files_is_named(tmp_path):
@@ -237,22 +238,22 @@ def test_a_folder_without_tokenizer_files_is_named(tmp_path):
         load_tokenizer(tmp_path)
 
 
-# -- what is hidden --------------------------------------------------------------------------------------------------------
+# -- the mask ----------------------------------------------------------------------------------------------------
 
 
-def test_a_mask_is_one_more_token_that_no_text_is_encoded_to(tokenizer):
+def test_a_mask_is_an_additional_token_that_no_text_is_encoded_to(tokenizer):
     masked = tokenizer.with_mask()
     assert tokenizer.mask is None
     assert (masked.mask, masked.vocab_size) == (tokenizer.vocab_size, tokenizer.vocab_size + 1)
-    for text in [*MIXED, "a text that spells [MASK] hides nothing"]:
+    for text in [*MIXED, "a text that spells [MASK] has no mask"]:
         assert masked.encode(text).tolist() == tokenizer.encode(text).tolist()
     assert masked.decode([*masked.encode("as it was"), masked.mask]) == "as it was"
-    # It names the cache of tokens, which are the same.
+    # The fingerprint names the cache of tokens, which are the same.
     assert masked.fingerprint == tokenizer.fingerprint
     assert masked.with_mask() is masked
 
 
-def test_transformers_opens_the_mask_too(tokenizer, tmp_path):
+def test_transformers_finds_the_mask(tokenizer, tmp_path):
     import transformers
 
     masked = tokenizer.with_mask()
@@ -263,7 +264,7 @@ def test_transformers_opens_the_mask_too(tokenizer, tmp_path):
         assert theirs(text)["input_ids"] == tokenizer.encode(text).tolist()
 
 
-def test_a_saved_mask_comes_back(tokenizer, tmp_path):
+def test_a_loaded_tokenizer_has_the_mask_of_the_saved_one(tokenizer, tmp_path):
     masked = tokenizer.with_mask()
     masked.save(tmp_path / "saved")
     loaded = load_tokenizer(tmp_path / "saved")
@@ -274,7 +275,14 @@ def test_a_saved_mask_comes_back(tokenizer, tmp_path):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_a_checkpoint_hides_with_the_token_that_it_names(checkpoint, source):
+def test_a_fitted_tokenizer_has_a_mask_if_the_objective_needs_one(source):
+    assert fit_tokenizer(Byte(), source, needs_mask=False).mask is None
+    assert fit_tokenizer(Byte(), source, needs_mask=True).mask == 257
+    with pytest.raises(ConfigError, match=r"^tokenizer\.source=null: is required; use tokenizer\.source=<hub id or folder>$"):
+        fit_tokenizer(Pretrained(), source, needs_mask=False)
+
+
+def test_the_mask_of_a_checkpoint_is_used(checkpoint, source):
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "sep_token": "[SEP]", "mask_token": {"content": "of"}}
     checkpoint.write("tokenizer_config.json", config)
     tokenizer = Pretrained(source=str(checkpoint.folder)).fit(source)
@@ -282,9 +290,9 @@ def test_a_checkpoint_hides_with_the_token_that_it_names(checkpoint, source):
     assert tokenizer.with_mask() is tokenizer
 
 
-def test_a_checkpoint_without_a_mask_is_told_in_one_line(checkpoint, source):
-    with pytest.raises(ConfigError) as error:
+def test_a_checkpoint_without_a_mask_is_refused_in_one_line(checkpoint, source):
+    with pytest.raises(ConfigError) as caught:
         Pretrained(source=str(checkpoint.folder)).fit(source).with_mask()
-    told = str(error.value.inside("tokenizer"))
-    assert told.startswith("tokenizer=pretrained: has no mask token; use tokenizer=byte or bpe with a fresh model")
-    assert "\n" not in told
+    message = str(caught.value.inside("tokenizer"))
+    assert message.startswith("tokenizer=pretrained: has no mask token; use tokenizer=byte or bpe with a fresh model")
+    assert "\n" not in message

@@ -42,7 +42,7 @@ def _folder_of(source: str) -> Path:
         patterns = [*FILES, "config.json"]
         return Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns, local_files_only=not answers))
     except HFValidationError as fault:
-        raise ConfigError("source", source, "is neither a folder nor a hub id (owner/name)", REMEDY) from fault
+        raise ConfigError("source", source, "no such folder, and not a hub id (owner/name)", REMEDY) from fault
     except LocalEntryNotFoundError as fault:
         rule = "no such folder here, and the hub cannot be reached to look there"
         raise ConfigError("source", source, rule, "connect to the network or give {key} a folder") from fault
