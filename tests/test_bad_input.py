@@ -316,7 +316,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(disk: Path, text_folder: Pa
     remount(disk, "size=64m")
     ended = here("train", *words, torch=True)
     assert ended.code == 0
-    assert f"going on from {last.name}" in ended.out
+    assert f"resuming from {last.name}" in ended.out
     metrics = (disk / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in metrics] == list(range(1, 13))
 
@@ -425,7 +425,7 @@ def test_a_loss_that_is_not_finite_names_step_data_and_last_checkpoint(text_fold
     step = int(kept[-1].removeprefix("step-"))
     assert reported.startswith(("the loss is nan", "the loss is inf", "the norm of the gradient is"))
     assert f"at step {step + 1} (stage extend, sequences {2 * step} to {2 * step + 1} of length 128)" in reported
-    assert f"the last good checkpoint is {tmp_path}/runs/gpt-yarn-default/checkpoints/{kept[-1]}" in reported
+    assert f"the newest checkpoint is {tmp_path}/runs/gpt-yarn-default/checkpoints/{kept[-1]}" in reported
 
 
 def test_a_signal_before_training_leaves_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ LEVELS = [
     ("scoring",),
     ("models",),
     ("context",),
-    ("errors", "atomic", "console", "hub", "peak_memory"),
+    ("errors", "atomic", "console", "hub", "peak_memory", "trees"),
 ]
 LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 class Memory(ABC):
     word: ClassVar[str]
     is_exact: bool = True  # the gradient is that of the whole batch
+    can_compile: ClassVar[bool] = True  # layers that torch compiled stay compiled
+    splits_rows: ClassVar[bool] = False  # a sequence is computed in chunks
+    has_attention_weights: ClassVar[bool] = False  # the whole matrix of attention weights exists where a model asks for it
 
     def prepare(self, model: LanguageModel, length: int) -> Memory:
         """What computes the batches: called once, before the first. `length`: of the longest sequences, in tokens.

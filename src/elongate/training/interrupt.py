@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish that the work asks about between two steps; a second signal ends the program at once."""
+"""Turns SIGINT and SIGTERM into a flag that is checked after every step. A second signal ends the program immediately."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """A context manager; `requested` names the signal that came, or is None."""
+    """A context manager; `requested` is the name of the signal that came, or None."""
 
     def __init__(self) -> None:
         self.requested: str | None = None
@@ -20,7 +20,7 @@ class Interrupt:
         self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
