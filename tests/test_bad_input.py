@@ -181,7 +181,7 @@ VISIBLE = [
         "context.target_length=1000: must be a multiple of the original length of 256: context/position=tile repeats the table; "
         "use context.target_length=1024",
     ),
-    ("context=pose data.isolate_documents=true", "context/sampling=pose: cannot be had with data.isolate_documents=true"),
+    ("context=pose data.isolate_documents=true", "context/sampling=pose: cannot be combined with data.isolate_documents=true"),
     ("context=randomized context/attention=self_extend", "context/sampling=randomized: cannot be had with context/attention=self_extend"),
     ("context=pose context.target_length=256", "is the model's original length: context/sampling=pose has no further positions to sample"),
     ("steps=[1", "command line=steps=[1: is not an override; write key=value"),

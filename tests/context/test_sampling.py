@@ -255,7 +255,9 @@ def test_there_must_be_positions_to_sample(word: str, build_tiny: Callable[..., 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_what_sampled_positions_would_mean_nothing_to_is_refused(word: str, build_tiny: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"^context/sampling={word}: cannot be had with data\.isolate_documents=true: .*; use one of"):
+    with pytest.raises(
+        ConfigError, match=rf"^context/sampling={word}: cannot be combined with data\.isolate_documents=true: .*; use one of"
+    ):
         build_tiny(f"context={word}", "data.isolate_documents=true")
     for attention in ("self_extend", "rerope", "dual_chunk", "sinks", "window", "shifted", "global_local"):
         with pytest.raises(ConfigError, match=f"^context/sampling={word}: cannot be had with context/attention={attention}, .*=full$"):
