@@ -73,14 +73,12 @@ Command = Callable[..., Ended]
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+def here(tmp_path: Path) -> Command:
     """Like `command`, in this process and in the test's folder."""
 
     def here(script: str, *words: str, torch: bool = False) -> Ended:
-        capfd.readouterr()
-        code = run_here(script, *words, cwd=tmp_path, patched=monkeypatch, torch=torch)
-        printed = capfd.readouterr()
-        return Ended(code, printed.out, printed.err.splitlines(), 0.0)
+        result = run_here(script, *words, cwd=tmp_path, torch=torch)
+        return Ended(result.code, result.out, result.err.splitlines(), 0.0)
 
     return here
 

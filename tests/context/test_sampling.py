@@ -215,7 +215,10 @@ def test_a_run_with_any_scaling_trains_short_reaches_far_and_exports(
     assert (strategy["sampling"], strategy["position"], strategy["factor"]) == (word, scaling, 4)
     assert stage["length"] == 32
     assert 96 < stage["reach"] <= 128
-    assert f"sampling {word}: active. Positions up to {stage['reach'] - 1} of 127 in sequences of 32 tokens" in capfd.readouterr().out
+    assert (
+        f"sampling {word}: active. Positions up to {stage['reach'] - 1} of 127 were used in sequences of 32 tokens"
+        in capfd.readouterr().out
+    )
     # The budget is counted in tokens read, and what the model is proved for is the target.
     assert stage["tokens"] == 6 * 256 == results["budget"]["tokens"]
     assert len(strategy["proof"]["frequencies"]) == 4
@@ -255,9 +258,7 @@ def test_there_must_be_positions_to_sample(word: str, build_tiny: Callable[..., 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_what_sampled_positions_would_mean_nothing_to_is_refused(word: str, build_tiny: Callable[..., Any]) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"^context/sampling={word}: cannot be combined with data\.isolate_documents=true: .*; use one of"
-    ):
+    with pytest.raises(ConfigError, match=rf"^context/sampling={word}: cannot be had with data\.isolate_documents=true: .*; use one of"):
         build_tiny(f"context={word}", "data.isolate_documents=true")
     for attention in ("self_extend", "rerope", "dual_chunk", "sinks", "window", "shifted", "global_local"):
         with pytest.raises(ConfigError, match=f"^context/sampling={word}: cannot be had with context/attention={attention}, .*=full$"):

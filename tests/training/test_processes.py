@@ -104,7 +104,7 @@ def test_strategies_share_the_base_and_the_tokens(undisturbed: Undisturbed, capf
     outcomes = [undisturbed.outcome]
     for word in ("none", "pi"):
         outcomes.append(outcome(start(undisturbed.words, undisturbed.cwd / word, f"context={word}").path))
-        assert f"base {base.relative_to(undisturbed.cwd)}: trained before" in capfd.readouterr().out
+        assert f"base: reusing {base.relative_to(undisturbed.cwd)}" in capfd.readouterr().out
     assert [o["results"]["strategy"]["context"] for o in outcomes] == ["yarn", "none", "pi"]
     assert len({o["results"]["data"]["consumed_tokens_sha256"] for o in outcomes}) == 1
     assert len({o["weights"] for o in outcomes}) == 3
@@ -118,7 +118,7 @@ def test_of_two_runs_one_trains_the_base_and_the_other_waits(
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
     with Program(tmp_path, *undisturbed.words, "name=a", "seed=1") as first:
-        first.wait_for("base .*: 10 steps at length 64")
+        first.wait_for("base: .*, 10 steps at length 64")
         # Held up, so that the other run must wait for the base, and this one's folder is in use.
         first.process.send_signal(signal.SIGSTOP)
         with pytest.raises(ConfigError, match="gpt-yarn-a: is in use by another process"):
@@ -126,13 +126,13 @@ def test_of_two_runs_one_trains_the_base_and_the_other_waits(
 
         def say(text: str) -> None:
             said.append(text)
-            if "waiting for another process" in text:
+            if "waiting for it" in text:
                 first.process.send_signal(signal.SIGCONT)
 
         monkeypatch.setattr(base_module, "say", say)
         second = start(undisturbed.words, tmp_path / "runs/gpt-yarn-b", "name=b", "seed=1")
         assert first.end() == 0, first.stderr
-    assert [text.partition(": ")[2] for text in said] == ["waiting for another process that trains it", "trained before"]
+    assert [text.startswith("base: reusing") for text in said] == [False, True]
     outcomes = [outcome(tmp_path / "runs/gpt-yarn-a"), outcome(second.path)]
     assert outcomes[0] == outcomes[1]
     assert outcomes[0]["weights"] != undisturbed.outcome["weights"]

@@ -143,9 +143,7 @@ def test_the_file_of_one_run_can_be_given_to_another(found: Any, search: Callabl
 
 def test_too_few_long_documents_are_reported_before_a_base_is_trained(search: Callable[..., Any], start: Workshop) -> None:
     before = sorted(start.folder.glob("runs/bases/*"))
-    with pytest.raises(
-        ConfigError, match=r"999: needs 999 training documents of at least 129 tokens, found (\d+); use .*=\1"
-    ):
+    with pytest.raises(ConfigError, match=r"999: needs 999 training documents of at least 129 tokens, found (\d+); use .*=\1"):
         search("run", "context.position.search.num_documents=999", "seed=7")
     with pytest.raises(ConfigError, match=r"needs 2 training documents of at least 8193 tokens, found 0; use longer documents"):
         search("run", "context.target_length=8192", "batch_tokens=8192", "seed=7")

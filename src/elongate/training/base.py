@@ -75,7 +75,7 @@ def find_origin(job: Job, text: Text, forecast: Forecast, interrupt: Interrupt) 
     base = job.strategy.curriculum.base
     if base is None or not job.model.fresh:
         if base not in (None, Base()):
-            warn("a pretrained model needs no base: context.curriculum.base is ignored")
+            warn("context.curriculum.base has no effect on a pretrained model, which is its own base")
         return without_base(job, text.tokenizer)
     directory = _trained_base(job, base, text, forecast, interrupt)
     budget = directory.read_results()["budget"]
@@ -96,9 +96,9 @@ def _trained_base(job: Job, base: Base, text: Text, forecast: Forecast, interrup
         directory.check(identity)
         directory.claim(identity, overwrite=False)
         if _is_trained(directory):
-            say(f"base {directory.path}: trained before")
+            say(f"base: reusing {directory.path}")
             return directory
-        say(f"base {directory.path}: {base.steps} steps at length {length}, shared by all runs that differ only in the extension")
+        say(f"base: {directory.path}, {base.steps} steps at length {length}, shared by all runs that differ only in the extension")
         own = _base_job(job, base, position)
         _train_base(own, length, text, forecast, Session(directory, NoTracker(), interrupt))
     return directory
@@ -114,7 +114,7 @@ class _Waiting:
         if name := self._interrupt.requested:
             raise Stopped(f"stopped by {name} while another process trains the base; run the same command to resume")
         if not self._printed:
-            say(f"base {self._directory.path}: waiting for another process that trains it")
+            say(f"base: {self._directory.path} is being trained by another process, waiting for it")
             self._printed = True
 
 

@@ -42,4 +42,4 @@ def warn_of_slow_precision(precision: str, device: torch.device) -> None:
     import torch
 
     if precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        warn("precision=bf16: this processor has no instructions for bfloat16; precision=fp32 is much faster here")
+        warn("precision=bf16: this processor has no instructions for bfloat16, which takes far longer than precision=fp32 here")

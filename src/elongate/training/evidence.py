@@ -16,7 +16,7 @@ def evidence_lines(strategy: Strategy, evidence: dict[str, Any]) -> Iterator[str
     if not strategy.attention.is_full:
         yield (
             f"attention {attention['word']}: active. {attention['pairs_ratio']:.1%} of the pairs of full attention at length "
-            f"{attention['length']}; outputs match the definition to {attention['output_error']:.0e}"
+            f"{attention['length']}; matches its definition to {attention['output_error']:.0e}"
         )
     word = strategy.position.word
     if "table" in evidence:
@@ -24,13 +24,13 @@ def evidence_lines(strategy: Strategy, evidence: dict[str, Any]) -> Iterator[str
     if "slopes" in evidence:
         slopes = evidence["slopes"]
         yield (
-            f"position {evidence['position']}: active. {len(slopes)} slopes {slopes[0]:.3g} … {slopes[-1]:.3g} per token instead of "
-            f"the model's own positions; outputs match the definition to {attention['output_error']:.0e}"
+            f"position {evidence['position']}: active. {len(slopes)} slopes {slopes[0]:.3g} … {slopes[-1]:.3g} per token, "
+            f"the model's own positions are switched off; matches its definition to {attention['output_error']:.0e}"
         )
     if "frequencies" in evidence:
         yield f"position {word}: active. {_frequencies(evidence)}"
     elif "rope_parameters" in evidence:
-        yield f"position {word}: unchanged, as in the checkpoint ({evidence['rope_parameters']['rope_type']})"
+        yield f"position {word}: unchanged from the checkpoint ({evidence['rope_parameters']['rope_type']})"
 
 
 def sampling_lines(strategy: Strategy, stages: list[Stage], rows: list[StageRow]) -> Iterator[str]:
@@ -38,17 +38,18 @@ def sampling_lines(strategy: Strategy, stages: list[Stage], rows: list[StageRow]
     if strategy.sampling is None:
         return
     for stage, row in zip(stages, rows, strict=True):
-        seen = f"Positions up to {row.reach - 1} of {stage.reach - 1} in sequences of {stage.length} tokens"
+        seen = f"Positions up to {row.reach - 1} of {stage.reach - 1} were used in sequences of {stage.length} tokens"
         yield f"sampling {strategy.sampling.word}: active. {seen}"
 
 
 def _table(table: dict[str, Any]) -> str:
-    return f"{table['length']} rows from {table['original_length']}; they match the closed form to {table['row_error']:.0e}"
+    made = f"A table of {table['length']} positions made of {table['original_length']}"
+    return f"{made}; matches the closed form to {table['row_error']:.0e}"
 
 
 def _frequencies(evidence: dict[str, Any]) -> str:
     values = evidence["frequencies"]
     return (
         f"{len(values)} frequencies {values[0]:.3g} … {values[-1]:.3g} rad/token, attention factor {evidence['attention_factor']:.4g}; "
-        f"they match the closed form to {evidence['frequency_error']:.0e}, cosines to {evidence['angle_error']:.0e}"
+        f"frequencies match the closed form to {evidence['frequency_error']:.0e}, cosines to {evidence['angle_error']:.0e}"
     )

@@ -63,7 +63,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
     results["finished"] = True
     directory.write_results(results)
     if interrupt.requested:
-        raise Stopped(f"stopped by {interrupt.requested} after the run was finished; run the same command to see its results")
+        raise Stopped(f"stopped by {interrupt.requested} after the run finished; run the same command to see its results")
     return results
 
 
@@ -170,7 +170,7 @@ def _finished_results(job: Job, directory: RunDirectory) -> dict[str, Any] | Non
 def _warn_of_lost_positions(job: Job, model: LanguageModel) -> None:
     position = job.strategy.position
     if position.from_the_start and not job.model.fresh and model.position.word != position.word:
-        warn(f"{position.word} replaces the positions that the checkpoint was trained with: it needs long training")
+        warn(f"{position.word} replaces the positions that the checkpoint was trained with, which needs long training")
 
 
 def _tune(job: Job, model: LanguageModel) -> None:

@@ -49,7 +49,7 @@ def with_search_result(job: Job, model: LanguageModel, original_length: int, cor
         return job
     file = session.directory.path / f"{position.word}.json"
     if file.exists():
-        say(f"position {position.word}: using the result of the search in {file}")
+        say(f"position {position.word}: reusing {file}")
     else:
         documents = _documents(corpus, job.strategy.target_length, wanted)
         held_out_documents = held_out(corpus.validation, job.strategy.target_length + 1, NUM_HELD_OUT)
