@@ -68,6 +68,12 @@ class Cell:
 CELLS = [Cell(model, word) for word in [*POSITIONS, *SAMPLINGS] for model in MODELS]
 
 
+def normalized(line: str, cell: Cell) -> str:
+    """The refusal without what differs from cell to cell, so that one note serves all refusals of a kind."""
+    line = line.replace(f"context/position={cell.word}:", "context/position=…:").replace(f"model={cell.model} ", "model=… ")
+    return re.sub(r"target_length=\d+", "target_length=…", line)
+
+
 def page() -> str:
     """The text of docs/positions.md."""
     refusals: dict[str, int] = {}
@@ -78,9 +84,7 @@ def page() -> str:
             if (line := cell.refusal()) is None:
                 marks.append(cell.mark)
                 continue
-            # One note for all refusals of the same kind.
-            line = line.replace(f"context/position={word}:", "context/position=…:").replace(f"model={cell.model} ", "model=… ")
-            line = re.sub(r"target_length=\d+", "target_length=…", line)
+            line = normalized(line, cell)
             marks.append(f"[{refusals.setdefault(line, len(refusals) + 1)}]")
         rows.append(f"| `{word}` | {' | '.join(marks)} |")
     header = f"| `context=` | {' | '.join(f'`{model}`' for model in MODELS)} |"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +21,70 @@ from elongate.models.pretrained import Pretrained
 from elongate.training.run import run
 from elongate.training.run_directory import RunDirectory
 from tests.conftest import evaluated
-from tests.matrix import CELLS, MODELS, ORIGINAL, TARGET, Cell, page
+from tests.matrix import CELLS, HEAD, MODELS, ORIGINAL, TARGET, Cell, normalized, page
+from tests.training.program import write_documents
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs/positions.md"
-
-
-def running() -> list[Cell]:
-    """The cells that run, as the page says; `test_the_page_is_up_to_date` checks the page."""
-    rows = [[text.strip() for text in line.split("|")[1:-1]] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
-    models, *words = [[text.strip("`") for text in row] for row in rows]
-    marks = {Cell(model, row[0]): mark for row in words for model, mark in zip(models[1:], row[1:], strict=True)}
-    return [cell for cell in CELLS if marks[cell].startswith("✓")]
+PAGE = Path(__file__).parents[1] / "docs/positions.md"
 
 
-def covering(cells: list[Cell]) -> list[Any]:
-    """All cells; every word on two models, and every model equally often, outside the full grid."""
+@dataclass(frozen=True)
+class Page:
+    """What docs/positions.md says. `test_the_page_is_up_to_date` compares all of it, the tests of cells parts of it."""
+
+    marks: dict[Cell, str]
+    notes: dict[str, str]  # `[1]` to the line of a refusal
+
+    @staticmethod
+    def read() -> Page:
+        lines = PAGE.read_text().splitlines()
+        head, *rows = [[text.strip(" `") for text in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+        marks = {Cell(model, row[0]): mark for row in rows for model, mark in zip(head[1:], row[1:], strict=True)}
+        notes = {f"[{number}]": line for number, line in re.findall(r"^(\d+)\. `(.*)`$", PAGE.read_text(), re.MULTILINE)}
+        return Page(marks, notes)
+
+    @property
+    def running(self) -> list[Cell]:
+        return [cell for cell, mark in self.marks.items() if mark.startswith("✓")]
+
+
+def params(cells: Iterable[Cell], chosen: Container[Cell]) -> list[Any]:
+    """Parameters of a test; all but the chosen ones belong to the full grid."""
+    return [pytest.param(c, id=f"{c.word}-{c.model}", marks=() if c in chosen else pytest.mark.grid) for c in cells]
+
+
+def spread(cells: list[Cell]) -> set[Cell]:
+    """Every word on two models, and every model about equally often."""
     chosen: list[Cell] = []
     for word in dict.fromkeys(cell.word for cell in cells):
         use = Counter(cell.model for cell in chosen)
         chosen += sorted((cell for cell in cells if cell.word == word), key=lambda cell: use[cell.model])[:2]
-    return [pytest.param(cell, id=f"{cell.word}-{cell.model}", marks=() if cell in chosen else pytest.mark.grid) for cell in cells]
+    return set(chosen)
+
+
+READ = Page.read()
+REFUSED = {mark: cell for cell, mark in READ.marks.items() if mark in READ.notes}  # one cell for each note
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The current folder, with a few documents. Cells of a model share its base."""
+    folder = tmp_path_factory.mktemp("matrix")
+    write_documents(folder / "text", 12)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        for module in ("training.run", "evaluate"):  # drawing the report takes longer than training
+            patched.setattr(f"elongate.{module}.write_report", lambda *arguments: {"images": {}, "tables": {}})
+        yield folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", covering(running()))
-def test_a_cell_is_trained_measured_exported_and_opened_again(
-    cell: Cell, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for module in ("training.run", "evaluate"):  # drawing the report takes longer than training
-        monkeypatch.setattr(f"elongate.{module}.write_report", lambda *arguments: {"images": {}, "tables": {}})
-    more = ["tracking=none", "steps=2", "batch_tokens=128", "context.curriculum.base.steps=2", "data=text", f"data.path={text_folder}"]
+@pytest.mark.parametrize("cell", params(READ.running, spread(READ.running)))
+def test_a_cell_is_trained_measured_exported_and_opened_again(cell: Cell, workshop: Path, tmp_path: Path) -> None:
+    more = ["tracking=none", "steps=2", "batch_tokens=128", "context.curriculum.base.steps=2", "data=text", "data.path=text"]
     more += ["evaluation=[curve]", "evaluation.curve.num_sequences=2", f"evaluation.curve.length={TARGET}"]
     more += ["context.position.search.iterations=0"] if cell.word == "longrope" else []
     job = cell.job(*more)
+    assert READ.marks[cell] == ("✓" if job.strategy.position.is_plain else "✓ ours")
     directory = RunDirectory(tmp_path / "run")
     directory.path.mkdir()
     results = run(job, directory)
@@ -74,23 +106,26 @@ def test_a_cell_is_trained_measured_exported_and_opened_again(
             assert_close(plain(cell, directory.model)(tokens).logits, logits(model, tokens), rtol=0, atol=1e-5)
 
 
-def test_every_model_is_in_the_matrix() -> None:
+@pytest.mark.parametrize("cell", params((cell for cell in READ.marks if cell not in READ.running), REFUSED.values()))
+def test_a_refusal_is_one_line_with_a_choice_that_runs(cell: Cell) -> None:
+    line = cell.refusal()
+    assert line is not None
+    assert normalized(line, cell) == READ.notes[READ.marks[cell]]
+    assert f"model={cell.model} does not have; use " in line
+    choice = line.rpartition("; use ")[2].split(",")[0]
+    assert Cell(cell.model, choice.rpartition("=")[2]) in READ.running
+
+
+def test_every_word_and_every_model_is_on_the_page() -> None:
     assert {path.stem for path in (conf_directory() / "model").glob("*.yaml")} - {"pretrained"} == set(MODELS)
+    assert list(READ.marks) == CELLS
+    assert set(READ.marks.values()) == {"✓", "✓ ours", *READ.notes}
+    assert PAGE.read_text().startswith(HEAD)
 
 
-@pytest.mark.slow
+@pytest.mark.grid
 def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text() == page()
-
-
-@pytest.mark.slow
-def test_every_refusal_is_one_line_with_a_choice_that_runs() -> None:
-    for cell in CELLS:
-        if (line := cell.refusal()) is not None:
-            assert "\n" not in line
-            assert f"model={cell.model} does not have; use " in line
-            choice = line.rpartition("; use ")[2].split(",")[0]
-            assert Cell(cell.model, choice.rpartition("=")[2]).refusal() is None
 
 
 def plain(cell: Cell, folder: Path) -> PreTrainedModel:
