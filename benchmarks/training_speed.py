@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 WARMUP = 3
@@ -56,25 +57,30 @@ def run_elongate(
 ) -> tuple[list[float], list[float]]:
     """(end of each step in seconds, loss of each step)."""
     from elongate.context.curriculum.curriculum import Stage
-    from elongate.data.tokens import load_corpus
+    from elongate.training.base import without_base
     from elongate.training.interrupt import Interrupt
-    from elongate.training.loop import fit
-    from elongate.training.origin import find_origin
-    from elongate.training.run_directory import RunDirectory
+    from elongate.training.loop import Course, fit
+    from elongate.training.progress import Forecast
+    from elongate.training.run_directory import Lines, RunDirectory
+    from elongate.training.session import Session
+    from elongate.training.text import load_text
 
     job = job_of(length, steps, precision, folder, micro_batch_tokens, compiled)
-    tokenizer = job.tokenizer.fit(job.data)
-    corpus = load_corpus(job.data, tokenizer)
-    interrupt = Interrupt()
-    model = find_origin(job, corpus, tokenizer, interrupt).build(job)
+    text = load_text(job)
+    model = without_base(job, text.tokenizer).build(job)
     ends: list[float] = []
     losses: list[float] = []
 
-    def log(line: dict[str, float]) -> None:
-        ends.append(time.perf_counter())
-        losses.append(line["loss"])
+    class Clock:
+        def start(self, history: Lines) -> None:
+            pass
 
-    fit(job, model, length, corpus.train, [Stage("bench", length, steps)], RunDirectory(folder), [], lambda history: log, interrupt)
+        def log(self, line: Mapping[str, float]) -> None:
+            ends.append(time.perf_counter())
+            losses.append(line["loss"])
+
+    course = Course(length, [Stage("bench", length, steps)], text.corpus.train, [], Forecast(BATCH_TOKENS, 0, 0, ()))
+    fit(job, model, course, Session(RunDirectory(folder), Clock(), Interrupt()))
     return ends, losses
 
 

@@ -1,4 +1,4 @@
-"""Every position strategy on every model: `python -m tests.matrix > docs/positions.md` writes the page that says what each cell is."""
+"""Every position strategy on every model: `python -m tests.matrix > docs/positions.md` writes the page of all cells."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Cell:
 
     @property
     def choice(self) -> list[str]:
-        # Sampled positions go with whatever makes the model reach that far.
+        # Sampled positions need a position that reaches the target: on a learned table, an extended table.
         table = self.word in SAMPLINGS and self.model in ("gpt2", "bert")
         return [f"model={self.model}", f"context={self.word}", *(["context/position=interpolate"] if table else [])]
 
@@ -46,30 +46,45 @@ class Cell:
     def refusal(self) -> str | None:
         """The one line with which the choice is refused at the default sizes; None if it runs."""
         try:
-            build_job(*composed(*self.choice))
+            self._default_job()
         except ConfigError as fault:
             return str(fault)
         return None
 
+    @cache  # noqa: B019
+    def _default_job(self) -> Any:
+        return build_job(*composed(*self.choice))
+
+    @property
+    def mark(self) -> str:
+        """The cell of the page, for a choice that runs."""
+        return "✓" if self._default_job().strategy.position.is_plain else "✓ ours"
+
     def job(self, *more: str) -> Any:
+        """The choice at tiny size."""
         return build_job(*composed(*self.choice, *MODELS[self.model], f"context.target_length={TARGET}", *more))
 
 
 CELLS = [Cell(model, word) for word in [*POSITIONS, *SAMPLINGS] for model in MODELS]
 
 
+def normalized(line: str, cell: Cell) -> str:
+    """The refusal without what differs from cell to cell, so that one note serves all refusals of a kind."""
+    line = line.replace(f"context/position={cell.word}:", "context/position=…:").replace(f"model={cell.model} ", "model=… ")
+    return re.sub(r"target_length=\d+", "target_length=…", line)
+
+
 def page() -> str:
+    """The text of docs/positions.md."""
     refusals: dict[str, int] = {}
     rows = []
     for word in [*POSITIONS, *SAMPLINGS]:
         marks = []
         for cell in (Cell(model, word) for model in MODELS):
             if (line := cell.refusal()) is None:
-                marks.append("✓" if cell.job().strategy.position.is_plain else "✓ ours")
+                marks.append(cell.mark)
                 continue
-            # One line for all that are refused alike.
-            line = line.replace(f"context/position={word}:", "context/position=…:").replace(f"model={cell.model} ", "model=… ")
-            line = re.sub(r"target_length=\d+", "target_length=…", line)
+            line = normalized(line, cell)
             marks.append(f"[{refusals.setdefault(line, len(refusals) + 1)}]")
         rows.append(f"| `{word}` | {' | '.join(marks)} |")
     header = f"| `context=` | {' | '.join(f'`{model}`' for model in MODELS)} |"

@@ -179,7 +179,7 @@ VISIBLE = [
         "context.target_length=1000: must be a multiple of the original length of 256: context/position=tile repeats the table; "
         "use context.target_length=1024",
     ),
-    ("context=pose data.isolate_documents=true", "context/sampling=pose: cannot be had with data.isolate_documents=true"),
+    ("context=pose data.isolate_documents=true", "context/sampling=pose: cannot be combined with data.isolate_documents=true"),
     ("context=randomized context/attention=self_extend", "context/sampling=randomized: cannot be had with context/attention=self_extend"),
     ("context=pose context.target_length=256", "is the model's original length: context/sampling=pose has no further positions to sample"),
     ("steps=[1", "command line=steps=[1: is not an override; write key=value"),
@@ -423,7 +423,7 @@ def test_a_loss_that_is_not_finite_names_step_data_and_last_checkpoint(text_fold
     step = int(kept[-1].removeprefix("step-"))
     assert reported.startswith(("the loss is nan", "the loss is inf", "the norm of the gradient is"))
     assert f"at step {step + 1} (stage extend, sequences {2 * step} to {2 * step + 1} of length 128)" in reported
-    assert f"the last good checkpoint is {tmp_path}/runs/gpt-yarn-default/checkpoints/{kept[-1]}" in reported
+    assert f"the newest checkpoint is {tmp_path}/runs/gpt-yarn-default/checkpoints/{kept[-1]}" in reported
 
 
 def test_a_signal_before_training_leaves_nothing(tmp_path: Path) -> None:

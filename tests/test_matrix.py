@@ -1,54 +1,90 @@
-"""Position × model: each cell of docs/positions.md, run at tiny size, and the page itself."""
+"""Position × model: cells of docs/positions.md at tiny size, and the page itself."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from elongate.cli import conf_directory
-from elongate.evaluate import evaluate_checkpoint
 from elongate.models.language_model import LanguageModel
 from elongate.models.pretrained import Pretrained
 from elongate.training.run import run
 from elongate.training.run_directory import RunDirectory
-from tests.matrix import CELLS, MODELS, ORIGINAL, TARGET, Cell, page
+from tests.conftest import evaluated
+from tests.matrix import CELLS, HEAD, MODELS, ORIGINAL, TARGET, Cell, normalized, page
+from tests.training.program import write_documents
 
-ROOT = Path(__file__).parents[1]
-TABLES = [("interpolate", "gpt2"), ("interpolate", "bert"), ("tile", "gpt2"), ("tile", "bert")]
-
-
-def name(cell: Cell) -> str:
-    return f"{cell.word}-{cell.model}"
+PAGE = Path(__file__).parents[1] / "docs/positions.md"
 
 
-def covering() -> list[Any]:
-    """All of GPT's cells, and every word with one more model in turn; the others are of the full grid."""
-    models, words = list(MODELS), list(dict.fromkeys(cell.word for cell in CELLS))
-    others = len(models) - 1
-    kept = {(word, models[1 + i % others]) for i, word in enumerate(words)} | {(word, "gpt") for word in words} | {*TABLES}
-    return [pytest.param(cell, id=name(cell), marks=() if (cell.word, cell.model) in kept else pytest.mark.grid) for cell in CELLS]
+@dataclass(frozen=True)
+class Page:
+    """What docs/positions.md says. `test_the_page_is_up_to_date` compares all of it, the tests of cells parts of it."""
+
+    marks: dict[Cell, str]
+    notes: dict[str, str]  # `[1]` to the line of a refusal
+
+    @staticmethod
+    def read() -> Page:
+        lines = PAGE.read_text().splitlines()
+        head, *rows = [[text.strip(" `") for text in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+        marks = {Cell(model, row[0]): mark for row in rows for model, mark in zip(head[1:], row[1:], strict=True)}
+        notes = {f"[{number}]": line for number, line in re.findall(r"^(\d+)\. `(.*)`$", PAGE.read_text(), re.MULTILINE)}
+        return Page(marks, notes)
+
+    @property
+    def running(self) -> list[Cell]:
+        return [cell for cell, mark in self.marks.items() if mark.startswith("✓")]
+
+
+def params(cells: Iterable[Cell], chosen: Container[Cell]) -> list[Any]:
+    """Parameters of a test; all but the chosen ones belong to the full grid."""
+    return [pytest.param(c, id=f"{c.word}-{c.model}", marks=() if c in chosen else pytest.mark.grid) for c in cells]
+
+
+def spread(cells: list[Cell]) -> set[Cell]:
+    """Every word on two models, and every model about equally often."""
+    chosen: list[Cell] = []
+    for word in dict.fromkeys(cell.word for cell in cells):
+        use = Counter(cell.model for cell in chosen)
+        chosen += sorted((cell for cell in cells if cell.word == word), key=lambda cell: use[cell.model])[:2]
+    return set(chosen)
+
+
+READ = Page.read()
+REFUSED = {mark: cell for cell, mark in READ.marks.items() if mark in READ.notes}  # one cell for each note
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The current folder, with a few documents. Cells of a model share its base."""
+    folder = tmp_path_factory.mktemp("matrix")
+    write_documents(folder / "text", 12)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        for module in ("training.run", "evaluate"):  # drawing the report takes longer than training
+            patched.setattr(f"elongate.{module}.write_report", lambda *arguments: {"images": {}, "tables": {}})
+        yield folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", covering())
-def test_a_cell_runs_from_training_to_reopened_export_or_is_refused(
-    cell: Cell, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if (line := cell.refusal()) is not None:
-        assert_the_refusal_helps(cell, line)
-        return
-    monkeypatch.chdir(tmp_path)
-    more = ["tracking=none", "steps=2", "batch_tokens=128", "context.curriculum.base.steps=2", "data=text", f"data.path={text_folder}"]
+@pytest.mark.parametrize("cell", params(READ.running, spread(READ.running)))
+def test_a_cell_is_trained_measured_exported_and_opened_again(cell: Cell, workshop: Path, tmp_path: Path) -> None:
+    more = ["tracking=none", "steps=2", "batch_tokens=128", "context.curriculum.base.steps=2", "data=text", "data.path=text"]
     more += ["evaluation=[curve]", "evaluation.curve.num_sequences=2", f"evaluation.curve.length={TARGET}"]
     more += ["context.position.search.iterations=0"] if cell.word == "longrope" else []
     job = cell.job(*more)
+    assert READ.marks[cell] == ("✓" if job.strategy.position.is_plain else "✓ ours")
     directory = RunDirectory(tmp_path / "run")
     directory.path.mkdir()
     results = run(job, directory)
@@ -56,8 +92,8 @@ def test_a_cell_runs_from_training_to_reopened_export_or_is_refused(
     assert results["curve"]["table"]["edges"][-1] == TARGET
     assert losses[-1] is not None
     assert np.isfinite(losses[-1])
-    # Exported, and opened again as it was measured.
-    assert evaluated(directory.path, tmp_path / "evaluated")["curve"]["table"]["after"]["loss"] == pytest.approx(losses, abs=1e-5)
+    again = evaluated(directory.path, tmp_path / "evaluated")
+    assert again["curve"]["table"]["after"]["loss"] == pytest.approx(losses, abs=1e-5)
     if not job.strategy.position.is_plain:
         with pytest.raises(ValueError, match="elongate-"):
             AutoConfig.from_pretrained(directory.model)
@@ -66,32 +102,30 @@ def test_a_cell_runs_from_training_to_reopened_export_or_is_refused(
     for length in (ORIGINAL, TARGET):
         tokens = torch.randint(257, (2, length), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            # Opened anew: dynamic NTK remembers what it has read.
+            # Opened for each length, because dynamic NTK depends on earlier calls.
             assert_close(plain(cell, directory.model)(tokens).logits, logits(model, tokens), rtol=0, atol=1e-5)
 
 
-def assert_the_refusal_helps(cell: Cell, line: str) -> None:
-    """It is one line, and the word that it proposes runs."""
-    assert "\n" not in line
+@pytest.mark.parametrize("cell", params((cell for cell in READ.marks if cell not in READ.running), REFUSED.values()))
+def test_a_refusal_is_one_line_with_a_choice_that_runs(cell: Cell) -> None:
+    line = cell.refusal()
+    assert line is not None
+    assert normalized(line, cell) == READ.notes[READ.marks[cell]]
     assert f"model={cell.model} does not have; use " in line
-    remedy = line.rpartition("; use ")[2].split(",")[0]
-    assert Cell(cell.model, remedy.rpartition("=")[2]).refusal() is None
+    choice = line.rpartition("; use ")[2].split(",")[0]
+    assert Cell(cell.model, choice.rpartition("=")[2]) in READ.running
 
 
-def test_every_model_is_in_the_matrix() -> None:
+def test_every_word_and_every_model_is_on_the_page() -> None:
     assert {path.stem for path in (conf_directory() / "model").glob("*.yaml")} - {"pretrained"} == set(MODELS)
+    assert list(READ.marks) == CELLS
+    assert set(READ.marks.values()) == {"✓", "✓ ours", *READ.notes}
+    assert PAGE.read_text().startswith(HEAD)
 
 
-@pytest.mark.slow
+@pytest.mark.grid
 def test_the_page_is_up_to_date() -> None:
-    assert (ROOT / "docs/positions.md").read_text() == page()
-
-
-def evaluated(run: Path, folder: Path) -> dict[str, Any]:
-    folder.mkdir()
-    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
-        config = compose("evaluate", overrides=[f"checkpoint={run}"])
-    return evaluate_checkpoint(config, conf_directory(), folder)[0]
+    assert PAGE.read_text() == page()
 
 
 def plain(cell: Cell, folder: Path) -> PreTrainedModel:

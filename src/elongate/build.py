@@ -1,4 +1,4 @@
-"""The one place where objects are made from the configuration."""
+"""Builds a job from the configuration: the only place where the objects of a run are made."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from elongate.memory.memory import Memory
 from elongate.models.model import Model
 from elongate.objectives.objective import ObjectiveChoice
 from elongate.tracking.tracker import Tracking
-from elongate.training.job import Job, Limits, check_able, check_lengths, check_together
+from elongate.training.job import Job, TrainingOptions
 from elongate.training.optimizer.optimizer import Optimizer
 from elongate.training.schedule.schedule import Schedule
+from elongate.training.validate import before_torch
 from elongate.tuning.tuning import Tuning
 
 GROUPS = (
@@ -40,8 +41,11 @@ GROUPS = (
 )
 
 
-def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
-    """Everything that a run is made of. `choices` are the words that were chosen, by group. Raises `ConfigError`; never imports torch."""
+def build_job(config: DictConfig, choices: Mapping[str, Any], command: str = "") -> Job:
+    """Returns the job, checked as far as possible. Raises `ConfigError`; never imports torch.
+
+    `choices` are the chosen words by group, `command` is the command line.
+    """
     top = scalars(config, GROUPS)
     model = build(config.model, "model", Model)
     job = Job(
@@ -64,37 +68,32 @@ def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
         tokenizer=pretrained_tokenizer(build(config.tokenizer, "tokenizer"), model),
         tuning=build(config.tuning, "tuning", Tuning),
         memory=build(config.memory, "memory", Memory),
-        limits=build_class(Limits, config.training, "training"),
+        training=build_class(TrainingOptions, config.training, "training"),
         evaluations=build_evaluations(config.evaluation),
         tracking=build(config.tracking, "tracking", Tracking),
         config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a mapping, since the configuration is one
+        command=command,
     )
-    if model.has is not None and model.original_length is not None:
-        job = check_able(job, model.has, model.original_length)
-        for evaluation in job.evaluations:
-            evaluation.check(job.objective.scorer)
-    check_together(job)
-    if model.original_length is not None:
-        check_lengths(job, model.original_length, model.block_length)
-    return job
+    return before_torch(job)
 
 
 def pretrained_tokenizer(tokenizer: TokenizerConfig, model: Model) -> TokenizerConfig:
-    """The tokenizer, that of the model where it says so."""
+    """Returns the tokenizer. One without a source of its own gets the model's."""
     if not isinstance(tokenizer, PretrainedTokenizer) or tokenizer.source is not None:
         return tokenizer
     if model.tokenizer_source is None:
-        raise ConfigError(
-            "tokenizer.source", None, f"model={model.word} has no tokenizer of its own", "name a hub id or folder, or use tokenizer=byte"
-        )
+        rule = f"model={model.word} has no tokenizer of its own"
+        raise ConfigError("tokenizer.source", None, rule, "name a hub id or folder, or use tokenizer=byte")
     own = replace(tokenizer, source=model.tokenizer_source)
     own.key = "model.source"
     return own
 
 
 def build_evaluations(nodes: DictConfig) -> tuple[Evaluation, ...]:
+    """Returns the evaluations in the order of their nodes. Raises `ConfigError`."""
     words = [str(word) for word in nodes]
     for word in words:
         if "_target_" not in nodes[word]:
-            raise ConfigError(f"evaluation.{word}", "{…}", "is set, but not among the chosen evaluations", f"add it: evaluation=[{word}]")
+            rule = "is set, but not among the chosen evaluations"
+            raise ConfigError(f"evaluation.{word}", "{…}", rule, f"add it: evaluation=[{word}]")
     return tuple(build(nodes[word], f"evaluation.{word}", Evaluation) for word in words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -64,15 +65,18 @@ def conf_directory() -> Path:
 
 
 def _train(config: DictConfig) -> None:
-    from elongate.build import build_job
     from elongate.console import say
-    from elongate.report.table import terminal_table
-    from elongate.training.plan import plan
-    from elongate.training.run import run
     from elongate.training.run_directory import RunDirectory
 
     directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
-    job = build_job(config, HydraConfig.get().runtime.choices)
+    if not config.get("plan"):
+        say(f"run directory: {directory.path}")  # before the imports, which take a second
+    from elongate.build import build_job
+    from elongate.report.table import terminal_table
+    from elongate.training.plan import plan
+    from elongate.training.run import run
+
+    job = build_job(config, HydraConfig.get().runtime.choices, _command_line())
     _require_one_process()
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         job = replace(job, tracking=job.tracking.in_sweep(Path(HydraConfig.get().sweep.dir).name))
@@ -232,6 +236,13 @@ def _remove_empty(folder: Path) -> None:
         if path != Path.cwd():
             with suppress(OSError):  # not empty, or not ours to change
                 path.rmdir()
+
+
+def _command_line() -> str:
+    """The command that repeats this run alone, also for a run of a sweep."""
+    overrides = HydraConfig.get().overrides
+    settings = [text for text in overrides.hydra if not text.startswith("hydra.mode=")]
+    return shlex.join([*_program("train").split(), *settings, *overrides.task])
 
 
 def _require_one_process() -> None:

@@ -26,7 +26,7 @@ from elongate.evaluation.measurement.samples import Samples, digest_of
 from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
 from elongate.report.page import write_report
-from elongate.training.origin import find_device
+from elongate.training.device import find_device
 
 if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer

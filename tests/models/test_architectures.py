@@ -43,7 +43,7 @@ from elongate.models.gpt2 import Gpt2
 from elongate.models.language_model import LanguageModel
 from elongate.models.model import Model
 from elongate.models.modernbert import ModernBert
-from elongate.training.origin import export
+from elongate.training.export import export
 
 FRESH: dict[str, type[Any]] = {"gpt": Gpt, "gpt2": Gpt2, "bert": Bert, "modernbert": ModernBert}
 LEARNED = ["gpt2", "bert"]

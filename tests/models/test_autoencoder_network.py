@@ -34,7 +34,7 @@ from elongate.models.autoencoder import layer, network
 from elongate.models.autoencoder.autoencoder import Autoencoder
 from elongate.models.autoencoder.encoder import latent_positions
 from elongate.models.pretrained import Pretrained
-from elongate.training.origin import export
+from elongate.training.export import export
 
 WAYS = ["continuation", "reconstruction"]
 

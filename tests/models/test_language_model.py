@@ -31,7 +31,7 @@ from elongate.errors import ConfigError
 from elongate.models.compatibility import check_head, check_strategy
 from elongate.models.language_model import LanguageModel
 from elongate.scoring.left_to_right import LeftToRight
-from elongate.training.origin import export
+from elongate.training.export import export
 
 FOLLOWING = ["dynamic_ntk", "longrope"]  # their frequencies depend on the length of the text
 

@@ -91,7 +91,7 @@ def test_fields_and_models_without_effect_are_refused() -> None:
 
 @pytest.mark.parametrize("memory", ["stream", "auto"])
 def test_memory_plans_that_split_a_sequence_are_refused(memory: str, build_tiny: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match=f"memory={memory}: cannot work with objective=bidirectional.*use memory=checkpoint"):
+    with pytest.raises(ConfigError, match=f"memory={memory}: cannot be combined with objective=bidirectional.*use memory=checkpoint"):
         build_tiny("objective=bidirectional", f"memory={memory}")
 
 

@@ -1,3 +1,5 @@
+"""Checkpoints: exact round trips, which ones are kept, and damage to their files."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,6 +9,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from elongate.errors import ConfigError
 from elongate.training.checkpoints import Checkpoints, Progress, load_checkpoint
 
 
@@ -26,7 +29,7 @@ def progress(step: int) -> Progress:
 
 
 @pytest.mark.parametrize("optimizer_type", [torch.optim.AdamW, torch.optim.Adafactor])
-def test_a_loaded_checkpoint_goes_on_bit_for_bit(tmp_path: Path, optimizer_type: type) -> None:
+def test_a_loaded_checkpoint_continues_bit_for_bit(tmp_path: Path, optimizer_type: type) -> None:
     network, optimizers = trained(3, optimizer_type)
     Checkpoints(tmp_path, keep=2).save(network, optimizers, progress(3), set())
     other, others = trained(0, optimizer_type)
@@ -48,7 +51,7 @@ def test_the_newest_ones_and_the_last_of_each_stage_are_kept(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("file", ["tensors.safetensors", "progress.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncated", "one bit flipped", "missing"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, file: str, damage: str) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: Path, file: str, damage: str) -> None:
     network, optimizers = trained(1)
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (10, 20):
@@ -63,13 +66,25 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path
         # In a hash of the manifest, in the weights, in the progress: somewhere in the middle.
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    said: list[str] = []
-    assert checkpoints.newest_sound(said.append) == (10, tmp_path / "step-000010")
-    assert len(said) == 1
-    assert "step-000020 is damaged" in said[0]
+    warnings: list[str] = []
+    assert checkpoints.newest_undamaged(warnings.append) == tmp_path / "step-000010"
+    assert len(warnings) == 1
+    assert "step-000020 is damaged" in warnings[0]
 
 
-def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+def test_a_checkpoint_is_chosen_by_name(tmp_path: Path) -> None:
+    network, optimizers = trained(1)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (10, 20):
+        checkpoints.save(network, optimizers, progress(step), set())
+    assert checkpoints.named("step-000010") == tmp_path / "step-000010"
+    with pytest.raises(
+        ConfigError, match=r"resume_from=step-000030: is not a checkpoint in .* \(step-000010, step-000020\); use .*=step-000020"
+    ):
+        checkpoints.named("step-000030")
+
+
+def test_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".step-000010.123.partial").mkdir()
-    assert Checkpoints(tmp_path, keep=2).newest_sound(print) is None
+    assert Checkpoints(tmp_path, keep=2).newest_undamaged(print) is None
     assert list(tmp_path.iterdir()) == []

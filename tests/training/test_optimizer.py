@@ -1,3 +1,5 @@
+"""Optimizers: which parameters they update, how the loss falls, and how much state they keep."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -15,7 +17,7 @@ WORDS = sorted(path.stem for path in (conf_directory() / "optimizer").glob("*.ya
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_every_parameter_is_held_once_and_only_matrices_decay(word: str, build_tiny: Callable[..., Any]) -> None:
+def test_every_parameter_is_updated_once_and_only_matrices_decay(word: str, build_tiny: Callable[..., Any]) -> None:
     job = build_tiny(f"optimizer={word}", "optimizer.weight_decay=0.1")
     network = job.model.build(257, seed=0).network
     groups = [group for optimizer in job.optimizer.build(network) for group in optimizer.param_groups]
@@ -42,7 +44,7 @@ def test_the_loss_of_one_batch_falls(word: str, build_tiny: Callable[..., Any]) 
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_muon_takes_the_matrices_of_the_layers_and_leaves_the_tables(build_tiny: Callable[..., Any]) -> None:
+def test_muon_updates_the_matrices_of_the_layers_and_no_tables(build_tiny: Callable[..., Any]) -> None:
     job = build_tiny("optimizer=muon", "model.tie_weights=false")
     network = job.model.build(257, seed=0).network
     muon, adamw = job.optimizer.build(network)

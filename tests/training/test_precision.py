@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from elongate.training.run import warn_of_slow_precision
+from elongate.training.device import warn_of_slow_precision
 
 
 @pytest.mark.parametrize(

@@ -1,317 +1,39 @@
-"""A run may die at any moment: the same command resumes it, and ends with the weights and figures of an undisturbed run.
-
-`ELONGATE_KILLS=20 pytest tests/training/test_resume.py -k sigkill -s` kills more often and says where.
-"""
+"""A run that dies or is stopped at any moment is resumed by the same command, to the same weights and figures."""
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from tests.interrupts import SignalAfter
+from tests.training.program import outcome
 
-from elongate.errors import Stopped
+from elongate.errors import ConfigError, Stopped
 from elongate.training.run import run
 from elongate.training.run_directory import RunDirectory
 
-ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("ELONGATE_KILLS", "6"))
-COMMAND = [
-    "experiment=smoke",
-    "steps=12",
-    "context.curriculum.base.steps=16",
-    "training.checkpoint_steps=2",
-    "evaluation.curve.num_sequences=4",
-    "evaluation.needle.num_samples=2",
-    "evaluation.needle.depths=[0,1]",
-    "data=text",
-]
-# Where a run can be killed: the time after the first of these lines, up to the next.
-PLACES = {
-    "start": "",
-    "base": r"base 64  step",
-    "base export": r"base 64  step 16/16|base: reusing",
-    "training": r"extend 256  step",
-    "evaluation": r"position yarn: active",
-    "report": r"measuring needle, extended|resuming from step-000028",
-}
-LAST_LINE = r"Loss in nats"
-
-
-class Program:
-    """`python train.py …`, under way until the block ends; what it says is heard line by line."""
-
-    def __init__(self, cwd: Path, *arguments: str, without_torch: Path | None = None) -> None:
-        path = str(ROOT / "src")
-        if without_torch is not None:
-            (without_torch / "torch").mkdir(parents=True, exist_ok=True)
-            (without_torch / "torch/__init__.py").write_text("raise ImportError('torch was imported')")
-            path = f"{without_torch}:{path}"
-        # One thread: threads that wait for each other on busy cores take many times as long.
-        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        cwd.mkdir(exist_ok=True)
-        self.began, self.said, self.complaints = time.monotonic(), [], []
-        self._heard, self._ended = threading.Condition(), False
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *arguments, *COMMAND],
-            cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-        listening = ((self.process.stdout, self.said), (self.process.stderr, self.complaints))
-        self._threads = [threading.Thread(target=self._hear, args=pair) for pair in listening]
-        for thread in self._threads:
-            thread.start()
-
-    said: list[tuple[float, str]]
-    complaints: list[tuple[float, str]]
-
-    def __enter__(self) -> Program:
-        return self
-
-    def __exit__(self, *fault: Any) -> None:
-        self.process.kill()
-        self.end()
-
-    def end(self) -> int:
-        """Its exit code."""
-        code = self.process.wait()
-        for thread in self._threads:
-            thread.join()
-        return code
-
-    def has_said(self, pattern: str) -> bool:
-        return any(re.match(pattern, line) for _, line in [(0.0, ""), *self.said])
-
-    def time_of(self, pattern: str) -> float:
-        """Seconds from the start to the first line like this; for an empty pattern the start itself."""
-        return next(moment for moment, line in [(0.0, ""), *self.said] if re.match(pattern, line))
-
-    def hear(self, pattern: str) -> bool:
-        """Waits until it says a line like this; False if it ends without."""
-        with self._heard:
-            self._heard.wait_for(lambda: self.has_said(pattern) or self._ended)
-        return self.has_said(pattern)
-
-    def see(self, folder: Path, pattern: str) -> None:
-        """Waits until there is a file like this."""
-        while not any(folder.glob(pattern)):
-            assert self.process.poll() is None, f"it ended before {pattern} was there: {self.stderr}"
-            time.sleep(0.001)
-
-    @property
-    def stderr(self) -> str:
-        return "".join(line for _, line in self.complaints)
-
-    def _hear(self, stream: IO[str], lines: list[tuple[float, str]]) -> None:
-        with stream:
-            for line in stream:
-                with self._heard:
-                    lines.append((time.monotonic() - self.began, line))
-                    self._heard.notify()
-        if stream is self.process.stdout:
-            with self._heard:
-                self._ended = True
-                self._heard.notify()
-
-
-def finished(cwd: Path, *arguments: str) -> Program:
-    with Program(cwd, *arguments) as program:
-        assert program.end() == 0, program.stderr
-    return program
-
-
-def without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without_times(v) for key, v in value.items() if key not in ("seconds", "tokens_per_second", "peak_memory_bytes")}
-    return [without_times(v) for v in value] if isinstance(value, list) else value
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """All that a run comes to, but for times and memory."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
-    assert not list(folder.parent.glob("*/**/*.partial"))
-    assert (folder / "report.html").exists()
-    tables = {path.name: path.read_text() for path in sorted(folder.glob("*.csv"))}
-    results = without_times(json.loads((folder / "results.json").read_text()))
-    weights = (folder / "model/model.safetensors").read_bytes()
-    return {"weights": weights, "metrics": without_times(lines), "results": results} | tables
-
-
-def newest(checkpoints: Path) -> Path:
-    return max(checkpoints.glob("step-*"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What all runs here are trained on."""
-    folder = tmp_path_factory.mktemp("text")
-    for i in range(40):
-        (folder / f"{i:02d}.txt").write_text("".join(f"line {n} of document {i}: {n * i % 97}\n" for n in range(120)))
-    COMMAND.append(f"data.path={folder}")
-    yield
-    COMMAND.pop()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Path, dict[str, Any]]:
-    cwd = tmp_path_factory.mktemp("undisturbed")
-    return finished(cwd), cwd, outcome(cwd / "runs/gpt-yarn-smoke")
-
-
-@pytest.mark.slow
-def test_sigkill_at_random_moments_changes_nothing(undisturbed: tuple[Program, Path, dict[str, Any]], tmp_path: Path) -> None:
-    model, _, expected = undisturbed
-    random, killed = Random(KILLS), []
-    begins = [model.time_of(line) for line in (*PLACES.values(), LAST_LINE)]
-    for number in range(KILLS):
-        life, index = divmod(number, len(PLACES))
-        cwd = tmp_path / str(life)
-        with Program(cwd) as program:
-            # What was done before the last kill is not done again, so its lines do not come again.
-            program.hear("|".join(list(PLACES.values())[index:]))
-            time.sleep(random.uniform(0, begins[index + 1] - begins[index]))
-            program.process.kill()
-        if program.end() == -signal.SIGKILL:
-            last = program.said[-1][1].strip()[:50] if program.said else "nothing"
-            partial = [str(path.relative_to(cwd / "runs")) for path in cwd.glob("runs/**/*.partial")]
-            killed.append(f"{list(PLACES)[index]}: after “{last}”, being written: {partial}")
-        if index == len(PLACES) - 1 or number == KILLS - 1:
-            finished(cwd)
-            assert outcome(cwd / "runs/gpt-yarn-smoke") == expected
-    print("\n".join(["", *killed]))
-    assert len(killed) >= 0.8 * KILLS  # a run that is over before its kill is as good as any
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_of_a_killed_run_is_named_and_changes_nothing(undisturbed: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "runs/gpt-yarn-smoke"
-    with Program(tmp_path) as program:
-        program.see(tmp_path, "runs/bases/*/checkpoints/step-000006")
-    (base,) = tmp_path.glob("runs/bases/*/checkpoints")
-    truncated = newest(base)
-    os.truncate(truncated / "tensors.safetensors", 1000)
-    with Program(tmp_path) as program:
-        program.see(folder, "checkpoints/step-000022")
-    program.end()
-    assert f"{truncated.name} is damaged (tensors.safetensors" in program.stderr
-    altered = newest(folder / "checkpoints")
-    content = bytearray((altered / "tensors.safetensors").read_bytes())
-    content[len(content) // 2] ^= 1
-    (altered / "tensors.safetensors").write_bytes(content)
-    last = finished(tmp_path)
-    assert f"{altered.name} is damaged (tensors.safetensors" in last.stderr
-    assert last.has_said("resuming from step-")
-    assert outcome(folder) == undisturbed[2]
-
-
-@pytest.mark.slow
-def test_a_signal_ends_the_step_writes_a_checkpoint_and_changes_nothing(undisturbed: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "runs/gpt-yarn-smoke"
-
-    def stop(number: int, line: str, *arguments: str) -> str:
-        with Program(tmp_path, *arguments) as program:
-            assert program.hear(line)
-            os.killpg(program.process.pid, number)  # as a terminal does: to all processes of the command
-            assert program.end() == 3, program.stderr
-            (told,) = [line for _, line in program.complaints if line.startswith("error:")]
-            assert "run the same command to resume" in told
-            return told
-
-    def assert_saved(told: str, directory: Path) -> None:
-        step = int(re.search(r"at step (\d+)", told)[1])
-        assert newest(directory / "checkpoints").name == f"step-{step:06d}"
-        assert len((directory / "metrics.jsonl").read_text().splitlines()) == step
-
-    told = stop(signal.SIGTERM, r"base 64  step")
-    assert "SIGTERM" in told
-    (base,) = tmp_path.glob("runs/bases/*-*")
-    assert_saved(told, base)
-    told = stop(signal.SIGINT, r"extend 256  step", "tracking=wandb")
-    assert "SIGINT" in told
-    assert_saved(told, folder)
-    assert "in the evaluation" in stop(signal.SIGTERM, r"measuring needle, after")
-    assert json.loads((folder / "results.json").read_text())["measured"] == ["curve/after"]
-    finished(tmp_path)
-    assert outcome(folder) == undisturbed[2]
-
-
-@pytest.mark.slow
-def test_a_finished_run_is_reported_without_torch(undisturbed: tuple[Program, Path, dict[str, Any]], tmp_path: Path) -> None:
-    _, cwd, expected = undisturbed
-    folder = cwd / "runs/gpt-yarn-smoke"
-    before = (folder / "model/model.safetensors").stat().st_mtime_ns
-    with Program(cwd, without_torch=tmp_path) as program:
-        assert program.end() == 0, program.stderr
-    assert program.has_said("is already finished")
-    assert program.has_said(LAST_LINE)
-    assert (folder / "model/model.safetensors").stat().st_mtime_ns == before
-    assert outcome(folder) == expected
-
-
-@pytest.mark.slow
-def test_strategies_of_a_sweep_share_base_and_tokens_and_a_seed_gives_the_same_weights(undisturbed: Any, tmp_path: Path) -> None:
-    program = finished(tmp_path, "-m", "context=none,pi,yarn")
-    (base,) = tmp_path.glob("runs/bases/*-*")
-    trained = [line for _, line in program.said if line.startswith("base: ")]
-    assert ["base: reusing" in line for line in trained] == [False, True, True]
-    outcomes = [outcome(path.parent) for path in sorted(tmp_path.glob("runs/sweep-smoke/*/results.json"))]
-    assert [o["results"]["strategy"]["context"] for o in outcomes] == ["none", "pi", "yarn"]
-    assert len({o["results"]["data"]["consumed_tokens_sha256"] for o in outcomes}) == 1
-    assert len({o["weights"] for o in outcomes}) == 3
-    base_lines = without_times([json.loads(line) for line in (base / "metrics.jsonl").read_text().splitlines()])
-    assert all(o["metrics"][:16] == base_lines for o in outcomes)
-    assert outcomes[2] == undisturbed[2]
-
-
-@pytest.mark.slow
-def test_of_two_runs_at_once_one_trains_the_base_and_a_folder_takes_one(undisturbed: Any, tmp_path: Path) -> None:
-    with Program(tmp_path, "name=a", "seed=1") as a, Program(tmp_path, "name=b", "seed=1") as b:
-        trains = "base: .* shared by"
-        while not (a.has_said(trains) or b.has_said(trains)):
-            assert a.process.poll() is None, a.stderr
-            assert b.process.poll() is None, b.stderr
-            time.sleep(0.01)
-        first, name = (a, "a") if a.has_said(trains) else (b, "b")
-        # Held up, so that the other comes to wait for the base, and this one's folder is in use.
-        first.process.send_signal(signal.SIGSTOP)
-        with Program(tmp_path, f"name={name}", "seed=1", without_torch=tmp_path / "none") as refused:
-            assert refused.end() == 2
-        assert len(refused.complaints) == 1
-        assert "is being worked on by another process" in refused.stderr
-        first.process.send_signal(signal.SIGCONT)
-        assert a.end() == 0, a.stderr
-        assert b.end() == 0, b.stderr
-    assert sorted(program.has_said("base: reusing") for program in (a, b)) == [False, True]
-    outcomes = [outcome(tmp_path / f"runs/gpt-yarn-{name}") for name in "ab"]
-    assert outcomes[0] == outcomes[1]
-    assert outcomes[0]["weights"] != undisturbed[2]["weights"]
-    hashes = [o["results"]["data"]["consumed_tokens_sha256"] for o in (outcomes[0], undisturbed[2])]
-    assert hashes[0] != hashes[1]
-
-
-# -- moments that a clock hardly ever finds, in one process ------------------------------------------------------------
+Build = Callable[..., Any]
+SHORT = ["steps=3", "training.checkpoint_steps=1", "context.curriculum.base.steps=3", "evaluation=[curve]"]
+SHORT += ["evaluation.curve.num_sequences=2", "evaluation.curve.length=128"]
+WITHOUT_BASE = ["context/curriculum=fixed", "evaluation=[]", "steps=9"]
 
 
 class Death(BaseException):
-    """The process is gone: nothing that would tidy up does."""
+    """Stands for the end of the process: nothing that would tidy up catches it."""
 
 
 @pytest.fixture
-def live(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], None]]:
-    """Sets how many syncs, renames and removals are left before death; from then on none is carried out."""
+def die_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], None]]:
+    """Sets how many syncs, renames and removals succeed before death; from then on none does."""
     left: list[int | None] = [None]
 
     def mortal(act: Callable[..., Any]) -> Callable[..., Any]:
@@ -331,13 +53,16 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], Non
         left[0] = acts
 
     yield set_left
-    gc.collect()  # of what the dead left open
+    gc.collect()  # of files that the dead left open
 
 
-SHORT = ["steps=3", "training.checkpoint_steps=1", "context.curriculum.base.steps=3", "evaluation.needle.lengths=[64]", "data=text"]
+@pytest.fixture
+def build(build_tiny: Build, text_folder: Path) -> Build:
+    """Builds a job on a few documents."""
+    return lambda *overrides: build_tiny("data=text", f"data.path={text_folder}", *overrides)
 
 
-def started(job: Any, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+def start(job: Any, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     directory = RunDirectory(cwd / "runs/run")
     directory.path.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(cwd)
@@ -346,6 +71,25 @@ def started(job: Any, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirector
     return directory
 
 
+def stop(job: Any, cwd: Path, looks: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The error of a run to which a signal comes after so many looks at it."""
+    with monkeypatch.context() as patched:
+        patched.setattr("elongate.training.run.Interrupt", lambda: SignalAfter(looks))
+        with pytest.raises(Stopped) as stopped:
+            start(job, cwd, patched)
+    return str(stopped.value)
+
+
+def steps_of(directory: RunDirectory) -> list[int]:
+    return [line["step"] for line in directory.read_metrics()]
+
+
+def checkpoints_of(cwd: Path) -> list[str]:
+    return sorted(path.name for path in cwd.glob("runs/run/checkpoints/*"))
+
+
+# -- death -----------------------------------------------------------------------------------------------------------------
+
 DEAD = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")  # they close no files
 
 
@@ -353,79 +97,83 @@ DEAD = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnra
 @pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["full", "lora_plus"])
 def test_death_between_any_two_acts_on_files_changes_nothing(
-    tuning: str,
-    build_tiny: Callable[..., Any],
-    text_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    live: Callable[[int | None], None],
+    tuning: str, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, die_after: Callable[[int | None], None]
 ) -> None:
-    job = build_tiny(*SHORT, f"data.path={text_folder}", f"tuning={tuning}")
-    expected = outcome(started(job, tmp_path / "undisturbed", monkeypatch).path)
+    job = build(*SHORT, f"tuning={tuning}")
+    expected = outcome(start(job, tmp_path / "undisturbed", monkeypatch).path)
     random, deaths = Random(0), 0
     while True:
-        live(random.randrange(40))
+        die_after(random.randrange(60))
         try:
-            directory = started(job, tmp_path / "mortal", monkeypatch)
+            directory = start(job, tmp_path / "mortal", monkeypatch)
             break
         except Death:
             deaths += 1
-            assert deaths < 100, "it does not come any further"
+            assert deaths < 100, "it makes no progress"
         finally:
-            live(None)
-    assert deaths > 4
+            die_after(None)
+    assert deaths > 2
     assert outcome(directory.path) == expected
 
 
 @DEAD
 @pytest.mark.slow
-def test_death_while_a_run_is_overwritten_leaves_nothing_of_it_to_the_next(
-    build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[int | None], None]
+def test_death_while_a_run_is_overwritten_leaves_nothing_of_it(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, die_after: Callable[[int | None], None]
 ) -> None:
-    short = [line for line in SHORT if "base" not in line] + [f"data.path={text_folder}", "context/curriculum=fixed"]
-    started(build_tiny(*short), tmp_path / "overwritten", monkeypatch)
-    job = build_tiny(*short, "overwrite=true", "optimizer.lr=0.01")
-    expected = outcome(started(job, tmp_path / "undisturbed", monkeypatch).path)
-    for acts in range(6):
+    short = [word for word in SHORT if "base" not in word] + ["context/curriculum=fixed"]
+    start(build(*short), tmp_path / "overwritten", monkeypatch)
+    job = build(*short, "overwrite=true", "optimizer.lr=0.01")
+    expected = outcome(start(job, tmp_path / "undisturbed", monkeypatch).path)
+    for acts in (0, 2, 5):
         shutil.copytree(tmp_path / "overwritten", tmp_path / f"mortal-{acts}")
-        live(acts)
+        die_after(acts)
         with pytest.raises(Death):
-            started(job, tmp_path / f"mortal-{acts}", monkeypatch)
-        live(None)
-        assert outcome(started(job, tmp_path / f"mortal-{acts}", monkeypatch).path) == expected
+            start(job, tmp_path / f"mortal-{acts}", monkeypatch)
+        die_after(None)
+        assert outcome(start(job, tmp_path / f"mortal-{acts}", monkeypatch).path) == expected
 
 
-@pytest.mark.parametrize("looks", range(5))
-def test_a_signal_between_two_looks_still_finds_its_step_in_a_checkpoint(
-    looks: int, build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# -- signals ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_in_base_extension_and_evaluation_ends_the_same(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = build_tiny("context/curriculum=fixed", "data=text", f"data.path={text_folder}", "steps=9")
-    monkeypatch.setattr("elongate.training.run.Interrupt", lambda: SignalAfter(looks))
-    with pytest.raises(Stopped, match="at step") as stopped:
-        started(job, tmp_path, monkeypatch)
-    step = int(re.search(r"at step (\d+)", str(stopped.value))[1])
-    assert (tmp_path / f"runs/run/checkpoints/step-{step:06d}").exists()
+    job, cwd = build(*SHORT), tmp_path / "stopped"
+    expected = outcome(start(job, tmp_path / "undisturbed", monkeypatch).path)
+    told = [stop(job, cwd, looks, monkeypatch) for looks in (1, 2, 0)]
+    assert [re.findall(r"at step \d+|in the evaluation", text) for text in told] == [["at step 2"], ["at step 5"], ["at step 6"]]
+    # The last step is done; of two rows of the evaluation one is.
+    assert "in the evaluation" in stop(job, cwd, 0, monkeypatch)
+    assert outcome(start(job, cwd, monkeypatch).path) == expected
 
 
-def test_damaged_checkpoints_do_not_take_the_place_of_new_ones(
-    build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("looks", [0, 3])
+def test_a_stopped_step_is_in_a_checkpoint(looks: int, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = stop(build(*WITHOUT_BASE), tmp_path, looks, monkeypatch)
+    assert told == f"stopped by SIGTERM at step {looks + 1}; run the same command to resume"
+    assert checkpoints_of(tmp_path) == [f"step-{looks + 1:06d}"]
+
+
+def test_damaged_checkpoints_do_not_count_towards_those_that_are_kept(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = build_tiny("context/curriculum=fixed", "data=text", f"data.path={text_folder}", "steps=9", "training.checkpoint_steps=2")
+    job = build(*WITHOUT_BASE, "training.checkpoint_steps=2")
     for looks in (5, 0):
-        monkeypatch.setattr("elongate.training.run.Interrupt", lambda looks=looks: SignalAfter(looks))
-        with pytest.raises(Stopped) as stopped:
-            started(job, tmp_path, monkeypatch)
+        told = stop(job, tmp_path, looks, monkeypatch)
         for path in tmp_path.glob("runs/run/checkpoints/*/manifest.json"):
             path.write_text("")
-    (step,) = re.findall(r"at step (\d+)", str(stopped.value))
-    assert (tmp_path / f"runs/run/checkpoints/step-{int(step):06d}").exists()
+    (step,) = re.findall(r"at step (\d+)", told)
+    assert f"step-{int(step):06d}" in checkpoints_of(tmp_path)
 
 
 def test_a_signal_while_another_process_trains_the_base_ends_the_wait(
-    build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = build_tiny(*SHORT, f"data.path={text_folder}")
-    started(job, tmp_path, monkeypatch)
+    job = build(*SHORT, "evaluation=[]")
+    start(job, tmp_path, monkeypatch)
     (path,) = tmp_path.glob("runs/bases/*-*")
     shutil.rmtree(path / "model")
     shutil.rmtree(tmp_path / "runs/run")
@@ -435,7 +183,42 @@ def test_a_signal_while_another_process_trains_the_base_ends_the_wait(
         unending.start()
         try:
             with pytest.raises((Stopped, KeyboardInterrupt), match="SIGTERM"):
-                started(job, tmp_path, monkeypatch)
+                start(job, tmp_path, monkeypatch)
         finally:
             unending.cancel()
             unending.join()
+
+
+# -- a chosen checkpoint ---------------------------------------------------------------------------------------------------
+
+
+def test_a_chosen_checkpoint_is_resumed(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*WITHOUT_BASE, "training.checkpoint_steps=2", "training.keep_checkpoints=9"]
+    expected = start(build(*words), tmp_path / "undisturbed", monkeypatch)
+    stop(build(*words), tmp_path, 6, monkeypatch)
+    assert checkpoints_of(tmp_path) == ["step-000002", "step-000004", "step-000006", "step-000007"]
+    # The newest two are lost if they are only damaged or not wanted: later steps are trained again.
+    told = stop(build(*words, "training.resume_from=step-000004"), tmp_path, 0, monkeypatch)
+    assert "at step 5" in told
+    assert "resuming from step-000004" in capfd.readouterr().out
+    assert steps_of(RunDirectory(tmp_path / "runs/run")) == [1, 2, 3, 4, 5]
+    directory = start(build(*words, "training.resume_from=step-000002"), tmp_path, monkeypatch)
+    assert steps_of(directory) == list(range(1, 10))
+    assert (directory.model / "model.safetensors").read_bytes() == (expected.model / "model.safetensors").read_bytes()
+
+
+def test_a_chosen_checkpoint_that_cannot_be_resumed_is_refused(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = [*WITHOUT_BASE, "training.checkpoint_steps=2", "training.resume_from=step-000002"]
+    with pytest.raises(ConfigError, match=r"resume_from=step-000002: is not a checkpoint in .*checkpoints; use .*=null"):
+        start(build(*chosen), tmp_path, monkeypatch)
+    stop(build(*chosen[:-1]), tmp_path, 3, monkeypatch)
+    (tmp_path / "runs/run/checkpoints/step-000002/progress.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"resume_from=step-000002: is damaged \(progress.json .*use .*=null for the newest undamaged"):
+        start(build(*chosen), tmp_path, monkeypatch)
+    start(build(*chosen[:-1]), tmp_path, monkeypatch)
+    with pytest.raises(ConfigError, match=r"resume_from=step-000002: the run .* is finished; .*overwrite=true to start over"):
+        start(build(*chosen), tmp_path, monkeypatch)
+    with pytest.raises(ConfigError, match=r"resume_from=400: must be the name of a checkpoint, such as step-000400"):
+        build(*WITHOUT_BASE, "training.resume_from=400")

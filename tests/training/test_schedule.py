@@ -1,4 +1,9 @@
+"""Schedules rise to the peak, then follow their curve."""
+
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -37,8 +42,27 @@ def test_the_shapes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "key", "value"), [(Cosine, "warmup_ratio", 1), (Linear, "final_ratio", -0.1), (WarmupStableDecay, "decay_ratio", 0)]
+    ("kind", "key", "value"),
+    [(Cosine, "warmup_ratio", 1), (Linear, "final_ratio", -0.1), (WarmupStableDecay, "decay_ratio", 0)],
 )
 def test_ranges(kind: type[Schedule], key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{key}={value}: must be in"):
         kind(**{key: value})
+
+
+@pytest.mark.parametrize("steps", [8, 600])
+def test_warmup_steps_replace_the_ratio(steps: int) -> None:
+    schedule = Constant(warmup_ratio=0.5, warmup_steps=4)
+    assert [schedule.share(step, steps) for step in range(1, 7)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert Cosine(warmup_steps=0, final_ratio=0).share(steps // 2, steps) == pytest.approx(0.5)
+
+
+def test_a_training_of_warmup_only_is_refused(build_tiny: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match=r"warmup_steps=-1: must be at least 0; use .*=null"):
+        Constant(warmup_steps=-1)
+    # Three steps of extension, 600 of the base.
+    with pytest.raises(ConfigError, match=r"warmup_steps=3: must be below the number of steps, 3; use schedule\.warmup_steps=0"):
+        build_tiny("schedule.warmup_steps=3")
+    assert build_tiny("schedule.warmup_steps=2").schedule.warmup_steps == 2
+    with pytest.raises(ConfigError, match=r"^schedule\.warmup_steps=2: must be below the number of steps, 2"):
+        build_tiny("schedule.warmup_steps=2", "context.curriculum.base.steps=2")

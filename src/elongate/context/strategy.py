@@ -31,7 +31,7 @@ class Strategy:
     @property
     def acts_untrained(self) -> bool:
         """Whether it changes a model that is not trained any further."""
-        return self.position.word != "none" or self.measured_attention.word != "full"
+        return self.position.changes_model or not self.measured_attention.is_full
 
     def stages(self, original_length: int, steps: int) -> list[Stage]:
         """After the base. Sequences whose positions are sampled are as long as those that the model was trained on."""
@@ -57,7 +57,7 @@ class Strategy:
 
     def _check_sampling(self, sampling: str, has: frozenset[str]) -> None:
         """Raises `ConfigError` for an answer that sampled positions would mean nothing to."""
-        if self.attention.word != "full":
+        if not self.attention.is_full:
             counts = "sees positions of its own" if self.attention.rotates else "counts tokens and not positions"
             rule = f"cannot be had with context/attention={self.attention.word}, which {counts}"
             raise ConfigError("context/sampling", sampling, rule, "use context/attention=full")

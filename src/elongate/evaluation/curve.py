@@ -47,6 +47,9 @@ class Curve(CurvePresentation, Evaluation):
         edges = {part: {"edges": bounds} for part, bounds in _edges(setting, length).items()}
         return {"length": length} | setting.lengths | {"n": n, "documents": len(np.unique(samples.documents))} | edges
 
+    def num_tokens(self, header: dict[str, Any]) -> int:
+        return int(header["n"] * header["length"])
+
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         samples = self._samples(setting)
         length = samples.tokens.shape[1]

@@ -57,6 +57,10 @@ class Evaluation(Presentation, ABC):
     def check(self, reading: Scorer) -> None:  # most evaluations work on every model
         """Raise `ConfigError` if models that are read this way cannot be measured."""
 
+    def num_tokens(self, header: dict[str, Any]) -> int | None:
+        """Tokens that a row reads, for estimates of time; None if that is not known before."""
+        return None
+
     @abstractmethod
     def header(self, setting: Setting) -> dict[str, Any]:
         """What is measured, and on how many samples. Raises `ConfigError` if the held-out text is too short for it."""

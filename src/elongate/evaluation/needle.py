@@ -66,6 +66,9 @@ class Needle(NeedlePresentation, Evaluation):
     def header(self, setting: Setting) -> dict[str, Any]:
         return setting.lengths | {"lengths": self._lengths(setting), "depths": self.depths, "n": self.num_samples}
 
+    def num_tokens(self, header: dict[str, Any]) -> int:
+        return 2 * int(sum(header["lengths"])) * len(header["depths"]) * int(header["n"])  # each sample in two readings
+
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         row: dict[str, Any] = {name: [] for figure in MEASURES for name in (figure, f"{figure}_standard_error")}
         model.network.eval()

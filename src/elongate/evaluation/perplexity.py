@@ -55,6 +55,10 @@ class Perplexity(PerplexityPresentation, Evaluation):
         texts, lengths, stride = self._texts(setting)
         return setting.lengths | {"lengths": lengths, "form": self.form, "stride": stride, "n": len(texts), "text_length": texts.shape[1]}
 
+    def num_tokens(self, header: dict[str, Any]) -> int:
+        windows = [self._windows(header["text_length"], length, header["stride"]) for length in header["lengths"]]
+        return int(header["n"]) * sum(stop - start for spans in windows for start, stop, _ in spans)
+
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         texts, lengths, stride = self._texts(setting)
         figures: dict[str, list[Any]] = {name: [] for name in ("loss", "standard_error", "perplexity", "bits_per_byte", "tokens")}

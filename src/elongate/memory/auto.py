@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Auto(Memory):
     word: ClassVar[str] = "auto"
+    splits_rows: ClassVar[bool] = True  # it may choose a plan that does
 
     def prepare(self, model: LanguageModel, length: int) -> Memory:
         """Chooses and prints the plan. Raises `ConfigError` with the longest length that fits if no plan does."""

@@ -29,6 +29,7 @@ class Checkpoint(Memory):
     mlp_chunk_length: int = 2048  # tokens that the MLP processes at a time, at least 1
 
     word: ClassVar[str] = "checkpoint"
+    can_compile: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_tokens", "mlp_chunk_length"):

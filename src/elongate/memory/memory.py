@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class Memory(ABC):
     word: ClassVar[str]
     is_exact: bool = True  # false: the gradient is an approximation
+    can_compile: ClassVar[bool] = True  # layers that torch compiled stay compiled
+    splits_rows: ClassVar[bool] = False  # a sequence is computed in chunks
+    has_attention_weights: ClassVar[bool] = False  # the whole matrix of attention weights exists where a model asks for it
 
     def prepare(self, model: LanguageModel, length: int) -> Memory:
         """Returns the plan that computes the batches. Call once, before the first batch. `length`: tokens of the longest sequences.

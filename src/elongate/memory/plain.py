@@ -18,6 +18,7 @@ class Plain(Memory):
     micro_batch_tokens: int = 4096  # tokens in one forward and backward, rounded to whole sequences, at least one
 
     word: ClassVar[str] = "plain"
+    has_attention_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(self.micro_batch_tokens > 0, "micro_batch_tokens", self.micro_batch_tokens, "must be at least 1", "use {key}=4096")

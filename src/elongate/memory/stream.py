@@ -34,6 +34,7 @@ class Stream(Memory):
     detach: bool = False  # true: no gradient into the past (Dai et al. 2019, arXiv:1901.02860), one pass, not exact
 
     word: ClassVar[str] = "stream"
+    splits_rows: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(self.chunk_length > 0, "chunk_length", self.chunk_length, "must be at least 1", "use {key}=512")

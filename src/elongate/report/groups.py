@@ -14,6 +14,7 @@ from elongate.evaluation.presentation.curve import losses_of
 from elongate.evaluation.presentation.drawings import Bin
 from elongate.evaluation.presentation.estimate import Estimate
 from elongate.report.estimate import mean_over
+from elongate.trees import flatten
 
 # Keys that differ from run to run without making another experiment. A nested `seed` follows the one at the root.
 RUN_KEYS = ("seed", "name", "tracking", "overwrite", "hydra")
@@ -119,13 +120,6 @@ def settings_of(config: dict[str, Any]) -> Settings:
     """The configuration with dotted keys, without what differs only from run to run."""
     flat = flatten({key: value for key, value in config.items() if key not in RUN_KEYS})
     return {key: value for key, value in flat.items() if key.rpartition(".")[2] != "seed"}
-
-
-def flatten(node: dict[str, Any], prefix: str = "") -> Settings:
-    flat: Settings = {}
-    for key, value in node.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
 
 
 def labels(runs: list[Run]) -> list[str]:

@@ -1,8 +1,9 @@
-"""Crash-safe checkpoints: written aside, synced and renamed, each with a manifest of hashes.
+"""Crash-safe checkpoints: written under another name, synced, renamed, each with a manifest of hashes.
 
-A checkpoint has everything that is trained in one safetensors file (`model.<name>`, `optimizer.<which>.<parameter>.<key>`) and the
-progress as JSON. A frozen parameter has only a checksum (`frozen.<name>`), because the run's starting network provides it.
-It has no random state: all randomness depends only on the seed and the step.
+A checkpoint contains all trained tensors in one safetensors file (`model.<name>`,
+`optimizer.<index>.<parameter>.<key>`) and the progress as JSON. Of a frozen parameter it contains only a checksum
+(`frozen.<name>`): the network that the run starts from has its values. It contains no random state, since all randomness
+depends only on the seed and the step.
 """
 
 from __future__ import annotations
@@ -21,29 +22,33 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elongate.atomic import remove, written_aside
-from elongate.errors import RunError
+from elongate.errors import ConfigError, RunError
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a run, from which it resumes exactly."""
+    """How far a training has come."""
 
-    step: int  # of all stages, without the base's
-    stage: str
-    tokens: int
-    seconds: float  # of training, over all starts
-    consumed: str  # running SHA-256 over the tokens of all batches
+    step: int  # of base and extension together
+    stage: str  # name of the stage of that step
+    tokens: int  # trained on, by base and extension together
+    seconds: float  # of training, over all starts of the run, without the base
+    consumed: str  # running SHA-256 over the tokens of all batches, without the base's
 
 
 @dataclass(frozen=True)
 class Checkpoints:
+    """The checkpoints in a folder."""
+
     folder: Path
-    keep: int  # number of newest checkpoints to keep, in addition to the last of each stage
+    keep: int  # number of the newest ones to keep; the last of each stage is kept too
 
     def path(self, step: int) -> Path:
+        """Returns the folder of a checkpoint."""
         return self.folder / f"step-{step:06d}"
 
     def save(self, network: nn.Module, optimizers: list[Optimizer], progress: Progress, stage_ends: set[int]) -> None:
+        """Writes a checkpoint and removes those that are no longer kept."""
         tensors = {f"model.{name}": p.detach() for name, p in network.named_parameters() if p.requires_grad}
         tensors |= {f"frozen.{name}": torch.hash_tensor(p) for name, p in network.named_parameters() if not p.requires_grad}
         for i, optimizer in enumerate(optimizers):
@@ -56,28 +61,39 @@ class Checkpoints:
             (aside / "progress.json").write_text(json.dumps(asdict(progress)))
             manifest = {file.name: _hash(file) for file in sorted(aside.iterdir())}
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        # Later ones are damaged, or the run would have resumed from them. They do not count towards `keep`.
+        # Later ones are damaged or were not resumed from: they do not count towards `keep`.
         newest = [step for step in self._steps() if step <= progress.step][-self.keep :]
         for step in self._steps():
             if step not in newest and step not in stage_ends:
                 remove(self.path(step))
 
-    def newest_sound(self, warn: Callable[[str], None]) -> tuple[int, Path] | None:
-        """Step and path of the newest sound checkpoint. Calls `warn` for each newer one that is damaged."""
+    def named(self, name: str) -> Path:
+        """Returns the checkpoint of that name. Raises `ConfigError` if there is none, or it is damaged."""
+        path, names = self.folder / name, [self.path(step).name for step in self._steps()]
+        remedy = f"use {{key}}={names[-1]}, or null for the newest undamaged one" if names else "use {key}=null"
+        if name not in names:
+            rule = f"is not a checkpoint in {self.folder} ({', '.join(names) or 'there is none'})"
+            raise ConfigError("training.resume_from", name, rule, remedy)
+        if (damage := self._damage(path)) is not None:
+            raise ConfigError("training.resume_from", name, f"is damaged ({damage})", "use {key}=null for the newest undamaged one")
+        return path
+
+    def newest_undamaged(self, warn: Callable[[str], None]) -> Path | None:
+        """Returns the newest undamaged checkpoint, or None. Calls `warn` for each damaged one that is newer."""
         for partial in self.folder.glob(".*.partial"):
             remove(partial)
         for step in reversed(self._steps()):
-            if (fault := self._fault(self.path(step))) is None:
-                return step, self.path(step)
-            warn(f"checkpoint {self.path(step).name} is damaged ({fault}); using the previous one")
+            if (damage := self._damage(self.path(step))) is None:
+                return self.path(step)
+            warn(f"checkpoint {self.path(step).name} is damaged ({damage}); using the one before it")
         return None
 
     def _steps(self) -> list[int]:
-        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
-        return sorted(int(match[1]) for match in found if match)
+        matches = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
+        return sorted(int(match[1]) for match in matches if match)
 
     @staticmethod
-    def _fault(path: Path) -> str | None:
+    def _damage(path: Path) -> str | None:
         try:
             manifest = json.loads((path / "manifest.json").read_text())
         except (OSError, ValueError):
@@ -91,9 +107,9 @@ class Checkpoints:
 
 
 def load_checkpoint(path: Path, network: nn.Module, optimizers: list[Optimizer]) -> Progress:
-    """Restores network and optimizers bit for bit. Call with a checkpoint that was verified.
+    """Fills network and optimizers, bit for bit. The checkpoint's hashes were checked before.
 
-    Raises `RunError` if the frozen weights differ from those of the checkpoint's training.
+    Raises `RunError` if the network's frozen weights differ from those that the checkpoint was trained with.
     """
     try:
         tensors = load_file(path / "tensors.safetensors")
@@ -105,8 +121,8 @@ def load_checkpoint(path: Path, network: nn.Module, optimizers: list[Optimizer])
                 parameter.copy_(tensors[f"model.{name}"])
             elif tensors[f"frozen.{name}"].item() != torch.hash_tensor(parameter).item():
                 raise RunError(
-                    f"{path} was trained on other weights than the model has now ({name} differs); "
-                    "bring those back, or start over with overwrite=true"
+                    f"{path} was trained with other frozen weights than the model has now ({name} differs); "
+                    "restore them, or start over with overwrite=true"
                 )
     for i, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}

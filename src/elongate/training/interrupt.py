@@ -1,4 +1,4 @@
-"""Turns SIGINT and SIGTERM into a flag that is checked between steps; a second signal exits immediately."""
+"""Turns SIGINT and SIGTERM into a flag that is checked after every step. A second signal ends the program immediately."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """A context manager; `requested` is the name of the received signal, or None."""
+    """A context manager; `requested` is the name of the signal that came, or None."""
 
     def __init__(self) -> None:
         self.requested: str | None = None
@@ -20,7 +20,7 @@ class Interrupt:
         self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:

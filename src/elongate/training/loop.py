@@ -1,4 +1,4 @@
-"""The training loop over a list of stages.
+"""The training loop: forward, backward and step, through the stages of a curriculum, resumable after every step.
 
 All randomness depends only on the seed and the step, so a killed run resumes exactly.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,14 +25,15 @@ from elongate.memory.memory import Memory
 from elongate.models.language_model import LanguageModel
 from elongate.peak_memory import peak_memory_bytes, reset_peak_memory
 from elongate.training.checkpoints import Checkpoints, Progress, load_checkpoint
-from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job
-from elongate.training.run_directory import MetricsFile, RunDirectory
+from elongate.training.progress import Forecast
+from elongate.training.run_directory import Lines, MetricsFile, RunDirectory
+from elongate.training.session import Session
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stage with its first and last step in the run."""
+    """A stage and its steps, counted from the first step of the base; both ends are included."""
 
     stage: Stage
     first: int
@@ -41,108 +41,122 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Course:
+    """The training of one call of `fit`."""
+
+    original_length: int
+    stages: list[Stage]
+    tokens: Tokens
+    earlier: Lines  # metrics of the base; empty for the base itself and for a run without one
+    forecast: Forecast  # what follows
+
+    @property
+    def start(self) -> Progress:
+        """The progress before the first step."""
+        if not self.earlier:
+            return Progress(0, "", 0, 0.0, "")
+        return Progress(self.earlier[-1]["step"], "", self.earlier[-1]["tokens"], 0.0, "")
+
+    @property
+    def reach(self) -> int:
+        """The tokens that the positions reach to in the longest stage."""
+        return max(stage.reach for stage in self.stages)
+
+    def spans(self) -> list[Span]:
+        """The stages one after the other, after the steps of the base."""
+        spans, before = [], self.start.step
+        for stage in self.stages:
+            spans.append(Span(stage, before + 1, before + stage.steps))
+            before += stage.steps
+        return spans
+
+
+@dataclass(frozen=True)
 class Fit:
-    """The outcome of training."""
+    """The outcome of a training."""
 
     progress: Progress
     optimizer_state_bytes: int
-    proof: dict[str, Any]
+    evidence: dict[str, Any]  # that the strategy is active, at the length of the last stage
     memory: Memory  # the plan that computed the batches
 
 
-def spans(stages: list[Stage], before: int) -> list[Span]:
-    """The stages in order, numbered from step `before` + 1."""
-    found = []
-    for stage in stages:
-        found.append(Span(stage, before + 1, before + stage.steps))
-        before += stage.steps
-    return found
+def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit:
+    """Trains the model through all stages, from the newest undamaged checkpoint of the session's directory on.
 
-
-def fit(
-    job: Job,
-    model: LanguageModel,
-    original_length: int,
-    tokens: Tokens,
-    stages: list[Stage],
-    directory: RunDirectory,
-    earlier: list[dict[str, Any]],
-    track: Callable[[list[dict[str, Any]]], Callable[[dict[str, Any]], None]],
-    interrupt: Interrupt,
-) -> Fit:
-    """Trains the model through all stages, resuming from the newest sound checkpoint in the directory.
-
-    `earlier` has the metrics of the base. `track` is called once with all existing lines and returns the function that logs a new one.
-    Raises `Stopped` after a signal and a checkpoint, and `RunError` for a loss that is not finite.
+    Raises `Stopped` after a checkpoint when a signal came, `RunError` for a loss that is not finite.
     """
-    start = Progress(earlier[-1]["step"], "", earlier[-1]["tokens"], 0.0, "") if earlier else Progress(0, "", 0, 0.0, "")
-    plan = spans(stages, start.step)
-    # A table of positions is a parameter. It must have its full length before the optimizer is built.
-    proof = model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
-    stage_ends = {span.last for span in plan}
+    options, start, spans = job.training, course.start, course.spans()
+    # A learned position table is a parameter: it must have its full length before the optimizer is built.
+    evidence = model.extend(job.strategy, course.original_length, course.reach)
     optimizers = job.optimizer.build(model.network)
     peak_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    checkpoints = Checkpoints(directory.checkpoints, job.limits.keep_checkpoints)
-    progress = start
-    if (newest := checkpoints.newest_sound(warn)) is not None:
-        progress = load_checkpoint(newest[1], model.network, optimizers)
-        say(f"resuming from {newest[1].name}")
-    log = track(directory.keep_metrics(earlier, progress.step))
-    # A different order than the base's, in case a stage has the same length.
-    first_seed = 1000 * job.seed + bool(earlier)
-    memory = job.memory.prepare(model, max(stage.length for stage in stages))
+    checkpoints = Checkpoints(session.directory.checkpoints, options.keep_checkpoints)
+    resumed = progress = _resume(checkpoints, options.resume_from, model, optimizers) or start
+    session.tracker.start(session.directory.keep_metrics(course.earlier, progress.step))
+    memory = job.memory.prepare(model, max(stage.length for stage in course.stages))
     model.network.train()
     reset_peak_memory(model.device)
-    with closing(MetricsFile(directory.metrics)) as metrics:
-        for number, span in enumerate(plan):
-            proof = model.extend(job.strategy, original_length, span.stage.reach)
+    with closing(MetricsFile(session.directory.metrics)) as metrics:
+        for number, span in enumerate(spans):
+            evidence = model.extend(job.strategy, course.original_length, span.stage.reach)
             if progress.step >= span.last:
                 continue
-            count = job.batch_tokens // span.stage.length
-            sequences = _sequences(job, tokens, span.stage, first_seed + number)
-            bar = TrainingBar(span.stage.name, span.stage.length, progress.step + 1, span.last)
-            for step in range(progress.step + 1, span.last + 1):
-                began = time.perf_counter()
-                torch.manual_seed(1_000_003 * job.seed + step)  # dropout
-                share = job.schedule.share(step - start.step, job.steps)
-                rate = _set_rates(optimizers, peak_rates, share)
-                first = (step - span.first) * count
-                batch = sequences.batch(first, count)
-                loss = sum(memory.backward(model, example.to(model.device)) for example in job.objective.examples(batch, model))
-                norm = _clip(model, job.limits.clip_norm)
-                if not (math.isfinite(loss) and math.isfinite(norm)):
-                    bar.close()
-                    raise _not_finite(loss, norm, step, span.stage, first, count, directory)
-                for optimizer in optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                seconds = time.perf_counter() - began
-                progress = _advance(progress, step, span.stage, batch, seconds)
-                if step % job.limits.log_steps == 0 or step == span.last:
-                    line = _line(progress, span.stage, batch, loss, rate, norm, seconds, model)
-                    metrics.append(line)
-                    log(line)
-                    bar.step(line)
-                stopped_by = interrupt.requested  # read once: a signal during the checkpoint is handled after the next step
-                if (step - start.step) % job.limits.checkpoint_steps == 0 or step == span.last or stopped_by:
-                    metrics.sync()
-                    checkpoints.save(model.network, optimizers, progress, stage_ends)
-                if stopped_by:
-                    bar.close()
-                    raise Stopped(f"stopped by {stopped_by} at step {step}; run the same command to resume")
-            bar.close()
-    return Fit(progress, _state_bytes(optimizers), proof, memory)
+            rows = job.batch_tokens // span.stage.length
+            sequences = _sequences(job, course, number)
+            with closing(TrainingBar(span.stage.name, span.stage.length, progress.step + 1, span.last)) as bar:
+                for step in range(progress.step + 1, span.last + 1):
+                    began = time.perf_counter()
+                    torch.manual_seed(1_000_003 * job.seed + step)  # dropout
+                    rate = _set_rates(optimizers, peak_rates, job.schedule.share(step - start.step, job.steps))
+                    batch = sequences.batch((step - span.first) * rows, rows)
+                    examples = job.objective.examples(batch, model)
+                    loss = sum(memory.backward(model, example.to(model.device)) for example in examples)
+                    norm = _clip(model, options.clip_norm)
+                    if not (math.isfinite(loss) and math.isfinite(norm)):
+                        raise _not_finite(loss, norm, step, span, rows, session.directory)
+                    for optimizer in optimizers:
+                        optimizer.step()
+                        optimizer.zero_grad()
+                    seconds = time.perf_counter() - began
+                    progress = _advance(progress, step, span.stage, batch, seconds)
+                    if step % options.log_steps == 0 or step == span.last:
+                        figures = {"loss": loss, "lr": rate, "grad_norm": norm}
+                        line = _metrics(progress, span.stage, batch, figures, seconds, model.device)
+                        metrics.append(line)
+                        session.tracker.log(line)
+                        bar.step(line, _remaining(course, progress, resumed))
+                    # Read once: a signal that comes during the checkpoint is noticed after the next step.
+                    stopped_by = session.interrupt.requested
+                    if (step - start.step) % options.checkpoint_steps == 0 or step == span.last or stopped_by:
+                        metrics.sync()
+                        checkpoints.save(model.network, optimizers, progress, {span.last for span in spans})
+                    if stopped_by:
+                        raise Stopped(f"stopped by {stopped_by} at step {step}; run the same command to resume")
+    return Fit(progress, _state_bytes(optimizers), evidence, memory)
 
 
-def _sequences(job: Job, tokens: Tokens, stage: Stage, seed: int) -> Sequences | SampledSequences:
-    sampling = job.strategy.sampling
+def _resume(checkpoints: Checkpoints, name: str | None, model: LanguageModel, optimizers: list[Optimizer]) -> Progress | None:
+    """Loads the named checkpoint, or the newest undamaged one. Returns its progress, or None if there is none."""
+    path = checkpoints.newest_undamaged(warn) if name is None else checkpoints.named(name)
+    if path is None:
+        return None
+    progress = load_checkpoint(path, model.network, optimizers)
+    say(f"resuming from {path.name}")
+    return progress
+
+
+def _sequences(job: Job, course: Course, number: int) -> Sequences | SampledSequences:
+    """The sequences of the stage of that number. A stage of the base's length has another order than the base."""
+    stage, sampling = course.stages[number], job.strategy.sampling
+    seed = 1000 * job.seed + bool(course.earlier) + number
     if sampling is None or stage.sampled_below is None:
-        return Sequences(tokens, stage.length, seed, job.data.isolate_documents)
-    return SampledSequences(tokens, sampling, stage.length, stage.sampled_below, seed)
+        return Sequences(course.tokens, stage.length, seed, job.data.isolate_documents)
+    return SampledSequences(course.tokens, sampling, stage.length, stage.sampled_below, seed)
 
 
 def _set_rates(optimizers: list[Optimizer], peaks: list[list[float]], share: float) -> float:
-    """Sets all learning rates to a share of their peak. Returns the first one."""
+    """Sets all learning rates to a share of their peaks and returns the first."""
     for optimizer, rates in zip(optimizers, peaks, strict=True):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * share
@@ -150,7 +164,7 @@ def _set_rates(optimizers: list[Optimizer], peaks: list[list[float]], share: flo
 
 
 def _clip(model: LanguageModel, limit: float | None) -> float:
-    """Clips the gradient to the limit and returns its norm before clipping."""
+    """Scales the gradient down to the limit and returns the norm that it had before."""
     parameters = model.parameters()
     norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
     if limit is not None:
@@ -158,8 +172,8 @@ def _clip(model: LanguageModel, limit: float | None) -> float:
     return float(norm)
 
 
-def _line(
-    progress: Progress, stage: Stage, batch: Batch, loss: float, rate: float, norm: float, seconds: float, model: LanguageModel
+def _metrics(
+    progress: Progress, stage: Stage, batch: Batch, figures: dict[str, float], seconds: float, device: torch.device
 ) -> dict[str, Any]:
     """A line of metrics.jsonl."""
     return {
@@ -167,13 +181,11 @@ def _line(
         "stage": stage.name,
         "length": stage.length,
         "reach": batch.reach,
-        "loss": loss,
-        "lr": rate,
-        "grad_norm": norm,
+        **figures,
         "tokens": progress.tokens,
         "tokens_per_second": len(batch.tokens) * stage.length / seconds,
         "seconds": seconds,
-        "peak_memory_bytes": peak_memory_bytes(model.device),
+        "peak_memory_bytes": peak_memory_bytes(device),
     }
 
 
@@ -183,12 +195,19 @@ def _advance(progress: Progress, step: int, stage: Stage, batch: Batch, seconds:
     return replace(progress, step=step, stage=stage.name, tokens=tokens, seconds=progress.seconds + seconds, consumed=consumed)
 
 
-def _not_finite(loss: float, norm: float, step: int, stage: Stage, first: int, count: int, directory: RunDirectory) -> RunError:
-    kept = sorted(path.name for path in directory.checkpoints.glob("step-*"))
-    last = f"the last good checkpoint is {directory.checkpoints / kept[-1]}" if kept else "there is no checkpoint yet"
+def _remaining(course: Course, progress: Progress, resumed: Progress) -> str:
+    """The time until the run is finished, at the mean speed since the start of this process."""
+    seconds_per_step = (progress.seconds - resumed.seconds) / (progress.step - resumed.step)
+    return course.forecast.remaining(course.spans()[-1].last - progress.step, seconds_per_step)
+
+
+def _not_finite(loss: float, norm: float, step: int, span: Span, rows: int, directory: RunDirectory) -> RunError:
+    names = sorted(path.name for path in directory.checkpoints.glob("step-*"))
+    newest = f"the newest checkpoint is {directory.checkpoints / names[-1]}" if names else "there is no checkpoint yet"
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
-    where = f"step {step} (stage {stage.name}, sequences {first} to {first + count - 1} of length {stage.length})"
-    return RunError(f"{what} at {where}; {last}; use a lower optimizer.lr or training.clip_norm, or precision=fp32")
+    first, stage = (step - span.first) * rows, span.stage
+    where = f"step {step} (stage {stage.name}, sequences {first} to {first + rows - 1} of length {stage.length})"
+    return RunError(f"{what} at {where}; {newest}; use a lower optimizer.lr or training.clip_norm, or precision=fp32")
 
 
 def _state_bytes(optimizers: list[Optimizer]) -> int:

@@ -1,42 +1,37 @@
-"""`plan=true`: predicts what a step of this job needs under each memory plan, without training."""
+"""`plan=true`: memory and time of a step under each memory plan, without training."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from elongate.data.tokenizer.tokenizer import fit_tokenizer
 from elongate.errors import inside
 from elongate.memory.planner.planner import MARGIN, Advice, advise, describe, gib
-from elongate.training.job import Job, check_able, check_lengths
-from elongate.training.origin import Origin, find_device, fitted_tokenizer
+from elongate.training.base import without_base
+from elongate.training.job import Job
+from elongate.training.validate import with_model
 
 Row = tuple[str, str, str, str, str, str]
-_OTHER = "Counted with one reading of the text and a target for every token: objective={} has other targets, and may read more than once."
+_INEXACT = "Assumes that every token is read once and scored: objective={} has other targets and may read the text more than once."
 
 if TYPE_CHECKING:
     from elongate.memory.planner.planner import Estimate
 
 
 def plan(job: Job) -> str:
-    """A table for the longest stage and the recommended override. Does not train a base: a fresh model has random weights.
+    """Returns a table for the longest stage, and the override to type. Raises `ConfigError`.
 
-    Raises `ConfigError`.
+    A fresh model has random weights: no base is trained.
     """
-    from elongate.models.compatibility import check_strategy
-
-    tokenizer = fitted_tokenizer(job)
-    find_device(job.device)
-    model = Origin(job.model, tokenizer, False, [], None).build(job)
-    original_length = job.model.original_length or model.original_length
-    job = check_able(job, model.has, original_length)
-    check_lengths(job, original_length, model.block_length)
-    check_strategy(model, job.strategy, original_length)
+    model = without_base(job, fit_tokenizer(job.tokenizer, job.data, needs_mask=job.objective.masks)).build(job)
+    job, original_length = with_model(job, model)
     with inside("tuning"):
         job.tuning.apply(model, job.seed)
     stages = job.strategy.stages(original_length, job.steps)
     model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
     length = max(stage.length for stage in stages)
     text = _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
-    return text if job.objective.plan_is_exact else f"{text}\n{_OTHER.format(job.objective.word)}"
+    return text if job.objective.plan_is_exact else f"{text}\n{_INEXACT.format(job.objective.word)}"
 
 
 def _text(advice: Advice, device: str) -> str:

@@ -1,4 +1,4 @@
-"""The files of a run, which configuration owns the directory, and crash-safe writes."""
+"""The directory of a run: its files, which configuration owns it, and crash-safe writes."""
 
 from __future__ import annotations
 
@@ -15,44 +15,55 @@ from filelock import FileLock, Timeout
 
 from elongate.atomic import remove, write_json, written_aside
 from elongate.errors import ConfigError
+from elongate.trees import flatten
 
-# Keys that may differ within one run.
-_FREE = ("overwrite", "plan", "tracking")
+Lines = list[dict[str, Any]]  # of metrics.jsonl
+
+# Keys, or groups of keys, that may change between two starts of a run.
+_FREE = ("overwrite", "plan", "tracking", "training.resume_from")
 
 
 @dataclass(frozen=True)
 class RunDirectory:
+    """The directory of a run or of a base."""
+
     path: Path
 
     @property
     def config(self) -> Path:
+        """The configuration that owns the directory."""
         return self.path / "config.yaml"
 
     @property
     def metrics(self) -> Path:
+        """One line for each logged step."""
         return self.path / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def model(self) -> Path:
+        """The exported model."""
         return self.path / "model"
 
     @property
     def results(self) -> Path:
+        """The results, section by section."""
         return self.path / "results.json"
 
     @property
     def samples(self) -> Path:
+        """The results of single samples of the evaluations."""
         return self.path / "samples.jsonl"
 
     @contextmanager
     def locked(self, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """Lets one process at a time work in the directory. The lock ends with the process.
+        """Locks the directory for this process; the lock ends with the process, even if it is killed.
 
-        While another process has the lock, `waiting` is called twice a second; without `waiting`, raises `ConfigError`.
+        Calls `waiting` twice a second while another process has the lock. Without `waiting`, raises `ConfigError`.
         """
         lock = FileLock(self.path / ".lock")
         while not lock.is_locked:
@@ -60,8 +71,8 @@ class RunDirectory:
                 lock.acquire(timeout=0.5 if waiting else 0)
             except Timeout:
                 if waiting is None:
-                    rule = "is being worked on by another process"
-                    raise ConfigError("hydra.run.dir", self.path, rule, "wait for it, or choose another name=") from None
+                    rule = "is in use by another process"
+                    raise ConfigError("hydra.run.dir", self.path, rule, "wait until it ends, or use another name=") from None
                 waiting()
         try:
             yield
@@ -75,42 +86,49 @@ class RunDirectory:
         there = yaml.safe_load(self.config.read_text())
         if differing := _differing(there, config):
             rule = f"belongs to another configuration ({'; '.join(differing)})"
-            raise ConfigError("hydra.run.dir", self.path, rule, "choose another name=, or start over with overwrite=true")
+            raise ConfigError("hydra.run.dir", self.path, rule, "use another name=, or start over with overwrite=true")
 
     def claim(self, config: Mapping[str, Any], overwrite: bool) -> None:
-        """Assigns the directory to this configuration. With `overwrite`, removes the files of the earlier run."""
+        """Makes this configuration the owner of the directory; `overwrite` first removes the run that it contains."""
         for partial in self.path.glob(".*.partial"):
             remove(partial)
-        # Only a directory that a run made is emptied, while its lock is held.
+        # Remove only what a run has written, but not the lock, which this process holds.
         if overwrite and self.config.exists():
             for path in self.path.iterdir():
                 if path not in (self.path / ".lock", self.config):
                     remove(path)
-            # Last: until then the directory still identifies the earlier run.
+            # Remove this last: until then the directory belongs to the earlier run.
             remove(self.config)
         if not self.config.exists():
             with written_aside(self.config) as aside:
                 aside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
+    def discard_results(self) -> None:
+        """Removes everything that follows from the trained weights: they are about to change."""
+        for path in (self.results, self.samples, self.model):
+            remove(path)
+
     def remove_if_unused(self) -> None:
-        """Removes the directory if the run has not started."""
+        """Removes the directory of a run that was rejected before it started."""
         if self.path.is_dir() and {path.name for path in self.path.iterdir()} <= {".lock"}:
             remove(self.path)
 
     def read_results(self) -> dict[str, Any]:
-        """The results so far, by section; empty if there are none."""
+        """Returns the sections that are finished; none for a new run."""
         return dict(json.loads(self.results.read_text())) if self.results.exists() else {}
 
     def write_results(self, results: Mapping[str, Any]) -> None:
+        """Replaces results.json."""
         write_json(self.results, results)
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> Lines:
+        """Returns the lines of metrics.jsonl."""
         return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
 
-    def keep_metrics(self, earlier: list[dict[str, Any]], last_step: int) -> list[dict[str, Any]]:
-        """Rewrites the metrics to the `earlier` lines and this run's lines up to `last_step`; later steps will be repeated."""
+    def keep_metrics(self, earlier: Lines, last_step: int) -> Lines:
+        """Rewrites metrics.jsonl to the `earlier` lines and the run's own up to `last_step`; later steps are repeated."""
         first = earlier[-1]["step"] if earlier else 0
-        # A line that was incomplete when the run was killed is after the checkpoint.
+        # An incomplete line was being written when the run was killed; its step comes after the checkpoint.
         lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.exists() else []
         own = [json.loads(line) for line in lines if line.endswith("\n")]
         kept = earlier + [line for line in own if first < line["step"] <= last_step]
@@ -120,34 +138,31 @@ class RunDirectory:
 
 
 class MetricsFile:
-    """Appends lines to metrics.jsonl. `sync` makes them durable before a checkpoint relies on them."""
+    """Appends lines to metrics.jsonl."""
 
     def __init__(self, path: Path) -> None:
         self._stream = path.open("a")
 
     def append(self, line: Mapping[str, Any]) -> None:
+        """Writes a line."""
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
 
     def sync(self) -> None:
+        """Makes the lines survive a crash. Call before a checkpoint that depends on them."""
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:
+        """Closes the file."""
         self._stream.close()
 
 
 def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """`key=value there, value here` for every key that differs."""
-    old, new = _leaves(there), _leaves(here)
-    keys = [key for key in {**old, **new} if key.split(".")[0] not in _FREE and old.get(key, "absent") != new.get(key, "absent")]
+    """`key=value there, value here` for every value that differs. A missing key equals null."""
+    old, new = flatten(there), flatten(here)
+    keys = [key for key in {**old, **new} if not _is_free(key) and old.get(key) != new.get(key)]
     return [f"{key}={old.get(key, 'absent')} there, {new.get(key, 'absent')} here" for key in keys]
 
 
-def _leaves(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= _leaves(value, f"{path}{key}.")
-        else:
-            leaves[f"{path}{key}"] = value
-    return leaves
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in _FREE)

@@ -1,7 +1,7 @@
-"""Runs the search of a position on the model before the extension (LongRoPE's factors), once per run.
+"""The search that a position runs on the model before the extension (LongRoPE's factors), once per run.
 
-Candidates are scored on the beginnings of training documents, so the held-out documents remain an unbiased measure of the result.
-The weights have seen the training text, in sequences of the original length; that is the same for every candidate.
+Candidates are compared on the beginnings of training documents, so the held-out documents stay untouched for the
+evaluation. The model was trained on that text in sequences of the original length, equally for every candidate.
 """
 
 from __future__ import annotations
@@ -19,70 +19,81 @@ from elongate.context.position.position import Position
 from elongate.context.position.scaling import Rotary
 from elongate.data.sequences import HeldOut, held_out
 from elongate.data.tokens import Corpus
-from elongate.errors import ConfigError, Stopped
-from elongate.training.interrupt import Interrupt
+from elongate.errors import ConfigError
+from elongate.evaluation.measurement.lengths import BATCH_TOKENS
 from elongate.training.job import Job
-from elongate.training.run_directory import RunDirectory
+from elongate.training.session import Session
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
 
-BATCH_TOKENS = 8192  # scored together
-NUM_HELD_OUT = 48
+NUM_HELD_OUT = 48  # held-out documents for the comparison of the result with YaRN
 
 
 def check_documents(job: Job, corpus: Corpus, original_length: int) -> None:
-    """Raises `ConfigError` if the training text has too few documents of the target length."""
+    """Raises `ConfigError` if the training text has too few documents as long as the target."""
     position, length = job.strategy.position, job.strategy.target_length
     wanted = position.num_documents(length / original_length)
-    there = len(_documents(corpus, length, wanted)) if wanted else 0
-    if there < wanted:
-        rule = f"needs so many training documents of {length + 1} tokens to search on, the training text has {there}"
-        remedy = f"use {{key}}={there}" if there else "use longer documents or a shorter context.target_length, or give factors"
-        raise ConfigError("context.position.search.num_documents", wanted, rule, remedy)
+    available = len(_documents(corpus, length, wanted)) if wanted else 0
+    if available < wanted:
+        rule = f"needs {wanted} training documents of at least {length + 1} tokens, found {available}"
+        longer = "use longer documents or a shorter context.target_length, or give factors"
+        raise ConfigError("context.position.search.num_documents", wanted, rule, f"use {{key}}={available}" if available else longer)
 
 
-def settled(job: Job, model: LanguageModel, original_length: int, corpus: Corpus, directory: RunDirectory, interrupt: Interrupt) -> Job:
-    """The job with the search result of its position, from this or an earlier start of the run."""
+def with_search_result(job: Job, model: LanguageModel, original_length: int, corpus: Corpus, session: Session) -> Job:
+    """Returns the job with the result of its position's search, of this start or an earlier one. Raises `Stopped`."""
     position = job.strategy.position
-    factor = job.strategy.target_length / original_length
-    if not position.num_documents(factor):
+    wanted = position.num_documents(job.strategy.target_length / original_length)
+    if not wanted:
         return job
-    file = directory.path / f"{position.word}.json"
+    file = session.directory.path / f"{position.word}.json"
     if file.exists():
         say(f"position {position.word}: reusing {file}")
     else:
+        documents = _documents(corpus, job.strategy.target_length, wanted)
+        held_out_documents = held_out(corpus.validation, job.strategy.target_length + 1, NUM_HELD_OUT)
+        say(f"position {position.word}: searching on {len(documents)} training documents of {job.strategy.target_length} tokens")
         with closing(SearchBar(position.word)) as bar:
-            bench = _ModelBench(job, model, original_length, corpus, bar, interrupt)
-            say(f"position {position.word}: searching on {len(bench.documents)} training documents of {job.strategy.target_length} tokens")
-            found = position.searched(bench)
-        write_json(file, found | {"documents": bench.documents.documents.tolist()})
+            bench = _ModelBench(job, model, original_length, (documents, held_out_documents), bar, session)
+            result = position.searched(bench)
+        write_json(file, result | {"documents": documents.documents.tolist()})
     return replace(job, strategy=replace(job.strategy, position=position.found(file)))
 
 
 def _documents(corpus: Corpus, length: int, count: int) -> HeldOut:
-    # The last token is only a target.
+    """Training documents of `length` tokens and the target of the last one."""
     return held_out(corpus.train, length + 1, count)
 
 
 class _ModelBench:
-    def __init__(self, job: Job, model: LanguageModel, original_length: int, corpus: Corpus, bar: SearchBar, interrupt: Interrupt) -> None:
-        length = job.strategy.target_length
+    """Measures candidates on the model that is to be extended."""
+
+    def __init__(
+        self,
+        job: Job,
+        model: LanguageModel,
+        original_length: int,
+        documents: tuple[HeldOut, HeldOut],  # of the search, and of the comparison of its result
+        bar: SearchBar,
+        session: Session,
+    ) -> None:
         self.rotary: Rotary = model.positions.rotary.rotary(original_length)
-        self.factor = length / original_length
+        self.factor = job.strategy.target_length / original_length
         self.seed = job.seed
-        self.documents = _documents(corpus, length, job.strategy.position.num_documents(self.factor))
-        self._held_out = held_out(corpus.validation, length + 1, NUM_HELD_OUT)
         self.told = bar.step
-        self._job, self._model, self._interrupt = job, model, interrupt
-        self._lengths = original_length, length
+        self._searched, self._held_out = documents
+        self._job, self._model, self._session = job, model, session
+        self._lengths = original_length, job.strategy.target_length
         model.extend(job.strategy, *self._lengths)
         model.network.eval()
 
     def losses(self, position: Position) -> Float[np.ndarray, " documents"]:
-        return self._mean_losses(position, self.documents)
+        """Returns the mean loss of each training document."""
+        return self._mean_losses(position, self._searched)
 
     def held_out_losses(self, position: Position) -> Float[np.ndarray, " documents"]:
+        """Returns the mean loss of each held-out document; there may be none that is long enough."""
         return self._mean_losses(position, self._held_out)
 
     def _mean_losses(self, position: Position, documents: HeldOut) -> Float[np.ndarray, " documents"]:
@@ -90,7 +101,6 @@ class _ModelBench:
         scorer, rows = self._job.objective.scorer, max(1, BATCH_TOKENS // self._lengths[1])
         means = []
         for i in range(0, len(documents), rows):
-            if self._interrupt.requested:
-                raise Stopped(f"stopped by {self._interrupt.requested} in the search; run the same command to restart it")
+            self._session.stop_if_requested("in the search, which starts again")
             means.append(np.nanmean(scorer.losses(self._model, documents.tokens[i : i + rows], self._lengths[0]), axis=1))
         return np.concatenate([np.empty(0), *means])

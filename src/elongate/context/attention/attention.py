@@ -37,6 +37,7 @@ class Attention(ABC):
 
     word: ClassVar[str]
     rotates: ClassVar[bool] = False  # its regions see positions of their own: queries and keys reach them as they were before rotary
+    is_full: ClassVar[bool] = False  # every token sees its whole document, or all of it that is not ahead
 
     def needs(self) -> frozenset[str]:
         """What a model must have for this attention to act on it."""

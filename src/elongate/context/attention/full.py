@@ -13,6 +13,7 @@ from elongate.context.attention.window import Window
 @dataclass(frozen=True, kw_only=True)
 class Full(Attention):
     word: ClassVar[str] = "full"
+    is_full: ClassVar[bool] = True
 
     def needs(self) -> frozenset[str]:
         return frozenset()

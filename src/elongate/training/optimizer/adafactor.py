@@ -1,6 +1,6 @@
-"""Adafactor (Shazeer & Stern 2018, arXiv:1804.04235), torch's implementation.
+"""Adafactor (Shazeer & Stern 2018, arXiv:1804.04235), as implemented in torch.
 
-The second moment of a matrix is stored as one row and one column, so the state is very small.
+It stores the second moment of a matrix as one row and one column, so it needs almost no memory for its state.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Adafactor(Optimizer):
-    lr: float = 1e-2  # relative: multiplied by the root mean square of each parameter
+    """Adafactor for all parameters."""
+
+    lr: float = 1e-2  # relative: multiplied by the root mean square of each parameter, above 0
     weight_decay: float = 0.0
-    beta2_decay: float = -0.8  # the second moment forgets as 1 - step^beta2_decay, below 0
-    clip_threshold: float = 1.0  # root mean square above which an update is scaled down, at least 1
+    beta2_decay: float = -0.8  # the second moment decays by 1 - step^beta2_decay, below 0
+    clip_threshold: float = 1.0  # largest root mean square of an update, at least 1; larger ones are scaled down
 
     word: ClassVar[str] = "adafactor"
 

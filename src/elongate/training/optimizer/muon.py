@@ -1,6 +1,7 @@
-"""Muon (Jordan et al. 2024; scaled as in Liu et al. 2025, arXiv:2502.16982) for the matrices of the layers, AdamW for other weights.
+"""Muon for the matrices of the layers and AdamW for everything else.
 
-Embeddings and head are matrices too, but look-up tables: their rows are not mixed, so orthogonalizing them makes no sense.
+Muon (Jordan et al. 2024) as implemented in torch, scaled as in Liu et al. 2025 (arXiv:2502.16982). Embeddings and head
+are matrices too, but lookup tables: orthogonalizing rows that are never mixed makes no sense.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Muon(Optimizer):
+    """Muon for the matrices of the layers, AdamW for embeddings, head and vectors."""
+
     lr: float = 5e-4
     momentum: float = 0.95  # of the matrices, in [0, 1)
     beta1: float = 0.9  # of AdamW
@@ -39,9 +42,9 @@ class Muon(Optimizer):
         matrices = [p for p in parameters if p.ndim == 2 and id(p) not in tables]
         chosen = {id(p) for p in matrices}
         rest = self.decay_groups([p for p in parameters if id(p) not in chosen])
-        # Scaled so that an update is as large as AdamW's, and one learning rate serves both.
+        # Scale updates to the size of AdamW's, so one learning rate suits both.
         muon = torch.optim.Muon(
             matrices, lr=self.lr, weight_decay=self.weight_decay, momentum=self.momentum, adjust_lr_fn="match_rms_adamw"
         )
-        # With adapters there may be matrices only.
+        # Adapters consist of matrices only, so nothing may be left for AdamW.
         return [muon, *([torch.optim.AdamW(rest, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)] if rest else [])]

@@ -1,4 +1,4 @@
-"""Optimizers. Matrices get weight decay; norms and biases do not."""
+"""Optimizers turn gradients into steps. Weight decay acts on matrices, not on norms and biases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(ABC):
-    lr: float  # peak learning rate, above 0
+    """The configuration of an optimizer."""
+
+    lr: float  # peak learning rate of the extension, above 0
     weight_decay: float = 0.1  # of matrices, at least 0
 
     word: ClassVar[str]
@@ -26,9 +28,10 @@ class Optimizer(ABC):
 
     @abstractmethod
     def build(self, network: nn.Module) -> list[TorchOptimizer]:
-        """Torch optimizers that together contain every trained parameter exactly once."""
+        """Returns torch optimizers that together contain every trained parameter once."""
 
     def decay_groups(self, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+        """Returns parameter groups of matrices, which decay, and vectors, which do not."""
         matrices = [p for p in parameters if p.ndim >= 2]
         vectors = [p for p in parameters if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -36,4 +39,5 @@ class Optimizer(ABC):
 
 
 def check_beta(name: str, value: float) -> None:
+    """Raises `ConfigError` for a decay rate outside [0, 1)."""
     require(0 <= value < 1, name, value, "must be in [0, 1)", "use {key}=0.9")

@@ -1,4 +1,4 @@
-"""Constant: the peak rate after the warm-up."""
+"""The peak rate after the warm-up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from elongate.training.schedule.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
+    """A constant rate."""
+
     word: ClassVar[str] = "constant"
 
     def after_warmup(self, progress: float) -> float:

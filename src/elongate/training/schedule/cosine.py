@@ -11,6 +11,8 @@ from elongate.training.schedule.schedule import Decaying
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Decaying):
+    """Half a cosine."""
+
     word: ClassVar[str] = "cosine"
 
     def decay(self, progress: float) -> float:

@@ -10,6 +10,8 @@ from elongate.training.schedule.schedule import Decaying
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Decaying):
+    """A straight line."""
+
     word: ClassVar[str] = "linear"
 
     def decay(self, progress: float) -> float:

@@ -1,4 +1,4 @@
-"""Warm-up, a stable phase, then a linear decay (Hu et al. 2024, arXiv:2404.06395)."""
+"""Warm-up, the peak rate, then a linear decay at the end (WSD: Hu et al. 2024, arXiv:2404.06395)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from elongate.training.schedule.schedule import Decaying
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay(Decaying):
+    """The peak rate with a linear decay at the end."""
+
     decay_ratio: float = 0.2  # share of the steps after the warm-up in which the rate decays, in (0, 1]
 
     word: ClassVar[str] = "wsd"
