@@ -30,7 +30,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from elongate.context.attention import interface  # noqa: F401  # registers our attention
+from elongate.context.attention.kernel import interface  # noqa: F401  # registers our attention
 
 VOCAB = 50
 NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
