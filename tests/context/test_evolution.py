@@ -26,7 +26,7 @@ def searched(seed: int, evolution: Evolution) -> tuple[Evolved, list[np.ndarray]
 
 def test_the_best_factors_are_found() -> None:
     found, _, _ = searched(0, Evolution(iterations=60))
-    assert found.loss < 0.05 < 30 < min(found.started.values())
+    assert found.loss < 0.05 < 30 < min(found.start_losses.values())
     np.testing.assert_allclose(found.factors, BEST, atol=0.2)
 
 
@@ -44,7 +44,7 @@ def test_no_round_is_worse_no_candidate_falls_and_none_is_tried_twice(seed: int)
         assert factors.min() >= 1
         assert factors.max() <= 10
     for name, start in STARTS.items():
-        assert found.started[name] == float(((start - BEST) ** 2).sum())
+        assert found.start_losses[name] == float(((start - BEST) ** 2).sum())
 
 
 def test_the_same_seed_finds_the_same() -> None:
@@ -58,7 +58,7 @@ def test_the_same_seed_finds_the_same() -> None:
     ("fields", "message"),
     [
         ({"iterations": -1}, "iterations=-1: must be at least 0"),
-        ({"mutations": 0, "crossovers": 0}, "mutations=0: must be above 0 where crossovers=0"),
+        ({"mutations": 0, "crossovers": 0}, "mutations=0: must be above 0 if crossovers=0"),
         ({"mutation_probability": 0.0}, r"mutation_probability=0.0: must be in \(0, 1\]"),
         ({"num_documents": 0}, "num_documents=0: must be at least 1"),
     ],

@@ -24,7 +24,8 @@ from elongate.context.position.llama3 import Llama3
 from elongate.context.position.longrope import LongRope
 from elongate.context.position.ntk import NtkAware
 from elongate.context.position.ntk_by_parts import NtkByParts
-from elongate.context.position.scaling import Rotary, Scaling
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.scaling import Scaling
 from elongate.context.position.yarn import Yarn
 from elongate.errors import ConfigError
 
@@ -177,7 +178,7 @@ def test_abf_refuses_a_theta_that_extends_nothing() -> None:
         ("longrope", {"factors": "/nowhere.json"}, "context.position.factors=/nowhere.json: cannot be read: No such file"),
         ("longrope", {"search": {"parents": 1}}, "context.position.search.parents=1: must be at least 2"),
         ("longrope", {"search": {"population": 8}}, "context.position.search.population=8: must be at least parents=32"),
-        ("longrope", {"long_factor": [1], "search": {"iterations": 3}}, "context.position.search={…}: is not used where factors are given"),
+        ("longrope", {"long_factor": [1], "search": {"iterations": 3}}, "context.position.search={…}: has no effect if factors are given"),
         ("yarn", {"beta_fats": 16}, "context.position.beta_fats=16: there is no such key; did you mean context.position.beta_fast?"),
     ],
 )
@@ -200,10 +201,10 @@ def test_factors_are_as_many_as_pairs(key: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "holds no lists short_factor and long_factor of numbers"),
-        ('{"long_factor": [1]}', "holds no lists short_factor and long_factor of numbers"),
-        ('{"long_factor": [1, "x"], "short_factor": [1, 1]}', "holds no lists short_factor and long_factor of numbers"),
-        ('{"long_factor": [1, 0], "short_factor": [1, 1]}', "must be a finite number, at least 1, long_factor in it"),
+        ("{", "does not contain the lists short_factor and long_factor of numbers"),
+        ('{"long_factor": [1]}', "does not contain the lists short_factor and long_factor of numbers"),
+        ('{"long_factor": [1, "x"], "short_factor": [1, 1]}', "does not contain the lists short_factor and long_factor of numbers"),
+        ('{"long_factor": [1, 0], "short_factor": [1, 1]}', r"must be a finite number, at least 1 \(its long_factor\)"),
     ],
 )
 def test_a_file_of_factors_that_cannot_be_used(content: str, message: str, tmp_path: Path) -> None:
@@ -217,9 +218,9 @@ def test_a_file_of_factors_stands_in_place_of_the_lists(tmp_path: Path) -> None:
     (tmp_path / "longrope.json").write_text(json.dumps(lists))
     read, rotary = LongRope(factors=str(tmp_path / "longrope.json")), Rotary(8, 1e4, 256)
     assert read.rope_parameters(rotary, 8.0) == LongRope(**lists).rope_parameters(rotary, 8.0)
-    with pytest.raises(ConfigError, match="holds a short_factor of 4 pairs of dimensions, the model rotates 8"):
+    with pytest.raises(ConfigError, match="contains a short_factor for 4 pairs of dimensions, the model rotates 8"):
         read.check(Rotary(16, 1e4, 256), 8.0)
-    with pytest.raises(ConfigError, match="stands in place of both lists"):
+    with pytest.raises(ConfigError, match="replaces both lists"):
         LongRope(factors=str(tmp_path / "longrope.json"), short_factor=[1.0])
 
 

@@ -260,7 +260,7 @@ def test_a_table_that_is_shared_stays_shared_and_a_frozen_one_frozen(opened: Cal
     network.weight = nn.Module()
     network.weight.wpe = nn.Embedding(16, 32)
     network.weight.wpe.weight = network.transformer.wpe.weight.requires_grad_(False)
-    LanguageModel(network, "gpt2").set_table(Tile(), 16, 64)
+    LanguageModel(network, "gpt2").learned.set(Tile(), 16, 64)
     assert network.module.wpe is network.transformer.wpe
     assert network.weight.wpe.weight is network.transformer.wpe.weight
     assert network.transformer.wpe.weight.shape == (64, 32)

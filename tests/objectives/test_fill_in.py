@@ -88,7 +88,7 @@ def test_what_lies_beyond_the_table_of_positions_is_nan_until_the_table_is_longe
     losses = READING.losses(model, text, 32)
     assert np.isfinite(losses[:, :64]).any()
     assert np.isnan(losses[:, 64:]).all()
-    model.set_table(Interpolate(), 64, 128)
+    model.learned.set(Interpolate(), 64, 128)
     longer = READING.losses(model, text, 32)
     assert (np.isfinite(longer[:, 64:]).sum(1) > 0).all()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from elongate.context.position.scaling import Rotary
+from elongate.context.position.rotary import Rotary
 from elongate.errors import ConfigError, require
 from elongate.models.model import Model
 

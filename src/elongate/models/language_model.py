@@ -22,8 +22,6 @@ from elongate.context.attention.kernel.layout import Layout
 from elongate.context.attention.kernel.verification import prove
 from elongate.context.position.none import Unchanged
 from elongate.context.position.position import Position
-from elongate.context.position.scaling import Scaling
-from elongate.context.position.table import Table
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
 from elongate.models import elongate_format as own_format
@@ -203,11 +201,13 @@ class LanguageModel:
         if "rotary" in strategy.position.removes and knows_distances(self):
             rule = f"cannot act on a {self.network.config.model_type}, whose own positions cannot be switched off"
             raise ConfigError("context/position", strategy.position.word, rule, "name a checkpoint of another architecture")
-        if (word := strategy.position.word) == "none" or not self.rotary:
+        if not strategy.position.changes_model or not self.rotary:
             return
         if fault := self.rotary.unlike_plain():
             rule = f"cannot act on a {self.network.config.model_type} {fault}"
-            raise ConfigError("context/position", word, rule, "use context=none, or start from the checkpoint before its extension")
+            raise ConfigError(
+                "context/position", strategy.position.word, rule, "use context=none, or start from the checkpoint before its extension"
+            )
         strategy.position.check(self.rotary.rotary(original_length), strategy.target_length / original_length)
 
     def extend(self, strategy: Strategy, original_length: int, length: int) -> dict[str, Any]:
@@ -223,7 +223,7 @@ class LanguageModel:
 
     def place(self, position: Position, original_length: int, length: int) -> dict[str, Any]:
         """Sets positions alone, and returns their proof."""
-        if not self.position.is_plain and position.word == "none":
+        if not self.position.is_plain and not position.changes_model:
             # What was set when the checkpoint was opened is what it was trained with.
             position = self.position
         self.position, self._lengths = position, (original_length, length)
@@ -238,20 +238,15 @@ class LanguageModel:
         layout = self.layout(torch.zeros(1, length, dtype=torch.long), None)
         return prove(layout, heads, kv_heads, head_dim(config), "causal" in self.has, self.device)
 
-    def set_frequencies(self, scaling: Scaling, original_length: int, length: int) -> dict[str, Any]:
-        return self.rotary.set(scaling, original_length, length) if self.rotary else {}
-
-    def set_table(self, table: Table, original_length: int, length: int) -> dict[str, Any]:
-        return self.learned.set(table, original_length, length)
-
-    def set_slopes(self, slopes: Callable[[int], Float[np.ndarray, " heads"]], original_length: int, length: int) -> dict[str, Any]:
+    def set_slopes(self, slopes: Callable[[int], Float[np.ndarray, " heads"]], length: int) -> list[float]:
+        """Switches the network's own positions off, and returns the slopes of its heads, computed from their number."""
         config = self.network.config
         self.slopes = tuple(slopes(config.num_attention_heads).tolist())
         if self.learned:
             self.learned.switch_off(length)
         elif self.rotary:
             config.max_position_embeddings = length
-        return {"position": self.position.word, "slopes": list(self.slopes)}
+        return list(self.slopes)
 
     def last_position(self, wanted: int) -> int:
         """The number of the last token of a text that has a position, at most the one that is wanted."""

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from elongate.atomic import write_json
 from elongate.console import SearchBar, say
 from elongate.context.position.position import Position
-from elongate.context.position.scaling import Rotary
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.searchable import Searchable
 from elongate.data.sequences import HeldOut, held_out
 from elongate.data.tokens import Corpus
 from elongate.errors import ConfigError, Stopped
@@ -34,7 +35,7 @@ NUM_HELD_OUT = 48
 def check_documents(job: Job, corpus: Corpus, original_length: int) -> None:
     """Raises `ConfigError` where the training text has too few documents as long as the target."""
     position, length = job.strategy.position, job.strategy.target_length
-    wanted = position.num_documents(length / original_length)
+    wanted = position.num_documents(length / original_length) if isinstance(position, Searchable) else 0
     there = len(_documents(corpus, length, wanted)) if wanted else 0
     if there < wanted:
         rule = f"needs so many training documents of {length + 1} tokens to search on, the training text has {there}"
@@ -46,18 +47,19 @@ def settled(job: Job, model: LanguageModel, original_length: int, corpus: Corpus
     """The job with what its position found out, here or in an earlier start of the run."""
     position = job.strategy.position
     factor = job.strategy.target_length / original_length
-    if not position.num_documents(factor):
+    if not isinstance(position, Searchable) or not position.num_documents(factor):
         return job
     file = directory.path / f"{position.word}.json"
     if file.exists():
         say(f"position {position.word}: {file}, found before")
     else:
         with closing(SearchBar(position.word)) as bar:
-            bench = _ModelBench(job, model, original_length, corpus, bar, interrupt)
+            documents = _documents(corpus, job.strategy.target_length, position.num_documents(factor))
+            bench = _ModelBench(job, model, original_length, corpus, documents, bar, interrupt)
             say(f"position {position.word}: searching on {len(bench.documents)} training documents of {job.strategy.target_length} tokens")
-            found = position.searched(bench)
+            found = position.run_search(bench)
         write_json(file, found | {"documents": bench.documents.documents.tolist()})
-    return replace(job, strategy=replace(job.strategy, position=position.found(file)))
+    return replace(job, strategy=replace(job.strategy, position=position.with_search_result(file)))
 
 
 def _documents(corpus: Corpus, length: int, count: int) -> HeldOut:
@@ -66,14 +68,23 @@ def _documents(corpus: Corpus, length: int, count: int) -> HeldOut:
 
 
 class _ModelBench:
-    def __init__(self, job: Job, model: LanguageModel, original_length: int, corpus: Corpus, bar: SearchBar, interrupt: Interrupt) -> None:
+    def __init__(
+        self,
+        job: Job,
+        model: LanguageModel,
+        original_length: int,
+        corpus: Corpus,
+        documents: HeldOut,
+        bar: SearchBar,
+        interrupt: Interrupt,
+    ) -> None:
         length = job.strategy.target_length
         self.rotary: Rotary = model.rotary.rotary(original_length)
         self.factor = length / original_length
         self.seed = job.seed
-        self.documents = _documents(corpus, length, job.strategy.position.num_documents(self.factor))
+        self.documents = documents
         self._held_out = held_out(corpus.validation, length + 1, NUM_HELD_OUT)
-        self.told = bar.step
+        self.report_progress = bar.step
         self._job, self._model, self._interrupt = job, model, interrupt
         self._lengths = original_length, length
         model.extend(job.strategy, *self._lengths)
