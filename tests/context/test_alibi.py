@@ -16,17 +16,17 @@ from transformers import GPT2Config, GPT2LMHeadModel, MptConfig, MptForCausalLM
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
-from elongate.context.attention.attention import Attention
+from elongate.context.attention.attention import Attention, Pattern
 from elongate.context.attention.full import Full
-from elongate.context.attention.global_local import GlobalLocal
+from elongate.context.attention.global_local import GlobalLocalPattern
 from elongate.context.attention.kernel import layout as layouts
 from elongate.context.attention.kernel import operators
 from elongate.context.attention.kernel.attend import attend
 from elongate.context.attention.kernel.interface import IMPLEMENTATION, _Attend
 from elongate.context.attention.kernel.layout import Layout
-from elongate.context.attention.kernel.verification import prove
-from elongate.context.attention.shifted import Groups
-from elongate.context.attention.window import Window
+from elongate.context.attention.kernel.verification import verify_attention
+from elongate.context.attention.shifted import ShiftedPattern
+from elongate.context.attention.window import Window, WindowPattern
 from elongate.context.curriculum.fixed import Fixed
 from elongate.context.position.alibi import Alibi
 from elongate.context.strategy import Strategy
@@ -62,12 +62,12 @@ def test_slopes_are_those_of_bloom_and_mpt(heads: int) -> None:
 
 # -- the kernel ------------------------------------------------------------------------------------------------------
 
-ATTENTIONS: dict[str, Attention] = {
+PATTERNS: dict[str, Pattern] = {
     "full": Full(),
-    "window": Window(window_length=7),
-    "wide window": Window(window_length=40),
-    "global_local": GlobalLocal(num_global=3, window_length=5),
-    "shifted": Groups(10),
+    "window": WindowPattern(7),
+    "wide window": WindowPattern(40),
+    "global_local": GlobalLocalPattern(num_global=3, window_length=5),
+    "shifted": ShiftedPattern(10),
 }
 
 
@@ -76,21 +76,21 @@ class _InFurtherDimensions:
 
     @staticmethod
     def forward(q: Any, k: Any, v: Any, causal: bool, scale: float, bias: Any) -> Any:
-        return operators._Widened(operators._FlashCpu, bias, scale).forward(q, k, v, causal)
+        return operators._BiasInDimensions(operators._FlashCpu, bias, scale).forward(q, k, v, causal)
 
     @staticmethod
     def backward(grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float, bias: Any) -> Any:
-        return operators._Widened(operators._FlashCpu, bias, scale).backward(grad, q, k, v, out, lse, causal)
+        return operators._BiasInDimensions(operators._FlashCpu, bias, scale).backward(grad, q, k, v, out, lse, causal)
 
 
-WAYS: dict[str, Any] = {"fused": None, "in further dimensions": _InFurtherDimensions, "without operators": operators._Plain}
+WAYS: dict[str, Any] = {"fused": None, "in further dimensions": _InFurtherDimensions, "without operators": operators._Definition}
 way = pytest.mark.parametrize("way", WAYS)
 
 
 @pytest.fixture(autouse=True)
 def short_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that there are several of them in what is short enough for a test."""
-    monkeypatch.setattr(layouts, "_STRIP", 11)
+    monkeypatch.setattr(layouts, "_CPU_STRIP", 11)
 
 
 def take(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def take(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(operators, "_operator", lambda *_: WAYS[way])
 
 
-def seen_pairs(chosen: Attention, positions: Tensor, heads: int, causal: bool) -> Tensor:
+def seen_pairs(chosen: Pattern, positions: Tensor, heads: int, causal: bool) -> Tensor:
     """Rows × heads × queries × keys: by the regions, whose own tests say that they are right, document by document."""
     rows, length = positions.shape
     seen = torch.zeros(rows, heads, length, length, dtype=torch.bool)
@@ -135,7 +135,7 @@ POSITIONS: dict[str, Tensor | None] = {
 
 
 def compare(
-    chosen: Attention, causal: bool, given: Tensor | None, dtype: torch.dtype, heads: int = 6, kv_heads: int = 3, length: int = 37
+    chosen: Pattern, causal: bool, given: Tensor | None, dtype: torch.dtype, heads: int = 6, kv_heads: int = 3, length: int = 37
 ) -> list[float]:
     """How far output and gradients are from the definition in float64 on the same numbers, largest entry."""
     draw = torch.Generator().manual_seed(length)
@@ -150,7 +150,7 @@ def compare(
     expected = dense(*exact, slopes, positions, seen_pairs(chosen, positions, heads, causal), scale)
     wanted = [expected, *torch.autograd.grad(expected, exact, grad.double())]
     ours = [x.clone().requires_grad_() for x in (q, k, v)]
-    parts = Layout.of(chosen, (2, length), given, None, slopes).parts(heads, causal, None)
+    parts = Layout.for_batch(chosen, (2, length), given, None, slopes).batched_regions(heads, causal, None)
     out = _Attend.apply(*ours, parts, scale, None)[0]
     found = [out, *torch.autograd.grad(out, ours, grad)]
     return [(a.double() - b).abs().max().item() for a, b in zip(found, wanted, strict=True)]
@@ -159,11 +159,11 @@ def compare(
 @way
 @pytest.mark.parametrize("given", POSITIONS)
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "symmetric"])
-@pytest.mark.parametrize("word", ATTENTIONS)
+@pytest.mark.parametrize("word", PATTERNS)
 def test_the_bias_is_that_of_the_definition(word: str, causal: bool, given: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     take(way, monkeypatch)
     # Slopes in two parts of float64, and distances in digits, lose nothing either.
-    assert max(compare(ATTENTIONS[word], causal, POSITIONS[given], torch.float64)) < 1e-12
+    assert max(compare(PATTERNS[word], causal, POSITIONS[given], torch.float64)) < 1e-12
 
 
 @way
@@ -177,7 +177,7 @@ def test_heads_that_share_keys_keep_their_own_slopes(heads: int, kv_heads: int, 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "symmetric"])
 def test_in_float32_far_out(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steepest head has 1/2: at 1500 tokens its numbers would be 750, and off by 6e-5, if they were counted from the first token."""
-    monkeypatch.setattr(layouts, "_STRIP", 256)
+    monkeypatch.setattr(layouts, "_CPU_STRIP", 256)
     assert max(compare(Full(), causal, None, torch.float32, 8, 2, 1500)) < 2e-5
 
 
@@ -186,7 +186,7 @@ def test_in_float32_far_out(causal: bool, monkeypatch: pytest.MonkeyPatch) -> No
 def test_in_bfloat16_to_its_precision(heads: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Distances of more than 8 bits and slopes that are no powers of two are rounded to no more than the rest."""
     take(way, monkeypatch)
-    monkeypatch.setattr(layouts, "_STRIP", 8192)
+    monkeypatch.setattr(layouts, "_CPU_STRIP", 8192)
     biased = compare(Full(), True, None, torch.bfloat16, heads, 4, 600)
     monkeypatch.setattr(Alibi, "slopes", lambda self, heads: np.full(heads, 1e-30))
     plain = compare(Full(), True, None, torch.bfloat16, heads, 4, 600)
@@ -199,13 +199,13 @@ def test_chunks_are_the_whole(given: str) -> None:
     draw = torch.Generator().manual_seed(0)
     q = torch.randn(2, heads, length, 8, generator=draw, dtype=torch.float64)
     k, v = (torch.randn(2, 2, length, 8, generator=draw, dtype=torch.float64) for _ in range(2))
-    for chosen in ATTENTIONS.values():
-        layout = Layout.of(chosen, (2, length), POSITIONS[given], None, torch.from_numpy(Alibi().slopes(heads)))
-        whole, lse = attend(q, k, v, layout.parts(heads, True, None), 0.3)
+    for chosen in PATTERNS.values():
+        layout = Layout.for_batch(chosen, (2, length), POSITIONS[given], None, torch.from_numpy(Alibi().slopes(heads)))
+        whole, lse = attend(q, k, v, layout.batched_regions(heads, True, None), 0.3)
         for size in (1, 7, 13, 31):
             for start in range(0, length, size):
                 stop = min(start + size, length)
-                parts = layout.at((start, stop), None).parts(heads, True, None)
+                parts = layout.for_chunk((start, stop), None).batched_regions(heads, True, None)
                 out, sums = attend(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], parts, 0.3)
                 assert_close(out, whole[:, :, start:stop], rtol=0, atol=1e-12)
                 assert_close(sums, lse[:, :, start:stop], rtol=0, atol=1e-12)
@@ -216,23 +216,23 @@ def test_a_layer_with_a_window_of_its_own_keeps_it_and_has_the_bias() -> None:
     q, k, v = (torch.randn(2, 4, 37, 8, generator=draw, dtype=torch.float64) for _ in range(3))
     slopes, positions = torch.from_numpy(Alibi().slopes(4)), torch.arange(37).expand(2, 37)
     for causal in (True, False):
-        out, _ = attend(q, k, v, Layout.of(Full(), (2, 37), None, None, slopes).parts(4, causal, 6), 0.3)
-        seen = seen_pairs(Window(window_length=6), positions, 4, causal)
+        out, _ = attend(q, k, v, Layout.for_batch(Full(), (2, 37), None, None, slopes).batched_regions(4, causal, 6), 0.3)
+        seen = seen_pairs(WindowPattern(6), positions, 4, causal)
         assert_close(out, dense(q, k, v, slopes, positions, seen, 0.3), rtol=0, atol=1e-12)
 
 
 def test_the_proof_notices_a_bias_that_is_not_on() -> None:
     slopes = torch.from_numpy(Alibi().slopes(4))
-    layout = Layout.of(Full(), (1, 50), None, None, slopes)
-    assert prove(layout, 4, 2, 8, True, torch.device("cpu"))["output_error"] < 1e-5
+    layout = Layout.for_batch(Full(), (1, 50), None, None, slopes)
+    assert verify_attention(layout, 4, 2, 8, True, torch.device("cpu"))["output_error"] < 1e-5
 
     class Deaf(Layout):
-        def at(self, *given: Any) -> Layout:
-            return Layout.of(Full(), (1, 50), None, None).at(*given)
+        def for_chunk(self, *given: Any) -> Layout:
+            return Layout.for_batch(Full(), (1, 50), None, None).for_chunk(*given)
 
-    deaf = Deaf(**{name: getattr(layout, name) for name in ("attention", "length", "documents", "chunk", "positions", "slopes")})
-    with pytest.raises(AssertionError, match="full is not on: the kernel is off its definition by"):
-        prove(deaf, 4, 2, 8, True, torch.device("cpu"))
+    deaf = Deaf(**{name: getattr(layout, name) for name in ("pattern", "length", "documents", "chunk", "positions", "slopes")})
+    with pytest.raises(AssertionError, match="attention full is not active: the kernel differs from its definition by"):
+        verify_attention(deaf, 4, 2, 8, True, torch.device("cpu"))
 
 
 # -- models ----------------------------------------------------------------------------------------------------------

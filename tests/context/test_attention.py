@@ -15,14 +15,14 @@ from tests.context.test_blocks import covered, num_pairs, pairs
 
 from elongate.cli import conf_directory
 from elongate.config import build
-from elongate.context.attention.attention import Attention
-from elongate.context.attention.dual_chunk import DualChunk
+from elongate.context.attention.attention import Attention, Pattern
+from elongate.context.attention.dual_chunk import DualChunk, DualChunkPattern
 from elongate.context.attention.full import Full
 from elongate.context.attention.kernel.blocks import restricted
-from elongate.context.attention.rerope import ReRope
-from elongate.context.attention.self_extend import SelfExtend
+from elongate.context.attention.rerope import ReRope, ReRopePattern
+from elongate.context.attention.self_extend import SelfExtend, SelfExtendPattern
 from elongate.context.attention.shifted import Shifted
-from elongate.context.attention.sinks import Sinks
+from elongate.context.attention.sinks import SinksPattern
 from elongate.errors import ConfigError, inside
 
 WORDS = sorted(path.stem for path in (conf_directory() / "context/attention").glob("*.yaml"))
@@ -35,11 +35,11 @@ def attention(word: str, **fields: Any) -> Attention:
     return build(node, "context.attention")
 
 
-def directions(chosen: Attention) -> list[bool]:
-    return [True] if "causal" in chosen.needs() else [True, False]
+def directions(word: str) -> list[bool]:
+    return [True] if "causal" in attention(word).needs() else [True, False]
 
 
-def distances(chosen: Attention, length: int, causal: bool = True) -> np.ndarray:
+def distances(chosen: Pattern, length: int, causal: bool = True) -> np.ndarray:
     """How far away each query sees each key, heads × queries × keys; -1 where it does not see it."""
     q, k = pairs(length)
     times = np.zeros((HEADS, length, length), dtype=int)
@@ -69,7 +69,7 @@ def matrix(rows: str) -> np.ndarray:
 @given(length=some.integers(1, 40), original=some.integers(8, 24))
 def test_pairs_are_covered_once_every_query_sees_a_key_and_none_looks_ahead(word: str, length: int, original: int) -> None:
     chosen = attention(word).for_length(4 * original, original)
-    for causal in directions(chosen):
+    for causal in directions(word):
         found = distances(chosen, length, causal)
         if causal:
             assert (found[:, *np.triu_indices(length, 1)] == -1).all()
@@ -85,7 +85,7 @@ def test_regions_and_their_maps_do_not_depend_on_the_length(word: str) -> None:
     assert shapes[0] == shapes[1] == shapes[2]
     assert chosen.rotates == any(region[1] or region[2] or region[3] for region in shapes[0])
     regions = set() if chosen.word == "full" else {"regions"}
-    assert chosen.needs() == regions | ({"rotary", "causal"} if chosen.rotates else set())
+    assert attention(word).needs() == regions | ({"rotary", "causal"} if chosen.rotates else set())
 
 
 @every
@@ -100,7 +100,7 @@ def test_what_a_token_sees_does_not_depend_on_what_follows(word: str) -> None:
 @pytest.mark.parametrize("original", [8, 21, 64])
 def test_up_to_the_original_length_everything_is_plain(word: str, original: int) -> None:
     chosen = attention(word).for_length(4 * original, original)
-    for causal in directions(chosen):
+    for causal in directions(word):
         np.testing.assert_array_equal(distances(chosen, original, causal), distances(Full(), original, causal))
 
 
@@ -132,7 +132,7 @@ def test_a_chunk_of_the_queries_and_the_rest_see_the_same_pairs(word: str, cut: 
 
 @every
 def test_no_more_pairs_than_full_attention_in_few_calls(word: str) -> None:
-    for causal in directions(attention(word)):
+    for causal in directions(word):
         blocks = [b for r in attention(word).for_length(32768, 2048).regions(32768, 2, causal) for b in r.blocks]
         whole = sum(num_pairs(block) for region in Full().regions(32768, 1, causal) for block in region.blocks)
         assert sum(map(num_pairs, blocks)) <= whole
@@ -142,7 +142,7 @@ def test_no_more_pairs_than_full_attention_in_few_calls(word: str) -> None:
 @pytest.mark.parametrize("word", ["window", "sinks", "global_local"])
 def test_windows_are_linear_in_the_length(word: str) -> None:
     chosen = attention(word, window_length=512).for_length(32768, 512)
-    for causal in directions(chosen):
+    for causal in directions(word):
         found = [sum(num_pairs(b) for r in chosen.regions(length, HEADS, causal) for b in r.blocks) for length in (4096, 32768)]
         assert found[1] / found[0] < 8.6
 
@@ -167,7 +167,8 @@ def test_window_and_global_tokens(length: int, width: int, count: int) -> None:
             (attention("window", window_length=width), near),
             (attention("global_local", window_length=width, num_global=count), near | everyone),
         ):
-            np.testing.assert_array_equal(distances(chosen, length, causal)[0], np.where(allowed & sees, abs(q - k), -1))
+            found = distances(chosen.for_length(length, length), length, causal)[0]
+            np.testing.assert_array_equal(found, np.where(allowed & sees, abs(q - k), -1))
 
 
 @given(length=some.integers(1, 40), width=some.integers(1, 12), count=some.integers(1, 5))
@@ -178,7 +179,7 @@ def test_sinks_are_what_the_cache_of_streaming_llm_gives_token_by_token(length: 
             del cache[count]  # the oldest one that is no sink
         cache.append(token)
         expected[token, cache] = len(cache) - 1 - np.arange(len(cache))
-    np.testing.assert_array_equal(distances(Sinks(num_sinks=count, window_length=width), length)[0], expected)
+    np.testing.assert_array_equal(distances(SinksPattern(num_sinks=count, window_length=width), length)[0], expected)
 
 
 def test_sinks_by_hand() -> None:
@@ -192,12 +193,12 @@ def test_sinks_by_hand() -> None:
         4 3 . . 2 1 0
         4 3 . . . 2 1 0
     """
-    np.testing.assert_array_equal(distances(Sinks(num_sinks=2, window_length=3), 8)[0], matrix(expected))
+    np.testing.assert_array_equal(distances(SinksPattern(num_sinks=2, window_length=3), 8)[0], matrix(expected))
 
 
 def test_self_extend_is_figure_3_of_its_paper() -> None:
     """Trained on 7 tokens, groups of 2, a window of 4."""
-    chosen = SelfExtend(group_size=2, window_length=4, plain_length=0)
+    chosen = SelfExtendPattern(group_size=2, window_length=4, plain_length=0)
     expected = """
         0
         1 0
@@ -211,9 +212,10 @@ def test_self_extend_is_figure_3_of_its_paper() -> None:
         6 6 5 5 4 4 3 2 1 0
     """
     np.testing.assert_array_equal(distances(chosen, 10)[0], matrix(expected))
-    chosen.check(10, 7)
+    settings = SelfExtend(group_size=2, window_length=4, plain_length=0)
+    settings.check(10, 7)
     with pytest.raises(ConfigError):
-        chosen.check(11, 7)
+        settings.check(11, 7)
 
 
 def test_self_extend_rounds_where_the_group_does_not_divide_the_window() -> None:
@@ -226,7 +228,7 @@ def test_self_extend_rounds_where_the_group_does_not_divide_the_window() -> None
         4 4 3 2 1 0
         5 5 4 4 2 1 0
     """
-    np.testing.assert_array_equal(distances(SelfExtend(group_size=2, window_length=3, plain_length=0), 7)[0], matrix(expected))
+    np.testing.assert_array_equal(distances(SelfExtendPattern(group_size=2, window_length=3, plain_length=0), 7)[0], matrix(expected))
 
 
 def test_rerope_by_hand() -> None:
@@ -238,7 +240,7 @@ def test_rerope_by_hand() -> None:
         3 3 2 1 0
         3 3 3 2 1 0
     """
-    np.testing.assert_array_equal(distances(ReRope(window_length=3, plain_length=0, scale_base=6), 6)[0], matrix(expected))
+    np.testing.assert_array_equal(distances(ReRopePattern(window_length=3, plain_length=0, scale_base=6), 6)[0], matrix(expected))
 
 
 def test_the_first_queries_see_true_positions_and_the_others_are_extended() -> None:
@@ -251,7 +253,7 @@ def test_the_first_queries_see_true_positions_and_the_others_are_extended() -> N
         2 2 2 2 1 0
         2 2 2 2 2 1 0
     """
-    np.testing.assert_array_equal(distances(ReRope(window_length=2, plain_length=5, scale_base=5), 7)[0], matrix(expected))
+    np.testing.assert_array_equal(distances(ReRopePattern(window_length=2, plain_length=5, scale_base=5), 7)[0], matrix(expected))
 
 
 @pytest.mark.parametrize("fields", [{"group_size": 4}, {"group_size": 5}, {"scale_base": 32}], ids=str)
@@ -295,14 +297,14 @@ def test_dual_chunk_is_figure_2_of_its_paper_and_goes_on() -> None:
 
 
 def test_dual_chunk_takes_three_quarters_and_the_rest() -> None:
-    assert DualChunk().for_length(16384, 4096) == DualChunk(chunk_length=3072, local_length=1024)
+    assert DualChunk().for_length(16384, 4096) == DualChunkPattern(chunk_length=3072, local_length=1024)
 
 
 def test_dual_chunk_with_the_numbers_of_the_authors_code() -> None:
     """Its positions, written as it computes them from chunk_size and local_window."""
     chunk_size, local_window, length = 12, 2, 40
     chunk = chunk_size - local_window
-    ours = DualChunk(chunk_length=chunk, local_length=local_window + 1)
+    ours = DualChunkPattern(chunk_length=chunk, local_length=local_window + 1)
     q, k = pairs(length)
     successive = np.minimum(np.arange(chunk) + chunk, chunk_size)
     apart = q // chunk - k // chunk
@@ -331,7 +333,7 @@ def test_shifted_groups_by_hand() -> None:
         0 0 0 0 0 0 1
         0 0 0 0 0 0 1 1
     """
-    chosen = Shifted(group_ratio=0.5)
+    chosen = Shifted(group_ratio=0.5).for_length(8, 8)
     seen = distances(chosen, 8) >= 0
     for head, group in enumerate([straight, straight, shifted, shifted]):
         np.testing.assert_array_equal(seen[head], matrix(group) == 1)
@@ -391,5 +393,5 @@ def test_refusals(word: str, fields: dict[str, Any], lengths: tuple[int, int] | 
 
 
 def test_one_head_has_no_half_to_shift() -> None:
-    with pytest.raises(ConfigError, match="context/attention=shifted: shifts half of the heads, and the model has one"):
+    with pytest.raises(ConfigError, match="context/attention=shifted: shifts half of the heads, but the model has only one"):
         Shifted().for_length(64, 16).regions(64, 1, True)

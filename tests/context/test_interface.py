@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import AttentionInterface, PreTrainedModel
 
-from elongate.context.attention.attention import Attention
+from elongate.context.attention.attention import Attention, Pattern
 from elongate.context.attention.dual_chunk import DualChunk
 from elongate.context.attention.full import Full
 from elongate.context.attention.kernel.interface import IMPLEMENTATION, attention
 from elongate.context.attention.rerope import ReRope
 from elongate.context.attention.self_extend import SelfExtend
 from elongate.context.attention.sinks import Sinks
-from elongate.context.attention.window import Window
+from elongate.context.attention.window import Window, WindowPattern
 from elongate.errors import ConfigError
 from elongate.models.language_model import LanguageModel
 
@@ -51,7 +51,7 @@ def test_logits_are_those_of_sdpa(kind: str, length: int) -> None:
     model = LanguageModel(ours, kind)
     layout = model.layout(tokens, None)
     with torch.no_grad():
-        hidden = model.hidden(tokens, None, layout.at(layout.chunk, None)) @ model.head[0].T
+        hidden = model.hidden(tokens, None, layout.for_chunk(layout.chunk, None)) @ model.head[0].T
         blocks = model.network.base_model(input_ids=tokens, layout=layout).last_hidden_state @ model.head[0].T
     assert_close(blocks, hidden, rtol=1e-6, atol=1e-6)
 
@@ -105,7 +105,7 @@ def test_padding_is_refused(side: str) -> None:
     for kind in ("llama-2", "gpt2", "bert"):
         mask = torch.ones_like(TOKENS)
         mask[0, slice(3) if side == "left" else slice(-3, None)] = 0
-        with pytest.raises(ValueError, match="a padded batch cannot be read with attention in regions: give rows of one length"):
+        with pytest.raises(ValueError, match="attention in regions does not support padded batches: use rows of one length"):
             logits(network(kind, IMPLEMENTATION), attention_mask=mask)
         logits(network(kind, IMPLEMENTATION), attention_mask=torch.ones_like(TOKENS))
 
@@ -113,7 +113,7 @@ def test_padding_is_refused(side: str) -> None:
 def test_a_mask_of_ones_own_is_refused_and_not_passed_over() -> None:
     mask = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool)
     for kind in ("llama-2", "gpt2", "bert"):
-        with pytest.raises(ValueError, match="gives a mask, which attention in regions does not read: load the model with sdpa"):
+        with pytest.raises(ValueError, match="passes a mask, which attention in regions does not support: load the model with sdpa"):
             logits(network(kind, IMPLEMENTATION), attention_mask=mask)
 
 
@@ -121,13 +121,13 @@ def test_a_mask_of_ones_own_is_refused_and_not_passed_over() -> None:
 def test_a_cache_with_room_for_tokens_to_come_is_refused(kind: str) -> None:
     """Its empty places would be seen."""
     ours = network(kind, IMPLEMENTATION).eval()
-    with pytest.raises(ValueError, match="a static cache cannot be read with attention in regions: use a dynamic one"):
+    with pytest.raises(ValueError, match="attention in regions does not support static caches: use a dynamic cache"):
         ours.generate(TOKENS[:, :5], max_new_tokens=4, cache_implementation="static", pad_token_id=0)
 
 
 def test_softcapped_scores_are_refused() -> None:
     ours = network("gemma2", IMPLEMENTATION)
-    with pytest.raises(ValueError, match="Gemma2Attention asks for softcap, which attention in regions does not compute"):
+    with pytest.raises(ValueError, match="Gemma2Attention needs softcap, which attention in regions does not support"):
         logits(ours)
 
 
@@ -135,7 +135,7 @@ def test_dropout_of_attention_is_refused_where_it_would_need_the_whole_matrix() 
     ours = network("gpt2", IMPLEMENTATION, attn_pdrop=0.1).train()
     model = LanguageModel(ours, "gpt2")
     assert logits(ours).isfinite().all()
-    model.attention = Window(window_length=8)
+    model.attention = WindowPattern(8)
     with pytest.raises(ValueError, match="attention dropout needs the whole matrix of weights"):
         model.hidden(TOKENS)
 
@@ -218,7 +218,7 @@ def test_factors_of_the_query_reach_the_dimensions_that_are_not_turned() -> None
 # -- documents -------------------------------------------------------------------------------------------------------
 
 
-def seen_across(model: LanguageModel, chosen: Attention) -> tuple[float, float]:
+def seen_across(model: LanguageModel, chosen: Pattern) -> tuple[float, float]:
     """How much the hidden states of the second document change with a token of the first, and the other way round."""
     model.attention = chosen
     positions = torch.cat([torch.arange(BORDER), torch.arange(LENGTH - BORDER)]).expand(2, LENGTH)
@@ -234,9 +234,9 @@ def seen_across(model: LanguageModel, chosen: Attention) -> tuple[float, float]:
     return changes[0][BORDER:].max().item(), changes[1][:BORDER].max().item()
 
 
-@pytest.mark.parametrize("chosen", [Full(), Window(window_length=7)], ids=lambda chosen: chosen.word)
+@pytest.mark.parametrize("chosen", [Full(), WindowPattern(7)], ids=lambda chosen: chosen.word)
 @pytest.mark.parametrize("kind", ["llama-2", "qwen3", "gpt2", "mistral", "bert", "modernbert"])
-def test_documents_do_not_see_each_other(kind: str, chosen: Attention) -> None:
+def test_documents_do_not_see_each_other(kind: str, chosen: Pattern) -> None:
     assert seen_across(LanguageModel(network(kind, IMPLEMENTATION).eval(), kind), chosen) == (0, 0)
 
 

@@ -258,7 +258,7 @@ def test_what_sampled_positions_would_mean_nothing_to_is_refused(word: str, buil
     with pytest.raises(ConfigError, match=rf"^context/sampling={word}: cannot be had with data\.isolate_documents=true: .*; use one of"):
         build_tiny(f"context={word}", "data.isolate_documents=true")
     for attention in ("self_extend", "rerope", "dual_chunk", "sinks", "window", "shifted", "global_local"):
-        with pytest.raises(ConfigError, match=f"^context/sampling={word}: cannot be had with context/attention={attention}, .*=full$"):
+        with pytest.raises(ConfigError, match=f"^context/sampling={word}: cannot be combined with context/attention={attention}, .*=full$"):
             build_tiny(f"context={word}", f"context/attention={attention}")
 
 
@@ -268,5 +268,5 @@ def test_what_sampled_positions_would_mean_nothing_to_is_refused(word: str, buil
 def test_a_model_without_positions_has_none_to_sample(model: str, position: str, remedy: str, build_tiny: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         build_tiny(f"model={model}", "context=pose", f"context/position={position}")
-    rule = f"context/sampling=pose: cannot be had with context/position={position}, which leaves no positions to sample"
+    rule = f"context/sampling=pose: cannot be combined with context/position={position}, which leaves no positions to sample"
     assert str(caught.value) == f"{rule}; use context/position={remedy}"

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from elongate.context.attention.window import Window
+from elongate.context.attention.window import WindowPattern
 from elongate.data.sequences import Batch
 from elongate.errors import ConfigError
 from elongate.memory.plain import Plain
@@ -130,7 +130,7 @@ def test_weighing_knows_no_dropout_draws_nothing_and_leaves_the_network_training
 def test_a_context_that_nobody_sees_gives_everyone_the_weight_1() -> None:
     """Attention that ends within every window: what it computes is the same, so is the loss."""
     model = language_model("llama-2")
-    model.attention = Window(window_length=2)  # two layers of it: a token sees two before it
+    model.attention = WindowPattern(2)  # two layers of it: a token sees two before it
     (example,) = LongCE(short_length=SHORT, stride=STRIDE).examples(batch(), model)
     # Angles are float32, and a window counts its positions anew.
     assert_close(example.weights, torch.ones(ROWS, LENGTH, dtype=torch.float64), rtol=0, atol=1e-5)

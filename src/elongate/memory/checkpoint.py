@@ -52,7 +52,7 @@ class Checkpoint(Memory):
         return self
 
     def backward(self, model: LanguageModel, example: Example) -> float:
-        from elongate.context.attention.kernel.kv_store import Kept
+        from elongate.context.attention.kernel.kv_store import KeyValueStore
         from elongate.objectives.loss import summed_loss
 
         # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
@@ -60,8 +60,8 @@ class Checkpoint(Memory):
         total = 0.0
         for part in example.parts(self.rows(example.length)):
             layout = model.layout(part.inputs, part.positions)
-            kept = Kept(outputs={}) if self.keep_attention else None
-            hidden = model.hidden(part.inputs, part.positions, layout.at(layout.chunk, kept), part.context)
+            store = KeyValueStore(outputs={}) if self.keep_attention else None
+            hidden = model.hidden(part.inputs, part.positions, layout.for_chunk(layout.chunk, store), part.context)
             loss = summed_loss(model, hidden, part) / count
             loss.backward()
             total += loss.item()

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from elongate.context.attention.attention import Attention
+from elongate.context.attention.attention import Attention, Pattern
 from elongate.context.attention.full import Full
-from elongate.context.attention.kernel.kv_store import Kept
+from elongate.context.attention.kernel.kv_store import KeyValueStore
 from elongate.context.attention.kernel.layout import Layout
-from elongate.context.attention.kernel.verification import prove
+from elongate.context.attention.kernel.verification import verify_attention
 from elongate.context.position.none import Unchanged
 from elongate.context.position.position import Position
 from elongate.context.strategy import Strategy
@@ -43,7 +43,7 @@ class LanguageModel:
         self.network = network
         self.word = word
         self.precision = "fp32"
-        self.attention: Attention = Full()
+        self.attention: Pattern = Full()
         self.rotary = RotaryPositions(network)
         self.learned = LearnedPositions(network)
         self._sampled_below: int | None = None  # positions that are given are sampled below it; None: they number the tokens
@@ -89,7 +89,7 @@ class LanguageModel:
             self.reads(inputs.shape[1], positions)
             frequencies = self.rotary.frequencies.clone()
         slopes = None if self.slopes is None else torch.tensor(self.slopes, dtype=torch.float64, device=self.device)
-        return Layout.of(self.attention, tuple(inputs.shape), positions, frequencies, slopes)
+        return Layout.for_batch(self.attention, tuple(inputs.shape), positions, frequencies, slopes)
 
     def reads(self, length: int, positions: Int[Tensor, "batch length"] | None = None) -> None:
         """Makes ready for texts of `length` tokens what depends on that; `hidden` does so by itself, a call of the network does not."""
@@ -126,7 +126,7 @@ class LanguageModel:
         if positions is not None:
             positions = positions + self.learned.first
         # Left to transformers and torch, and their compiler, where they compute the same.
-        known = {} if layout.is_plain and layout.kept is None else {"layout": layout}
+        known = {} if layout.is_plain and layout.store is None else {"layout": layout}
         return {"position_ids": positions, **known}
 
     def before_head(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch width"]:
@@ -141,11 +141,12 @@ class LanguageModel:
         """Whether tokens meet nowhere but in the attention: a short text has the same hidden states in two chunks as in one."""
         length = min(24, self.original_length)
         tokens = torch.arange(1, length + 1, device=self.device)[None] % self.network.config.vocab_size
-        layout, kept = self.layout(tokens, None), Kept(past={})
+        layout, kept = self.layout(tokens, None), KeyValueStore(past={})
         with self.probed():
             whole = self.hidden(tokens, None)
             halves = [
-                self.hidden(tokens[:, slice(*chunk)], None, layout.at(chunk, kept)) for chunk in ((0, length // 2), (length // 2, length))
+                self.hidden(tokens[:, slice(*chunk)], None, layout.for_chunk(chunk, kept))
+                for chunk in ((0, length // 2), (length // 2, length))
             ]
         return torch.allclose(torch.cat(halves, dim=1), whole, rtol=1e-3, atol=1e-3)
 
@@ -236,7 +237,7 @@ class LanguageModel:
         heads = config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         layout = self.layout(torch.zeros(1, length, dtype=torch.long), None)
-        return prove(layout, heads, kv_heads, head_dim(config), "causal" in self.has, self.device)
+        return verify_attention(layout, heads, kv_heads, head_dim(config), "causal" in self.has, self.device)
 
     def set_slopes(self, slopes: Callable[[int], Float[np.ndarray, " heads"]], length: int) -> list[float]:
         """Switches the network's own positions off, and returns the slopes of its heads, computed from their number."""
@@ -258,7 +259,7 @@ class LanguageModel:
         if not windows:
             rule = f"cannot act on a {architecture}, whose attention does not go through the interface of transformers"
             raise ConfigError("context/attention", attention.word, rule, "name a checkpoint of another architecture")
-        if attention.narrowed(1) is None and windows != {None}:
+        if not attention.acts_within_windows and windows != {None}:
             rule = f"cannot act on a {architecture}, whose layers have windows of their own"
             raise ConfigError("context/attention", attention.word, rule, "use context/attention=full or window")
         if attention.rotates and not turns_as_we_do(self):

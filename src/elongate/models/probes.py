@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from elongate.context.attention.attention import Attention, Region
+from elongate.context.attention.attention import Pattern, Region
 from elongate.context.attention.full import Full
 from elongate.context.attention.kernel import blocks
 from elongate.context.attention.kernel.blocks import Block
-from elongate.context.attention.kernel.kv_store import Kept
+from elongate.context.attention.kernel.kv_store import KeyValueStore
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -22,12 +22,12 @@ class _Turned(Full):
     rotates = True
 
 
-class _LastSeesFirst(Attention):
+class _LastSeesFirst(Pattern):
     """Every token sees itself, and the last one the first."""
 
     word = "last sees first"
 
-    def narrowed(self, width: int) -> Attention:
+    def within_window(self, width: int) -> Pattern:
         return self
 
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
@@ -38,7 +38,7 @@ def windows_of(model: LanguageModel) -> set[int | None]:
     """Of the layers that read the layout which they are given: each one's own window, None where it has none."""
     tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     layout = model.layout(tokens, None)
-    layout = layout.at(layout.chunk, Kept())
+    layout = layout.for_chunk(layout.chunk, KeyValueStore())
     with model.probed():
         model.hidden(tokens, None, layout)
     return layout.windows

@@ -107,18 +107,18 @@ def _losses(model: LanguageModel, example: Example, first: int) -> Float[Tensor,
     """Of the targets from `first` on, in nats: some rows at a time and, where they are long, some tokens of them at a time."""
     import torch
 
-    from elongate.context.attention.kernel.kv_store import Kept
+    from elongate.context.attention.kernel.kv_store import KeyValueStore
     from elongate.objectives.cross_entropy import token_cross_entropy
 
     length = example.inputs.shape[1]
     step = TOKENS if model.meets_in_attention else length
     found = []
     for part in example.parts(max(1, TOKENS // length)):
-        layout, kept = model.layout(part.inputs, part.positions), Kept(past={}) if step < length else None
+        layout, kept = model.layout(part.inputs, part.positions), KeyValueStore(past={}) if step < length else None
         losses = []
         for start in range(0, length, step):
             chunk = (start, min(start + step, length))
-            hidden = model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.at(chunk, kept))
+            hidden = model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.for_chunk(chunk, kept))
             if chunk[1] > first:
                 scored = slice(max(start, first), chunk[1])
                 states = model.before_head(hidden[:, scored.start - start :])

@@ -78,8 +78,8 @@ def check_together(job: Job) -> None:
         rule = "cannot be had with data.isolate_documents=true: each gives a sequence positions of its own"
         raise ConfigError("context/sampling", job.strategy.sampling.word, rule, "use one of the two")
     rate = job.model.attention_dropout
-    words = [f"context/attention={job.strategy.attention.word}", f"memory={job.memory.word}"]
-    at_odds = [word for word in words if word not in ("context/attention=full", "memory=plain")]
+    at_odds = [] if job.strategy.attention.is_full else [f"context/attention={job.strategy.attention.word}"]
+    at_odds += [f"memory={job.memory.word}"] * (job.memory.word != "plain")
     at_odds += ["data.isolate_documents=true"] * job.data.isolate_documents
     if rate > 0 and at_odds:
         rule = f"needs the whole matrix of attention weights, which {at_odds[0]} never has"

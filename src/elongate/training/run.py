@@ -75,8 +75,9 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
                 say(
                     f"plain transformers cannot express {model.position.word}: evaluate with python evaluate.py checkpoint={directory.path}"
                 )
-            elif (word := job.strategy.measured_attention.word) != "full":
-                say(f"plain transformers reads {directory.model} with full attention, evaluate.py checkpoint={directory.path} with {word}")
+            elif not (attention := job.strategy.measured_attention).is_full:
+                ours = f"evaluate.py checkpoint={directory.path} with {attention.word}"
+                say(f"plain transformers reads {directory.model} with full attention, {ours}")
         results = headers | results
         _measure(job, model, setting, origin, directory, results, interrupt)
         pages = write_report(directory.path)
@@ -186,7 +187,7 @@ def _trained(
 
 def _proof_lines(job: Job, proof: dict[str, Any]) -> Iterator[str]:
     attention = proof["attention"]
-    if attention["word"] != "full":
+    if not job.strategy.attention.is_full:
         yield (
             f"attention {attention['word']} is on: {attention['pairs_ratio']:.1%} of the pairs of full attention at length "
             f"{attention['length']}; off its definition by at most {attention['output_error']:.0e}"

@@ -1,7 +1,7 @@
 """Adjusted base frequency (Xiong et al. 2023, arXiv:2309.16039, section 4.1).
 
-Only theta changes. If theta is too small, the far end of the context fails without any error: ProLong measured that the
-value of the NTK rule is not enough.
+Only theta changes. If theta is too small, the far end of the context fails without any error: ProLong measured that
+the value of the NTK rule is not enough.
 """
 
 from __future__ import annotations

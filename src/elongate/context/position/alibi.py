@@ -1,13 +1,14 @@
 """ALiBi (Press et al. 2021, arXiv:2108.12409, section 3): no positions; a bias of -slope * distance on every score.
 
-With H heads, H a power of two, the slopes are 2^(-8k/H), k = 1 … H. For other H the authors' code uses the slopes of the
-largest power of two below H, followed by every second slope of the next power of two, starting with its first; this
-module does the same. The authors' model is causal; in a bidirectional model the distance |i - j| counts on both sides.
+With H heads, H a power of two, the slopes are 2^(-8k/H), k = 1 … H. For other H the authors' code uses the slopes
+of the largest power of two below H, followed by every second slope of the next power of two, starting with its
+first; this module does the same. The authors' model is causal; in a bidirectional model the distance |i - j| counts
+on both sides.
 
-The model's own positions are switched off: rotary embeddings do not rotate, and a learned table is zero and stays zero.
-The model should therefore be trained with ALiBi from the start (its base is). A checkpoint that was trained with other
-positions loses them and needs long training. Fails for far tokens: a head of slope s hardly sees beyond about 10 / s
-tokens, and the flattest slope is 1/256.
+The model's own positions are switched off: rotary embeddings do not rotate, and a learned table is zero and stays
+zero. The model should therefore be trained with ALiBi from the start (its base is). A checkpoint that was trained
+with other positions loses them and needs long training. Fails for far tokens: a head of slope s hardly sees beyond
+about 10 / s tokens, and the flattest slope is 1/256.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """DroPE (Gelberg et al. 2025, arXiv:2512.12167): rotary positions are dropped after pretraining.
 
-A causal mask alone is enough for a model to locate tokens, after a short recalibration: training without positions at
-the original length (context/curriculum=recalibrate; the paper: 0.5% to 2% of the tokens of pretraining, at a learning
-rate like that of pretraining). The model then reads longer texts without having been trained on any. Two parts of the
-released code are left out: normalized queries and keys, which change the architecture, and a softmax scale for long
-texts, which is fitted to each model. Without recalibration the model is broken at every length.
+A causal mask alone is enough for a model to locate tokens, after a short recalibration: training without positions
+at the original length (context/curriculum=recalibrate; the paper: 0.5% to 2% of the tokens of pretraining, at a
+learning rate like that of pretraining). The model then reads longer texts without having been trained on any. Two
+parts of the released code are left out: normalized queries and keys, which change the architecture, and a softmax
+scale for long texts, which is fitted to each model. Without recalibration the model is broken at every length.
 
-"No rotation" is expressed as position interpolation by a factor so large that every angle equals 0 in float32 and float64.
+"No rotation" is expressed as position interpolation by a factor so large that every angle equals 0 in float32 and
+float64.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Evolutionary search for factors of frequencies (LongRoPE: Ding et al. 2024, arXiv:2402.13753, algorithm 1).
 
-A population grows out of known factors; in every round the best candidates become the parents of mutated and crossed
-children. Factors never decrease from a faster to a slower pair, which keeps the search space small. Departures from the
-authors' code: a child is redrawn until it has not been tried before; a mutation draws between the current neighbours, so
-that no draw has to be rejected; a crossover takes each factor from either parent with equal probability.
+A population grows out of known factors; in every round the best candidates become the parents of mutated and
+crossed children. Factors never decrease from a faster to a slower pair, which keeps the search space small.
+Departures from the authors' code: a child is redrawn until it has not been tried before; a mutation draws between
+the current neighbours, so that no draw has to be rejected; a crossover takes each factor from either parent with
+equal probability.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""LongRoPE (Ding et al. 2024, arXiv:2402.13753): each frequency is divided by its own factor, and the factors are searched for.
+"""LongRoPE (Ding et al. 2024, arXiv:2402.13753): every frequency has its own factor, found by a search.
 
-frequency_i = 1 / (λ_i · theta^(2i/d)), eq. 2; cosine and sine are multiplied by sqrt(1 + ln s / ln L). Texts of up to the
-original length L are read with the short factors, longer ones with the long factors: one choice for the whole text. Plain
-transformers chooses by the largest position of each call and does not update keys that were cached before; there, pass a
-text in one call.
+frequency_i = 1 / (λ_i · theta^(2i/d)), eq. 2; cosine and sine are multiplied by sqrt(1 + ln s / ln L). Texts of up
+to the original length L are read with the short factors, longer ones with the long factors: one choice for the
+whole text. Plain transformers chooses by the largest position of each call and does not update keys that were
+cached before; there, pass a text in one call.
 
-The search starts from the factors of YaRN, position interpolation and NTK-aware scaling, and looks for the lowest loss of
-the model before its extension, on training documents as long as the target. Left out of the paper: its search for first
-tokens that are not interpolated (the released code omits it too) and its second search after a first extension. The
-attention factor is that of plain transformers and also acts on short texts.
+The search starts from the factors of YaRN, position interpolation and NTK-aware scaling, and looks for the lowest
+loss of the model before its extension, on training documents as long as the target. Left out of the paper: its
+search for first tokens that are not interpolated (the released code omits it too) and its second search after a
+first extension. The attention factor is that of plain transformers and also acts on short texts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,13 @@ class LongRope(Scaling):
 
     def __post_init__(self) -> None:
         given = self.factors is not None or self.long_factor is not None
-        require(not given or self.search == Evolution(), "search", "{…}", "has no effect if factors are given", "remove {key}")
+        require(
+            not given or self.search == Evolution(),
+            "search",
+            "{…}",
+            "has no effect if factors are given",
+            "remove {key}",
+        )
         lists = (self.short_factor, self.long_factor)
         require(
             self.factors is None or lists == (None, None),
@@ -167,7 +173,7 @@ class LongRope(Scaling):
 
 
 def _compare_held_out(bench: Bench, position: LongRope, others: dict[str, Scaling]) -> dict[str, Any]:
-    """Mean losses on documents that neither the search nor the training has seen, and the gain over each other position."""
+    """Mean losses on documents unseen by search and training, and the gain over each other position."""
     losses = bench.held_out_losses(position)
     table: dict[str, Any] = {"n": len(losses)}
     if not len(losses):

@@ -1,8 +1,8 @@
 """NTK-aware scaling (bloc97 2023; described in Peng et al. 2023, arXiv:2309.00071, section 3.1).
 
-The base grows so that the slowest pair is interpolated by exactly the factor and the fastest not at all. transformers
-has no rope_type for it, but it equals a change of theta. Degrades gradually past the target: the pairs between the
-fastest and the slowest are extrapolated.
+The base grows so that the slowest pair is interpolated by exactly the factor and the fastest not at all.
+transformers has no rope_type for it, but it equals a change of theta. Degrades gradually past the target: the pairs
+between the fastest and the slowest are extrapolated.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ from elongate.errors import require
 class NtkAware(Scaling):
     """RoPE with a base that grows with the factor."""
 
-    alpha: float | None = None  # how far the slowest pair is interpolated, above 1; null: target_length / original_length
+    alpha: float | None = None  # factor of interpolation of the slowest pair, above 1; null: target/original length
 
     word: ClassVar[str] = "ntk"
 
     def __post_init__(self) -> None:
-        require(self.alpha is None or self.alpha > 1, "alpha", self.alpha, "must be above 1", "use {key}=null for target/original")
+        require(
+            self.alpha is None or self.alpha > 1,
+            "alpha",
+            self.alpha,
+            "must be above 1",
+            "use {key}=null for target/original",
+        )
 
     def theta(self, rotary: Rotary, factor: float) -> float:
         """The new base."""

@@ -1,7 +1,7 @@
 """Position interpolation (Chen et al. 2023, arXiv:2306.15595, eq. 3).
 
-Every position is divided by the factor, so no position exceeds the trained range. Needs training, because the distance
-between neighbouring positions shrinks too.
+Every position is divided by the factor, so no position exceeds the trained range. Needs training, because the
+distance between neighbouring positions shrinks too.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Positions(Protocol):
         """Whether the network has positions of this kind."""
 
     def set(self, position: Any, original_length: int, length: int, /) -> dict[str, Any]:
-        """Sets the positions, verifies the built network against the closed form, and returns the figures of that check."""
+        """Sets the positions, and returns how far the built network is from the closed form."""
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class Positioned(Protocol):
     def learned(self) -> Positions: ...
 
     def set_slopes(self, slopes: Callable[[int], Float[np.ndarray, " heads"]], length: int) -> list[float]:
-        """Switches the model's own positions off, and returns the slopes of its heads, computed from their number."""
+        """Switches the model's own positions off; returns the slopes of its heads, computed from their number."""
 
 
 class Position(ABC):
@@ -62,4 +62,4 @@ class Position(ABC):
 
     @abstractmethod
     def act(self, model: Positioned, original_length: int, length: int) -> dict[str, Any]:
-        """Sets the model's positions for sequences of up to `length` tokens; returns the verified figures as JSON."""
+        """Sets the model's positions for up to `length` tokens; returns the verified figures as JSON."""

@@ -1,7 +1,7 @@
 """Rotary frequencies, scaled: pure functions of the lengths.
 
-`frequencies` is the closed form, in float64, against which the built model is verified. `read_frequencies` is the same
-for a text of a given length, for methods that depend on it. `rope_parameters` expresses the method in plain
+`frequencies` is the closed form, in float64, against which the built model is verified. `read_frequencies` is the
+same for a text of a given length, for methods that depend on it. `rope_parameters` expresses the method in plain
 transformers, complete, so that an exported model needs nothing of this package.
 """
 

@@ -1,8 +1,8 @@
 """A table of learned positions, repeated (Beltagy et al. 2020, arXiv:2004.05150, section 5: "copying").
 
-Longformer initializes its 4096 positions with RoBERTa's 512, copied eight times: a head that attends to near tokens finds
-them as before, except where two copies meet. Fails for far tokens: two positions whose distance is a multiple of the
-original length cannot be distinguished until training has separated them.
+Longformer initializes its 4096 positions with RoBERTa's 512, copied eight times: a head that attends to near tokens
+finds them as before, except where two copies meet. Fails for far tokens: two positions whose distance is a multiple
+of the original length cannot be distinguished until training has separated them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """YaRN (Peng et al. 2023, arXiv:2309.00071, sections 3.2 to 3.4).
 
-Pairs that turn more than `beta_fast` times within the original length keep their frequency, pairs that turn less than
-`beta_slow` times are interpolated by the factor, and pairs in between are blended. Queries and keys are multiplied by
-0.1 ln(factor) + 1, which sharpens attention. Past the target the interpolated pairs meet untrained angles, and the loss
-rises again.
+Pairs that turn more than `beta_fast` times within the original length keep their frequency, pairs that turn less
+than `beta_slow` times are interpolated by the factor, and pairs in between are blended. Queries and keys are
+multiplied by 0.1 ln(factor) + 1, which sharpens attention. Past the target the interpolated pairs meet untrained
+angles, and the loss rises again.
 """
 
 from __future__ import annotations

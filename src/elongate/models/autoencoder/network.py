@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrained
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
-from elongate.context.attention.kernel.kv_store import Kept
+from elongate.context.attention.kernel.kv_store import KeyValueStore
 from elongate.models.autoencoder.configuration import BidirectionalAutoencoderConfig
 from elongate.models.autoencoder.encoder import BertEncoder, Encoder, places
 from elongate.models.autoencoder.layer import DecoderLayer
@@ -65,7 +65,7 @@ class BidirectionalAutoencoderModel(BidirectionalAutoencoderPreTrainedModel):
         context_ids: Int[Tensor, "batch context"] | None = None,
         position_ids: Int[Tensor, "#batch text"] | None = None,
         attention_mask: Tensor | None = None,
-        kept: Kept | None = None,
+        kept: KeyValueStore | None = None,
         **others: Any,
     ) -> BaseModelOutput:
         """Without a context the inputs are encoded and reconstructed: a state for each of them, `position_ids` are theirs.
@@ -109,7 +109,7 @@ class BidirectionalAutoencoderModel(BidirectionalAutoencoderPreTrainedModel):
         encoded: Encoded,
         stretches: tuple[tuple[int, int], ...],
         causal: bool,
-        kept: Kept | None = None,
+        kept: KeyValueStore | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         """Last hidden states of tokens that come in stretches (stretches.py). `kept` holds outputs of attention that are known."""
         latents, at = encoded
