@@ -156,7 +156,7 @@ VISIBLE = [
         "context.target_length=1000: must be a multiple of the original length of 256: context/position=tile repeats the table; "
         "use context.target_length=1024",
     ),
-    ("context=pose data.isolate_documents=true", "context/sampling=pose: cannot be had with data.isolate_documents=true"),
+    ("context=pose data.isolate_documents=true", "context/sampling=pose: cannot be combined with data.isolate_documents=true"),
     (
         "context=randomized context/attention=self_extend",
         "context/sampling=randomized: cannot be combined with context/attention=self_extend",

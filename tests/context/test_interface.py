@@ -1,4 +1,4 @@
-"""Through transformers: with our attention a network computes what it computes with sdpa, or says why not."""
+"""Through transformers: a network with this attention computes the same as with sdpa, or raises an error with the reason."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.covering import all_pairs
 from tests.networks import VOCAB, network
 from torch import Tensor
 from torch.testing import assert_close
@@ -38,16 +39,16 @@ def logits(model: PreTrainedModel, tokens: Tensor = TOKENS, **words: Any) -> Ten
         return model(input_ids=tokens, **words).logits
 
 
-# -- what is computed ------------------------------------------------------------------------------------------------
+# -- equal results ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [*CAUSAL, *BIDIRECTIONAL])
-@pytest.mark.parametrize("length", [1, 2, 8, 9, LENGTH])
-def test_logits_are_those_of_sdpa(kind: str, length: int) -> None:
+@pytest.mark.parametrize("length", [1, *(pytest.param(n, marks=pytest.mark.grid) for n in (2, 8)), 9, LENGTH])
+def test_logits_equal_those_of_sdpa(kind: str, length: int) -> None:
     theirs, ours = both(kind)
     tokens = TOKENS[:, :length]
     assert_close(logits(ours, tokens), logits(theirs, tokens), rtol=1e-6, atol=1e-6)
-    # And all of it in blocks, where the network itself leaves it to torch.
+    # The same with a layout, where the network would otherwise use torch's own call.
     model = LanguageModel(ours, kind)
     layout = model.layout(tokens, None)
     with torch.no_grad():
@@ -70,24 +71,24 @@ def test_logits_are_those_of_sdpa(kind: str, length: int) -> None:
     ],
     ids=str,
 )
-def test_what_the_configuration_changes_is_kept(kind: str, fields: dict[str, Any]) -> None:
+def test_settings_of_the_configuration_have_their_effect(kind: str, fields: dict[str, Any]) -> None:
     theirs, ours = both(kind, **fields)
     assert (logits(theirs) - logits(network(kind).eval())).abs().max() > 1e-2
     assert_close(logits(ours), logits(theirs), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", CAUSAL)
-@pytest.mark.parametrize("words", [{}, {"use_cache": False}, {"num_beams": 3}], ids=str)
-def test_generation_is_that_of_sdpa(kind: str, words: dict[str, Any]) -> None:
-    """From prompts shorter and longer than the windows of 8 that some of the networks have."""
+# Prompts shorter and longer than the window of 8 tokens in layers of Mistral and Gemma 3.
+@pytest.mark.parametrize(
+    ("kind", "options", "length"), all_pairs(CAUSAL, [{}, {"use_cache": False}, {"num_beams": 3}], [1, 5, 20]), ids=str
+)
+def test_generation_equals_that_of_sdpa(kind: str, options: dict[str, Any], length: int) -> None:
     theirs, ours = both(kind)
-    for length in (1, 5, 20):
-        tokens, options = TOKENS[:, :length], {"max_new_tokens": 14, "do_sample": False, "pad_token_id": 0} | words
-        given = {"attention_mask": torch.ones_like(tokens)}
-        assert torch.equal(ours.generate(tokens, **given, **options), theirs.generate(tokens, **given, **options))
+    tokens, options = TOKENS[:, :length], {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0} | options
+    given = {"attention_mask": torch.ones_like(tokens)}
+    assert torch.equal(ours.generate(tokens, **given, **options), theirs.generate(tokens, **given, **options))
 
 
-def test_a_prompt_in_two_parts_is_a_prompt() -> None:
+def test_a_prompt_may_be_read_in_two_parts() -> None:
     """The second part sees the cache and itself."""
     for kind in ("llama-2", "mistral"):
         _, ours = both(kind)
@@ -97,7 +98,7 @@ def test_a_prompt_in_two_parts_is_a_prompt() -> None:
         assert_close(torch.cat([first.logits, second.logits], dim=1), logits(ours), rtol=1e-6, atol=1e-6)
 
 
-# -- what cannot be computed -----------------------------------------------------------------------------------------
+# -- refusals -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -110,7 +111,7 @@ def test_padding_is_refused(side: str) -> None:
         logits(network(kind, IMPLEMENTATION), attention_mask=torch.ones_like(TOKENS))
 
 
-def test_a_mask_of_ones_own_is_refused_and_not_passed_over() -> None:
+def test_a_mask_is_refused_instead_of_ignored() -> None:
     mask = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool)
     for kind in ("llama-2", "gpt2", "bert"):
         with pytest.raises(ValueError, match="passes a mask, which attention in regions does not support: load the model with sdpa"):
@@ -118,8 +119,8 @@ def test_a_mask_of_ones_own_is_refused_and_not_passed_over() -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama-2", "mistral", "gpt2"])
-def test_a_cache_with_room_for_tokens_to_come_is_refused(kind: str) -> None:
-    """Its empty places would be seen."""
+def test_a_static_cache_is_refused(kind: str) -> None:
+    """Its empty entries would be seen."""
     ours = network(kind, IMPLEMENTATION).eval()
     with pytest.raises(ValueError, match="attention in regions does not support static caches: use a dynamic cache"):
         ours.generate(TOKENS[:, :5], max_new_tokens=4, cache_implementation="static", pad_token_id=0)
@@ -131,7 +132,7 @@ def test_softcapped_scores_are_refused() -> None:
         logits(ours)
 
 
-def test_dropout_of_attention_is_refused_where_it_would_need_the_whole_matrix() -> None:
+def test_attention_dropout_is_refused_if_it_needs_the_whole_matrix() -> None:
     ours = network("gpt2", IMPLEMENTATION, attn_pdrop=0.1).train()
     model = LanguageModel(ours, "gpt2")
     assert logits(ours).isfinite().all()
@@ -141,7 +142,7 @@ def test_dropout_of_attention_is_refused_where_it_would_need_the_whole_matrix() 
 
 
 @pytest.mark.parametrize("kind", ["mistral", "gemma3"])
-def test_layers_with_a_window_of_their_own_take_no_other_positions(kind: str) -> None:
+def test_attentions_with_positions_are_refused_on_layers_with_windows(kind: str) -> None:
     model = LanguageModel(network(kind, IMPLEMENTATION), kind)
     for chosen in (Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()):
         with pytest.raises(ConfigError, match="whose layers have windows of their own; use context/attention=full or window"):
@@ -150,12 +151,12 @@ def test_layers_with_a_window_of_their_own_take_no_other_positions(kind: str) ->
     model._check_attention(Window(window_length=4))
 
 
-# -- positions of our own --------------------------------------------------------------------------------------------
+# -- attentions with their own positions --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["llama-1", "llama-2", "qwen3", "gpt_neox"])
 @pytest.mark.parametrize("chosen", [Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()], ids=lambda chosen: chosen.word)
-def test_up_to_the_original_length_our_rotation_is_that_of_the_network(kind: str, chosen: Attention) -> None:
+def test_up_to_the_original_length_the_rotation_equals_that_of_the_network(kind: str, chosen: Attention) -> None:
     theirs, ours = both(kind)
     model = LanguageModel(ours, kind)
     model._check_attention(chosen)
@@ -168,7 +169,7 @@ def test_up_to_the_original_length_our_rotation_is_that_of_the_network(kind: str
         assert (model.hidden(TOKENS) @ model.head[0].T - found).abs().max() > 1e-2
 
 
-def test_a_network_that_rotates_otherwise_is_refused() -> None:
+def test_a_network_that_rotates_interleaved_pairs_is_refused() -> None:
     from transformers import CohereConfig, CohereForCausalLM
 
     config = CohereConfig(
@@ -193,7 +194,7 @@ def test_a_network_that_rotates_otherwise_is_refused() -> None:
         LanguageModel(interleaved, "cohere")._check_attention(Sinks(num_sinks=2))
 
 
-def test_factors_of_the_query_reach_the_dimensions_that_are_not_turned() -> None:
+def test_factors_of_the_query_also_scale_unrotated_dimensions() -> None:
     """ReRoPE sharpens the scores of late queries: by the same factor for both halves of a head of GPT-NeoX."""
     original, width = 8, 7
     theirs = network("gpt_neox").eval()
@@ -219,7 +220,7 @@ def test_factors_of_the_query_reach_the_dimensions_that_are_not_turned() -> None
 
 
 def seen_across(model: LanguageModel, chosen: Pattern) -> tuple[float, float]:
-    """How much the hidden states of the second document change with a token of the first, and the other way round."""
+    """Change of the hidden states of the second document with a token of the first, and vice versa."""
     model.attention = chosen
     positions = torch.cat([torch.arange(BORDER), torch.arange(LENGTH - BORDER)]).expand(2, LENGTH)
     with torch.no_grad():
@@ -241,12 +242,12 @@ def test_documents_do_not_see_each_other(kind: str, chosen: Pattern) -> None:
 
 
 @pytest.mark.parametrize("chosen", [Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()], ids=lambda chosen: chosen.word)
-def test_nor_with_positions_of_our_own(chosen: Attention) -> None:
+def test_documents_do_not_see_each_other_if_the_attention_has_positions(chosen: Attention) -> None:
     model = LanguageModel(network("llama-2", IMPLEMENTATION).eval(), "llama")
     assert seen_across(model, chosen.for_length(LENGTH, 8)) == (0, 0)
 
 
-def test_and_a_leak_would_be_seen() -> None:
+def test_the_comparison_notices_a_leak() -> None:
     model = LanguageModel(network("llama-2", IMPLEMENTATION).eval(), "llama")
 
     def leaking(*given: Any, layout: Any = None, **words: Any) -> Any:
@@ -258,7 +259,7 @@ def test_and_a_leak_would_be_seen() -> None:
 
 
 def test_each_document_is_computed_as_if_it_were_alone() -> None:
-    """Of other lengths in each row."""
+    """Rows have documents of different lengths."""
     for kind in ("llama-2", "gpt2", "bert", "modernbert"):
         theirs, ours = both(kind)
         model = LanguageModel(ours, kind)

@@ -1,10 +1,11 @@
-"""Learned tables, made longer: what the table holds, what the network looks up in it, and whole runs on models that have one."""
+"""Learned tables, made longer: the rows of the table, the rows that the network looks up, and runs of models with a table."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from omegaconf import OmegaConf
 from tests.conftest import evaluated
+from tests.covering import all_values
 from tests.interrupts import SignalAfter
 from torch import nn
 from torch.nn import functional as F
@@ -82,7 +84,7 @@ def extended(table: Table, length: int) -> Strategy:
 
 # -- the table -------------------------------------------------------------------------------------------------------------
 
-rows_of_a_table = st.builds(
+tables = st.builds(
     lambda seed, original, dtype: torch.randn(original, 5, dtype=dtype, generator=torch.Generator().manual_seed(seed)),
     st.integers(0, 2**32),
     st.integers(1, 40),
@@ -90,22 +92,22 @@ rows_of_a_table = st.builds(
 )
 
 
-@given(rows_of_a_table, st.integers(1, 9))
-def test_every_kth_entry_of_an_interpolated_table_is_an_old_one_to_the_last_bit(rows: torch.Tensor, factor: int) -> None:
+@given(tables, st.integers(1, 9))
+def test_every_kth_row_of_an_interpolated_table_is_exactly_an_old_row(rows: torch.Tensor, factor: int) -> None:
     longer = Interpolate().extended(rows, factor * len(rows))
     assert torch.equal(longer[::factor], rows)
-    # Beyond the last old row it is held.
+    # New rows past the last old row repeat it.
     assert torch.equal(longer[-factor:], rows[-1:].expand(factor, -1))
 
 
-@given(rows_of_a_table)
+@given(tables)
 @pytest.mark.parametrize("word", TABLES)
-def test_a_table_at_factor_one_is_the_table(word: str, rows: torch.Tensor) -> None:
+def test_factor_one_changes_nothing(word: str, rows: torch.Tensor) -> None:
     assert torch.equal(TABLES[word].extended(rows, len(rows)), rows)
 
 
-@given(rows_of_a_table, st.integers(0, 100))
-def test_an_interpolated_table_of_any_length_is_numpys(rows: torch.Tensor, more: int) -> None:
+@given(tables, st.integers(0, 100))
+def test_an_interpolated_table_equals_numpy_interp(rows: torch.Tensor, more: int) -> None:
     original, length = len(rows), len(rows) + more
     rows = rows.double()
     places = np.arange(length) * (original / length)
@@ -113,15 +115,15 @@ def test_an_interpolated_table_of_any_length_is_numpys(rows: torch.Tensor, more:
     np.testing.assert_allclose(Interpolate().extended(rows, length).numpy(), expected, rtol=0, atol=1e-12)
 
 
-@given(rows_of_a_table, st.integers(1, 9))
-def test_a_tiled_table_is_the_old_one_again_and_again(rows: torch.Tensor, factor: int) -> None:
+@given(tables, st.integers(1, 9))
+def test_a_tiled_table_repeats_the_old_one(rows: torch.Tensor, factor: int) -> None:
     assert_array_equal(Tile().extended(rows, factor * len(rows)).numpy(), np.tile(rows.numpy(), (factor, 1)))
 
 
 @pytest.mark.parametrize(("target", "nearest"), [(33, 64), (79, 64), (81, 96), (1000, 992)])
-def test_tile_names_the_nearest_multiple(target: int, nearest: int, build_tiny: Callable[..., Any]) -> None:
+def test_tile_proposes_the_nearest_multiple(target: int, nearest: int) -> None:
     with pytest.raises(ConfigError) as caught:
-        build_tiny("model=gpt2", "context=tile", f"context.target_length={target}")
+        extended(Tile(), target).check_length(32)
     rule = "must be a multiple of the original length of 32: context/position=tile repeats the table"
     assert str(caught.value) == f"context.target_length={target}: {rule}; use context.target_length={nearest}"
 
@@ -136,7 +138,7 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "max_position_embeddings": 16,
 }
-BEHIND_PADDING = SIZES | {"max_position_embeddings": 18}  # two rows are no positions
+BEHIND_PADDING = SIZES | {"max_position_embeddings": 18}  # two rows are not positions
 OF_GPT2 = {"vocab_size": 60, "n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": None, "eos_token_id": None}
 OF_DISTILBERT = {"vocab_size": 60, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 16}
 NETWORKS: dict[str, Callable[[], PreTrainedModel]] = {
@@ -154,12 +156,12 @@ NETWORKS: dict[str, Callable[[], PreTrainedModel]] = {
     "camembert": lambda: CamembertForMaskedLM(CamembertConfig(**BEHIND_PADDING)),
     "data2vec-text": lambda: Data2VecTextForMaskedLM(Data2VecTextConfig(**BEHIND_PADDING)),
 }
-TOKENS = torch.randint(3, 60, (2, 64), generator=torch.Generator().manual_seed(0))  # none of padding
+TOKENS = torch.randint(3, 60, (2, 64), generator=torch.Generator().manual_seed(0))  # without padding
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A checkpoint of each kind, its positions made large: those of fresh networks hardly show."""
+    """A checkpoint of each kind, with large position vectors: those of fresh networks have little effect."""
 
     def folder(kind: str) -> Path:
         path = tmp_path_factory.getbasetemp() / f"table of {kind}"
@@ -186,7 +188,7 @@ def logits(model: LanguageModel, tokens: torch.Tensor, positions: torch.Tensor |
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_the_length_of_a_checkpoint_counts_no_rows_for_padding(
+def test_rows_for_padding_do_not_count_as_positions(
     kind: str, folder: Callable[[str], Path], opened: Callable[[str], LanguageModel]
 ) -> None:
     model = opened(kind)
@@ -195,10 +197,9 @@ def test_the_length_of_a_checkpoint_counts_no_rows_for_padding(
     model.check_head()
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("word", TABLES)
-def test_a_text_at_old_entries_reads_as_before(word: str, kind: str, opened: Callable[[str], LanguageModel]) -> None:
-    """Old entry j stands at 4·j in a table that is interpolated four-fold, and at j + 16, j + 32 … in one that is tiled."""
+@pytest.mark.parametrize(("kind", "word"), all_values([*NETWORKS], [*TABLES]))
+def test_a_text_at_old_rows_has_the_same_logits(word: str, kind: str, opened: Callable[[str], LanguageModel]) -> None:
+    """Old row j is row 4·j of a table that is interpolated four-fold, and rows j, j + 16, j + 32 … of a tiled one."""
     model, tokens = opened(kind), TOKENS[:, :16]
     model.network.double()
     before, numbers = logits(model, tokens), torch.arange(16)[None].expand(2, -1)
@@ -208,14 +209,13 @@ def test_a_text_at_old_entries_reads_as_before(word: str, kind: str, opened: Cal
     assert proof["row_error"] == 0
     for places in [4 * numbers] if word == "interpolate" else [numbers, numbers + 16, numbers + 48]:
         assert_close(logits(model, tokens, places), before, rtol=0, atol=1e-12)
-    # And where it stands now makes a difference.
+    # At its present positions the text has other logits.
     if word == "interpolate":
         assert (logits(model, tokens) - before).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("word", TABLES)
-def test_plain_transformers_computes_our_logits_at_the_target(
+@pytest.mark.parametrize(("kind", "word"), all_values([*NETWORKS], [*reversed(TABLES)]))
+def test_plain_transformers_computes_the_same_logits_at_the_target(
     word: str, kind: str, opened: Callable[[str], LanguageModel], tmp_path: Path
 ) -> None:
     model = opened(kind)
@@ -230,7 +230,7 @@ def test_plain_transformers_computes_our_logits_at_the_target(
 
 
 @pytest.mark.parametrize("kind", ["roberta", "opt"])
-def test_rows_that_are_no_positions_are_kept(kind: str, opened: Callable[[str], LanguageModel]) -> None:
+def test_rows_that_are_not_positions_are_unchanged(kind: str, opened: Callable[[str], LanguageModel]) -> None:
     model = opened(kind)
     before = model.learned._tables()[0][1].weight.detach().clone()
     model.extend(extended(Tile(), 64), 16, 64)
@@ -240,7 +240,7 @@ def test_rows_that_are_no_positions_are_kept(kind: str, opened: Callable[[str], 
     assert len(after) == 66
 
 
-def test_a_trained_table_is_not_made_longer_again(opened: Callable[[str], LanguageModel]) -> None:
+def test_a_trained_table_is_only_extended_once(opened: Callable[[str], LanguageModel]) -> None:
     model, strategy = opened("gpt2"), extended(Interpolate(), 64)
     proof = model.extend(strategy, 16, 64)
     table = model.network.transformer.wpe.weight
@@ -253,7 +253,7 @@ def test_a_trained_table_is_not_made_longer_again(opened: Callable[[str], Langua
         assert torch.equal(table, trained)
 
 
-def test_a_table_that_is_shared_stays_shared_and_a_frozen_one_frozen(opened: Callable[[str], LanguageModel]) -> None:
+def test_a_shared_table_stays_shared_and_a_frozen_one_frozen(opened: Callable[[str], LanguageModel]) -> None:
     network = opened("gpt2").network
     network.module = nn.Module()
     network.module.wpe = network.transformer.wpe
@@ -268,15 +268,15 @@ def test_a_table_that_is_shared_stays_shared_and_a_frozen_one_frozen(opened: Cal
 
 
 @pytest.mark.parametrize("word", TABLES)
-def test_a_network_that_does_not_look_up_the_longer_table_is_found_out(word: str, opened: Callable[[str], LanguageModel]) -> None:
+def test_verification_notices_a_network_that_ignores_the_longer_table(word: str, opened: Callable[[str], LanguageModel]) -> None:
     model = opened("gpt2")
     table = model.network.transformer.wpe
-    table.forward = lambda ids: F.embedding(ids.clamp(max=15), table.weight)  # what lies past the trained end is its last row
+    table.forward = lambda ids: F.embedding(ids.clamp(max=15), table.weight)  # positions past the trained end get its last row
     with pytest.raises(AssertionError, match=f"{word} is not on: rows off by"):
         model.extend(extended(TABLES[word], 64), 16, 64)
 
 
-def test_the_planner_knows_the_end_of_the_longer_table(opened: Callable[[str], LanguageModel]) -> None:
+def test_the_planner_uses_the_length_of_the_longer_table(opened: Callable[[str], LanguageModel]) -> None:
     model = opened("gpt2")
     model.extend(extended(Interpolate(), 128), 16, 128)
     advice = advise(model, 128, batch_rows=1)
@@ -287,14 +287,18 @@ def test_the_planner_knows_the_end_of_the_longer_table(opened: Callable[[str], L
 # -- refusals --------------------------------------------------------------------------------------------------------------
 
 
-def choices(group: str) -> list[Any]:
-    return [build(OmegaConf.load(path), "context") for path in sorted((conf_directory() / "context" / group).glob("*.yaml"))]
+def choices(group: str) -> dict[str, Any]:
+    paths = sorted((conf_directory() / "context" / group).glob("*.yaml"))
+    return {path.stem: build(OmegaConf.load(path), "context") for path in paths}
 
 
-@pytest.mark.parametrize("position", choices("position"), ids=lambda position: position.word)
+CHOICES = {group: choices(group) for group in ("position", "attention")}
+
+
+@pytest.mark.parametrize("position", CHOICES["position"].values(), ids=CHOICES["position"])
 @pytest.mark.parametrize("model", [Gpt, Gpt2, Bert, ModernBert], ids=lambda model: model.word)
 def test_a_strategy_acts_on_a_model_or_is_refused_with_a_remedy_that_works(model: Any, position: Any) -> None:
-    for attention in choices("attention"):
+    for attention in CHOICES["attention"].values():
         strategy = replace(extended(position, 128), attention=attention)
         for _ in range(3):  # a remedy for each question
             if (fault := refusal(strategy, model)) is None:
@@ -302,9 +306,7 @@ def test_a_strategy_acts_on_a_model_or_is_refused_with_a_remedy_that_works(model
             remedy = re.match(r"use context/(position|attention)=(\w+)", fault.remedy)
             assert remedy is not None, fault
             assert "\n" not in str(fault)
-            strategy = replace(
-                strategy, **{remedy[1]: build(OmegaConf.load(conf_directory() / f"context/{remedy[1]}/{remedy[2]}.yaml"), "")}
-            )
+            strategy = replace(strategy, **{remedy[1]: CHOICES[remedy[1]][remedy[2]]})
         assert refusal(strategy, model) is None
         assert not (isinstance(strategy.position, Scaling) and "learned_positions" in model.has)
 
@@ -322,10 +324,16 @@ def refusal(strategy: Strategy, model: Any) -> ConfigError | None:
 SHORT = ("context.curriculum.base.steps=2", "steps=4")
 
 
-@pytest.mark.parametrize("sampling", [None, "pose", "randomized"])
-@pytest.mark.parametrize("word", TABLES)
-@pytest.mark.parametrize("model", ["gpt2", "bert"])
-def test_a_model_with_a_table_trains_measures_and_exports(
+# tests/test_matrix.py also runs both tables on both models, and both samplings on an interpolated table.
+IN_FULL = [("gpt2", "interpolate", None), ("bert", "tile", "pose")]
+RUNS = [
+    pytest.param(*row, marks=[pytest.mark.slow] if row in IN_FULL else [pytest.mark.slow, pytest.mark.grid])
+    for row in product(["gpt2", "bert"], TABLES, [None, "pose", "randomized"])
+]
+
+
+@pytest.mark.parametrize(("model", "word", "sampling"), RUNS)
+def test_a_model_with_a_table_trains_evaluates_and_exports(
     model: str, word: str, sampling: str | None, ran: Callable[..., Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     sampled = () if sampling is None else (f"context/sampling={sampling}",)
@@ -335,7 +343,7 @@ def test_a_model_with_a_table_trains_measures_and_exports(
     (stage,) = results["stages"]
     assert stage["length"] == (128 if sampling is None else 32)
     assert 32 < stage["reach"] <= 128
-    # The base has no row past its end, and no loss there; what it is read with may reach one token further.
+    # The base has no row past its end, and therefore no loss there.
     reached = {row: [loss is not None for loss in results["curve"]["table"][row]["loss"]] for row in ("before", "untuned", "after")}
     assert reached["untuned"][:4] == reached["after"][:4] == [True] * 4
     assert reached["before"][:2] == [True] * 2
@@ -355,8 +363,17 @@ def weights(directory: RunDirectory) -> dict[str, torch.Tensor]:
     return load_file(directory.model / "model.safetensors")
 
 
-@pytest.mark.parametrize("more", [("context/curriculum=progressive",), ("tuning=lora_plus",)], ids=" ".join)
-def test_a_run_that_was_stopped_goes_on_with_its_longer_table(
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("context/curriculum=progressive", "tuning=lora_plus"),
+        pytest.param(("context/curriculum=progressive",), marks=pytest.mark.grid),
+        pytest.param(("tuning=lora_plus",), marks=pytest.mark.grid),
+    ],
+    ids=" ".join,
+)
+def test_a_stopped_run_resumes_with_its_longer_table(
     more: tuple[str, ...], ran: Callable[..., Any], build_tiny: Callable[..., Any], text_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["model=gpt2", "context=interpolate", "evaluation=[]", "training.checkpoint_steps=1", *SHORT, *more]
@@ -365,25 +382,29 @@ def test_a_run_that_was_stopped_goes_on_with_its_longer_table(
     with monkeypatch.context() as patched:
         patched.setattr("elongate.training.run.Interrupt", lambda: SignalAfter(2))
         with pytest.raises(Stopped):
-            ran("parted", *words)
-    parted = RunDirectory(whole.path.parent / "parted")
-    assert 0 < len(parted.read_metrics()) < len(whole.read_metrics())
-    again = run(build_tiny("data=text", f"data.path={text_folder}", *words), parted)
+            ran("stopped", *words)
+    stopped = RunDirectory(whole.path.parent / "stopped")
+    assert 0 < len(stopped.read_metrics()) < len(whole.read_metrics())
+    again = run(build_tiny("data=text", f"data.path={text_folder}", *words), stopped)
     assert again["strategy"] == results["strategy"]
     assert again["data"] == results["data"]
     for name, weight in weights(whole).items():
-        assert torch.equal(weights(parted)[name], weight), name
+        assert torch.equal(weights(stopped)[name], weight), name
 
 
-@pytest.mark.parametrize(("tuning", "trained"), [("full", True), ("lora_plus", True), ("lora", False)])
-def test_the_longer_table_is_trained_where_embeddings_are(tuning: str, trained: bool, ran: Callable[..., Any]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("tuning", "trained"), [pytest.param("full", True, marks=pytest.mark.grid), ("lora_plus", True), ("lora", False)])
+def test_the_longer_table_is_trained_if_embeddings_are(tuning: str, trained: bool, ran: Callable[..., Any]) -> None:
     directory, results = ran("run", "model=gpt2", "context=interpolate", f"tuning={tuning}", "evaluation=[]", *SHORT)
     base = weights(RunDirectory(Path(results["budget"]["base"]["path"])))["transformer.wpe.weight"]
-    untrained = torch.nn.functional.interpolate(base.T[None], size=125, mode="linear", align_corners=True)[0].T  # without the held end
+    untrained = torch.nn.functional.interpolate(base.T[None], size=125, mode="linear", align_corners=True)[
+        0
+    ].T  # without the repeated last row
     table = weights(directory)["transformer.wpe.weight"]
     assert torch.allclose(table[:125], untrained, rtol=0, atol=1e-7) is not trained
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_extended_with_its_own_table(folder: Callable[[str], Path], ran: Callable[..., Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = BEHIND_PADDING | {"vocab_size": 300, "max_position_embeddings": 34}
@@ -396,7 +417,7 @@ def test_a_checkpoint_is_extended_with_its_own_table(folder: Callable[[str], Pat
         ran("none", *source, "context=none", "evaluation=[]")
 
 
-def test_the_control_is_refused_past_the_table_and_left_alone_within(opened: Callable[[str], LanguageModel]) -> None:
+def test_the_control_is_refused_past_the_table_and_changes_nothing_within(opened: Callable[[str], LanguageModel]) -> None:
     model = opened("gpt2")
     none = replace(extended(Interpolate(), 64), position=Unchanged())
     with pytest.raises(ConfigError, match=r"use context/position=interpolate, or context=none with context\.target_length=16"):

@@ -75,7 +75,7 @@ def check_together(job: Job) -> None:
         rule = f"cannot work with objective={job.objective.word}: the two directions of a text meet in its loss, and their chunks do not"
         raise ConfigError("memory", job.memory.word, rule, "use {key}=checkpoint")
     if job.strategy.sampling is not None and job.data.isolate_documents:
-        rule = "cannot be had with data.isolate_documents=true: each gives a sequence positions of its own"
+        rule = "cannot be combined with data.isolate_documents=true: each gives a sequence positions of its own"
         raise ConfigError("context/sampling", job.strategy.sampling.word, rule, "use one of the two")
     rate = job.model.attention_dropout
     at_odds = [] if job.strategy.attention.is_full else [f"context/attention={job.strategy.attention.word}"]
