@@ -25,7 +25,7 @@ def search(seed: int, evolution: Evolution) -> tuple[Evolved, list[np.ndarray], 
 
 
 def test_the_best_factors_are_found() -> None:
-    found, _, _ = search(0, Evolution(iterations=30, parents=12))
+    found, _, _ = search(0, Evolution(iterations=40, population=32, parents=8, mutations=12, crossovers=4))
     assert found.loss < 0.05 < 30 < min(found.start_losses.values())
     np.testing.assert_allclose(found.factors, BEST, atol=0.2)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 import torch
-from tests.covering import all_pairs
+from tests.covering import all_values
 from tests.networks import VOCAB, network
 from torch import Tensor
 from torch.testing import assert_close
@@ -77,10 +77,17 @@ def test_settings_of_the_configuration_have_their_effect(kind: str, fields: dict
     assert_close(logits(ours), logits(theirs), rtol=1e-6, atol=1e-6)
 
 
-# Prompts shorter and longer than the window of 8 tokens in layers of Mistral and Gemma 3.
-@pytest.mark.parametrize(
-    ("kind", "options", "length"), all_pairs(CAUSAL, [{}, {"use_cache": False}, {"num_beams": 3}], [1, 5, 20]), ids=str
-)
+OPTIONS: list[dict[str, Any]] = [{}, {"use_cache": False}, {"num_beams": 3}]
+PROMPTS = [1, 5, 20]  # tokens; Mistral and Gemma 3 have layers with a window of 8
+# By default each network once, and each option with each prompt once.
+GENERATED = {(kind, i % 3, PROMPTS[i // 3]) for i, kind in enumerate(CAUSAL)}
+GENERATIONS = [
+    pytest.param(kind, OPTIONS[i], length, marks=() if (kind, i, length) in GENERATED else pytest.mark.grid)
+    for kind, i, length in product(CAUSAL, range(3), PROMPTS)
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "length"), GENERATIONS, ids=str)
 def test_generation_equals_that_of_sdpa(kind: str, options: dict[str, Any], length: int) -> None:
     theirs, ours = both(kind)
     tokens, options = TOKENS[:, :length], {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0} | options
@@ -154,8 +161,10 @@ def test_attentions_with_positions_are_refused_on_layers_with_windows(kind: str)
 # -- attentions with their own positions --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["llama-1", "llama-2", "qwen3", "gpt_neox"])
-@pytest.mark.parametrize("chosen", [Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()], ids=lambda chosen: chosen.word)
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    all_values(["llama-1", "llama-2", "qwen3", "gpt_neox"], [Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()]),
+)
 def test_up_to_the_original_length_the_rotation_equals_that_of_the_network(kind: str, chosen: Attention) -> None:
     theirs, ours = both(kind)
     model = LanguageModel(ours, kind)
