@@ -1,20 +1,19 @@
-"""The two commands. Nothing here imports torch, so that help, completion and a refusal cost a second."""
+"""The console commands. Nothing here imports torch at its start, so help, completion and errors take a second."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -22,28 +21,46 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from elongate.errors import ConfigError, ElongateError, RunError, Stopped
+from elongate.arguments import check_arguments, config_directories, remove_dashes
+from elongate.choices import Choices
+from elongate.errors import ConfigError, ElongateError, RunError, Stopped, require
+from elongate.process import prepare_process
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from elongate.evaluation.evaluation import Evaluation
 
 Task = Callable[["DictConfig"], None]
 
 
 def train() -> None:
-    """The console command `elongate-train`, and `python train.py`."""
-    _main("train", _train)
+    """The command `elongate-train`, and `python train.py`."""
+    _run_hydra("train", _train)
 
 
 def evaluate() -> None:
-    """The console command `elongate-evaluate`, and `python evaluate.py`."""
-    _main("evaluate", _evaluate)
+    """The command `elongate-evaluate`, and `python evaluate.py`."""
+    _run_hydra("evaluate", _evaluate)
+
+
+def check() -> None:
+    """The command `elongate-check`: verifies a position or attention of the user's own on tiny models."""
+    _run_plain(_check)
+
+
+def env() -> None:
+    """The command `elongate-env`: prints versions, device and settings for a bug report."""
+    _run_plain(_env)
 
 
 def conf_directory() -> Path:
-    """Beside the modules in an installed package, at the top of a clone."""
+    """The directory of YAML files: next to the modules in an installed package, at the top of a clone."""
     installed = Path(__file__).parent / "conf"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+# -- the commands ----------------------------------------------------------------------------------------------------------
 
 
 def _train(config: DictConfig) -> None:
@@ -56,7 +73,7 @@ def _train(config: DictConfig) -> None:
 
     directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
     job = build_job(config, HydraConfig.get().runtime.choices)
-    _one_process()
+    _require_one_process()
     if job.plan:
         say(plan(job))
         return
@@ -64,11 +81,11 @@ def _train(config: DictConfig) -> None:
         try:
             results = run(job, directory)
         finally:
-            # Under the lock: the folder may look unused while another process trains its base.
+            # While holding the lock: the directory looks unused while another process trains its base.
             directory.remove_if_unused()
-    say(terminal_table(results))
+    say(terminal_table(results, job.evaluations))
     say(f"report: {directory.path / 'report.html'}    model: {directory.model}")
-    _gated(results)
+    _check_failures(results, job.evaluations)
 
 
 def _evaluate(config: DictConfig) -> None:
@@ -77,22 +94,35 @@ def _evaluate(config: DictConfig) -> None:
     from elongate.report.table import terminal_table
 
     directory = Path(HydraConfig.get().runtime.output_dir)
-    results = evaluate_checkpoint(config, conf_directory(), directory)
-    say(terminal_table(results))
+    results, evaluations = evaluate_checkpoint(config, conf_directory(), directory)
+    say(terminal_table(results, evaluations))
     say(f"report: {directory / 'report.html'}")
-    _gated(results)
+    _check_failures(results, evaluations)
 
 
-def _gated(results: dict[str, Any]) -> None:
-    """Raises `RunError` where a gate is closed: all else is written and shown by then."""
-    if "gate" in results and not results["gate"]["passed"]:
-        from elongate.report.verdict import gate_verdict
+def _check_failures(results: dict[str, Any], evaluations: tuple[Evaluation, ...]) -> None:
+    """Raise `RunError` if an evaluation has failed, such as a gate. Call last, after everything is written and shown."""
+    from elongate.report.verdict import failures
 
-        raise RunError(gate_verdict(results["gate"]).rstrip("."))
+    for reason in failures(results, evaluations):
+        raise RunError(reason)
+
+
+def _check(arguments: list[str]) -> None:
+    from elongate.check.command import check as run_checks
+
+    run_checks(arguments)
+
+
+def _env(arguments: list[str]) -> None:
+    from elongate.environment import describe_environment
+
+    require(not arguments, "command line", " ".join(arguments), "is not understood", "elongate-env takes no arguments")
+    print("\n".join(describe_environment()))
 
 
 class SweepComparison(Callback):
-    """Hydra calls it after a multirun: one page that compares all runs of the sweep."""
+    """Writes the page that compares all runs of a sweep. Hydra calls it after a multirun."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from elongate.report.comparison import comparison_summary, write_comparison
@@ -102,94 +132,128 @@ class SweepComparison(Callback):
             print(f"{comparison_summary(sweep)}\ncomparison: {page}", flush=True)
 
 
-def _main(config_name: str, task: Task) -> None:
-    """Runs hydra so that every fault is one line on standard error with its exit code; HYDRA_FULL_ERROR=1 shows the traceback."""
-    show = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-    # Hydra hands faults on to its caller only under this variable; without it, it prints several lines and exits with 1.
+# -- running them ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Reporter:
+    """Prints faults, each in one line on standard error, and remembers their exit codes."""
+
+    translate: Callable[[Exception], ElongateError | None]
+    shows_traceback: bool
+    codes: list[int] = field(default_factory=list)
+
+    def report(self, fault: Exception) -> int:
+        """Prints the fault and returns its exit code. Raises the fault again if it has no message for the user."""
+        error = self.translate(fault)
+        if error is None:
+            raise fault
+        if self.shows_traceback:
+            traceback.print_exception(fault)
+        print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+        self.codes.append(error.exit_code)
+        return error.exit_code
+
+
+def _run_hydra(config_name: str, task: Task) -> None:
+    """Runs the task under Hydra; HYDRA_FULL_ERROR=1 shows the traceback of a fault."""
+    from elongate.hydra_errors import Translator
+
+    shows_traceback = _wants_traceback()
+    # With this variable Hydra passes exceptions on; without it, it prints several lines and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    codes: list[int] = []
+    # Hydra copies its store of structured configs for every group that --help lists, half of the time that help takes.
+    ConfigStore.__deepcopy__ = lambda store, _memo: store
+    register_resolvers()
+    prepare_process()
+    reporter = Reporter(Translator(config_name, Choices((conf_directory(),))).translate, shows_traceback)
+
+    def run() -> None:
+        sys.argv[1:] = remove_dashes(sys.argv[1:])
+        choices = Choices(config_directories(sys.argv[1:], conf_directory()))
+        reporter.translate = Translator(config_name, choices).translate
+        check_arguments(sys.argv[1:], choices)
+        guarded = _guarded(task, reporter)
+        hydra.main(config_path=str(conf_directory()), config_name=config_name, version_base="1.3")(guarded)()
+
+    _exit_with_code(run, reporter)
+    if reporter.codes:
+        sys.exit(reporter.codes[0])
+
+
+def _run_plain(task: Callable[[list[str]], None]) -> None:
+    """Runs a command that does without Hydra."""
+    from elongate.hydra_errors import Translator
+
+    prepare_process()
+    reporter = Reporter(Translator("train", Choices((conf_directory(),))).translate, _wants_traceback())
+    _exit_with_code(lambda: task(sys.argv[1:]), reporter)
+
+
+def _exit_with_code(run: Callable[[], None], reporter: Reporter) -> None:
+    """Runs it. After a fault, reports it and ends the program with its exit code."""
+    try:
+        run()
+    except KeyboardInterrupt as interrupt:
+        name = interrupt.args[0] if interrupt.args else "SIGINT"
+        sys.exit(reporter.report(Stopped(f"stopped by {name}; run the same command to resume")))
+    except Exception as fault:  # noqa: BLE001  # the outermost frame: a fault without a message for the user is raised again
+        sys.exit(reporter.report(fault))
+
+
+def _guarded(task: Task, reporter: Reporter) -> Task:
+    """The task of one job. Its faults are reported, and in a sweep the next job follows."""
 
     def guarded(config: DictConfig) -> None:
         folder = HydraConfig.get().runtime.output_dir
         try:
-            if not HydraConfig.get().run.dir:
-                raise ConfigError("hydra.run.dir", "", "names no folder", "leave {key} out, or give it a folder")
+            require(HydraConfig.get().run.dir != "", "hydra.run.dir", "", "is empty", "leave {key} out, or give it a folder")
             task(config)
         except (ElongateError, OSError, OmegaConfBaseException) as fault:
-            codes.append(_tell(fault, config_name, show))
-            # A broken job does not end a sweep, a signal does.
-            if HydraConfig.get().mode is not RunMode.MULTIRUN or codes[-1] == 3:
-                sys.exit(codes[-1])
+            code = reporter.report(fault)
+            # A failed job does not end a sweep, a signal does.
+            if HydraConfig.get().mode is not RunMode.MULTIRUN or code == Stopped.exit_code:
+                sys.exit(code)
         finally:
             _remove_empty(Path(folder))
 
-    # Hydra copies its store of structured configs for every group that help lists, which is half of the time that help takes.
-    ConfigStore.__deepcopy__ = lambda store, _memo: store
-    register_resolvers()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Until training takes them over, both signals end the program in the same way.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        _check_options()
-        hydra.main(config_path=str(conf_directory()), config_name=config_name, version_base="1.3")(guarded)()
-    except KeyboardInterrupt:
-        stopped = Stopped("stopped by a signal; what was written before is whole, and the same command goes on from it")
-        sys.exit(_tell(stopped, config_name, show))
-    except Exception as fault:  # noqa: BLE001  # the outermost frame: what is not ours to word is raised again
-        sys.exit(_tell(fault, config_name, show))
-    if codes:
-        sys.exit(codes[0])
+    return guarded
 
 
-def _tell(fault: Exception, config_name: str, show: bool) -> int:
-    """Prints the fault in one line and returns the exit code; raises it again where it is not ours to word."""
-    from elongate.hydra_errors import worded
-
-    told = fault if isinstance(fault, ElongateError) else worded(fault, config_name, conf_directory())
-    if told is None:
-        raise fault
-    if show:
-        traceback.print_exception(fault)
-    print("error:", " ".join(str(told).split()), file=sys.stderr, flush=True)
-    return told.exit_code
-
-
-def _check_options() -> None:
-    """Raises `ConfigError` for an option that hydra does not know; hydra itself would print its usage, ten lines of it."""
-    parser = get_args_parser()
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(
-            "command line",
-            " ".join(sys.argv[1:]),
-            message,
-            "write key=value without dashes, and options such as -m before them; see --help",
-        )
-
-    parser.error = refuse
-    parser.parse_args()
+def _wants_traceback() -> bool:
+    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
 
 def _remove_empty(folder: Path) -> None:
-    """Removes the folder that hydra made for a job which then wrote nothing, and those above it, up to the current one."""
+    """Removes the directory that Hydra made for a job that wrote nothing, and its empty parents up to the current directory."""
     for path in (folder, *(parent for parent in folder.parents if Path.cwd() in parent.parents)):
         if path != Path.cwd():
-            with suppress(OSError):  # what holds something, or cannot be changed, stays
+            with suppress(OSError):  # not empty, or not ours to change
                 path.rmdir()
 
 
-def _one_process() -> None:
+def _require_one_process() -> None:
     if (world := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise ConfigError("WORLD_SIZE", world, "this version trains in one process", "start it without torchrun")
 
 
+# -- resolvers of the YAML files -------------------------------------------------------------------------------------------
+
+
 def register_resolvers() -> None:
-    """What the YAML files use beyond omegaconf's own."""
+    """Registers the resolvers that the YAML files use."""
     OmegaConf.register_new_resolver("slug", _slug, replace=True)
+    OmegaConf.register_new_resolver("program", _program, replace=True)
     OmegaConf.register_new_resolver("fourfold", lambda length: 4 * length, replace=True)
 
 
+def _program(name: str) -> str:
+    """The command as the user typed it: `python train.py` or `elongate-train`."""
+    typed = Path(sys.argv[0]).name
+    return typed if typed == f"elongate-{name}" else f"python {name}.py"
+
+
 def _slug(text: str) -> str:
-    """The text as a folder's name: no `=`, `,` or `/`, which break overrides and paths, and not too long for a file system."""
+    """The text as a directory name: no `=`, `,` or `/`, which break overrides and paths, and at most 100 characters."""
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.+")
     return plain if len(plain) <= 100 else f"{plain[:91]}-{sha256(text.encode()).hexdigest()[:8]}"

@@ -22,6 +22,7 @@ from elongate.context.attention.self_extend import SelfExtend
 from elongate.context.attention.sinks import Sinks
 from elongate.context.attention.window import Window, WindowPattern
 from elongate.errors import ConfigError
+from elongate.models.compatibility import check_attention
 from elongate.models.language_model import LanguageModel
 
 LENGTH, BORDER = 30, 11
@@ -153,9 +154,9 @@ def test_attentions_with_positions_are_refused_on_layers_with_windows(kind: str)
     model = LanguageModel(network(kind, IMPLEMENTATION), kind)
     for chosen in (Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()):
         with pytest.raises(ConfigError, match="whose layers have windows of their own; use context/attention=full or window"):
-            model._check_attention(chosen)
-    model._check_attention(Full())
-    model._check_attention(Window(window_length=4))
+            check_attention(model, chosen)
+    check_attention(model, Full())
+    check_attention(model, Window(window_length=4))
 
 
 # -- attentions with their own positions --------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ def test_attentions_with_positions_are_refused_on_layers_with_windows(kind: str)
 def test_up_to_the_original_length_the_rotation_equals_that_of_the_network(kind: str, chosen: Attention) -> None:
     theirs, ours = both(kind)
     model = LanguageModel(ours, kind)
-    model._check_attention(chosen)
+    check_attention(model, chosen)
     model.attention = chosen.for_length(4 * LENGTH, LENGTH)
     with torch.no_grad():
         found = model.hidden(TOKENS) @ model.head[0].T
@@ -200,7 +201,7 @@ def test_a_network_that_rotates_interleaved_pairs_is_refused() -> None:
             if parameter.ndim == 2:
                 parameter.normal_(std=0.3)
     with pytest.raises(ConfigError, match="does not rotate the two halves of a head alike in all layers"):
-        LanguageModel(interleaved, "cohere")._check_attention(Sinks(num_sinks=2))
+        check_attention(LanguageModel(interleaved, "cohere"), Sinks(num_sinks=2))
 
 
 def test_factors_of_the_query_also_scale_unrotated_dimensions() -> None:

@@ -208,7 +208,7 @@ def test_every_memory_plan_computes_the_gradient_of_plain_transformers(kind: str
     ours, theirs = (LanguageModel(network(kind, implementation), kind) for implementation in ("elongate", "sdpa"))
     if kind == "gpt2":
         for model in (ours, theirs):
-            model.learned.set(Interpolate(), 64, 256)
+            model.positions.learned.set(Interpolate(), 64, 256)
 
     example = next_token(batch)
     loss = PLANS[plan].backward(ours, example)
@@ -242,7 +242,8 @@ def test_a_run_with_any_scaling_trains_short_sequences_at_far_positions(
     assert (strategy["sampling"], strategy["position"], strategy["factor"]) == (word, scaling, 4)
     assert stage["length"] == 32
     assert 96 < stage["reach"] <= 128
-    assert f"sampling {word} is on: positions up to {stage['reach'] - 1} of 127 met in sequences of 32 tokens" in capfd.readouterr().out
+    line = f"sampling {word}: active. Positions up to {stage['reach'] - 1} of 127 were used in sequences of 32 tokens"
+    assert line in capfd.readouterr().out
     # The budget counts the tokens read; the model is verified for the target length.
     assert stage["tokens"] == 6 * 256 == results["budget"]["tokens"]
     assert len(strategy["proof"]["frequencies"]) == 4

@@ -1,4 +1,4 @@
-"""`plan=true`: what a step of this job would take under each memory plan, without training it."""
+"""`plan=true`: predicts what a step of this job needs under each memory plan, without training."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ if TYPE_CHECKING:
 
 
 def plan(job: Job) -> str:
-    """A table for the longest stage, and the override to type. A fresh model has random weights: no base is trained.
+    """A table for the longest stage and the recommended override. Does not train a base: a fresh model has random weights.
 
     Raises `ConfigError`.
     """
+    from elongate.models.compatibility import check_strategy
+
     tokenizer = fitted_tokenizer(job)
     find_device(job.device)
     model = Origin(job.model, tokenizer, False, [], None).build(job)
     original_length = job.model.original_length or model.original_length
     job = check_able(job, model.has, original_length)
     check_lengths(job, original_length, model.block_length)
+    check_strategy(model, job.strategy, original_length)
     with inside("tuning"):
         job.tuning.apply(model, job.seed)
     stages = job.strategy.stages(original_length, job.steps)
     model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
     length = max(stage.length for stage in stages)
     text = _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
-    return text if job.objective.word == "causal" else f"{text}\n{_OTHER.format(job.objective.word)}"
+    return text if job.objective.plan_is_exact else f"{text}\n{_OTHER.format(job.objective.word)}"
 
 
 def _text(advice: Advice, device: str) -> str:

@@ -1,7 +1,7 @@
-"""What a position finds out on the model before the extension (LongRoPE's factors), once for a run.
+"""Runs the search of a position on the model before the extension (LongRoPE's factors), once per run.
 
-It is tried on the beginnings of training documents, so that the held-out documents stay what they are: the measure of the result, for which
-nothing was chosen on them. The weights have met the training text, in pieces of the original length; that is the same for every candidate.
+Candidates are scored on the beginnings of training documents, so the held-out documents remain an unbiased measure of the result.
+The weights have seen the training text, in sequences of the original length; that is the same for every candidate.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from elongate.training.run_directory import RunDirectory
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
 
-BATCH_TOKENS = 8192  # read at once
+BATCH_TOKENS = 8192  # scored together
 NUM_HELD_OUT = 48
 
 
 def check_documents(job: Job, corpus: Corpus, original_length: int) -> None:
-    """Raises `ConfigError` where the training text has too few documents as long as the target."""
+    """Raises `ConfigError` if the training text has too few documents of the target length."""
     position, length = job.strategy.position, job.strategy.target_length
     wanted = position.num_documents(length / original_length) if isinstance(position, Searchable) else 0
     there = len(_documents(corpus, length, wanted)) if wanted else 0
@@ -44,14 +44,14 @@ def check_documents(job: Job, corpus: Corpus, original_length: int) -> None:
 
 
 def settled(job: Job, model: LanguageModel, original_length: int, corpus: Corpus, directory: RunDirectory, interrupt: Interrupt) -> Job:
-    """The job with what its position found out, here or in an earlier start of the run."""
+    """The job with the search result of its position, from this or an earlier start of the run."""
     position = job.strategy.position
     factor = job.strategy.target_length / original_length
     if not isinstance(position, Searchable) or not position.num_documents(factor):
         return job
     file = directory.path / f"{position.word}.json"
     if file.exists():
-        say(f"position {position.word}: {file}, found before")
+        say(f"position {position.word}: reusing {file}")
     else:
         with closing(SearchBar(position.word)) as bar:
             documents = _documents(corpus, job.strategy.target_length, position.num_documents(factor))
@@ -63,7 +63,7 @@ def settled(job: Job, model: LanguageModel, original_length: int, corpus: Corpus
 
 
 def _documents(corpus: Corpus, length: int, count: int) -> HeldOut:
-    # The last token is a target only.
+    # The last token is only a target.
     return held_out(corpus.train, length + 1, count)
 
 
@@ -79,7 +79,7 @@ class _ModelBench:
         interrupt: Interrupt,
     ) -> None:
         length = job.strategy.target_length
-        self.rotary: Rotary = model.rotary.rotary(original_length)
+        self.rotary: Rotary = model.positions.rotary.rotary(original_length)
         self.factor = length / original_length
         self.seed = job.seed
         self.documents = documents
@@ -97,11 +97,11 @@ class _ModelBench:
         return self._mean_losses(position, self._held_out)
 
     def _mean_losses(self, position: Position, documents: HeldOut) -> Float[np.ndarray, " documents"]:
-        position.act(self._model, *self._lengths)
-        reading, rows = self._job.objective.reading, max(1, BATCH_TOKENS // self._lengths[1])
+        position.act(self._model.positions, *self._lengths)
+        scorer, rows = self._job.objective.scorer, max(1, BATCH_TOKENS // self._lengths[1])
         means = []
         for i in range(0, len(documents), rows):
             if self._interrupt.requested:
-                raise Stopped(f"stopped by {self._interrupt.requested} in the search; the same command begins it again")
-            means.append(np.nanmean(reading.losses(self._model, documents.tokens[i : i + rows], self._lengths[0]), axis=1))
+                raise Stopped(f"stopped by {self._interrupt.requested} in the search; run the same command to restart it")
+            means.append(np.nanmean(scorer.losses(self._model, documents.tokens[i : i + rows], self._lengths[0]), axis=1))
         return np.concatenate([np.empty(0), *means])

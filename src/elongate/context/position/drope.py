@@ -30,6 +30,7 @@ class Dropped(Scaling):
     """Rotary embeddings that do not rotate."""
 
     word: ClassVar[str] = "drope"
+    is_identity_at_one: ClassVar[bool] = False
     removes: ClassVar[frozenset[str]] = frozenset({"rotary"})
 
     def needs(self, factor: float) -> frozenset[str]:

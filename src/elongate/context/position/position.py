@@ -45,9 +45,10 @@ class Position(ABC):
     """`factor` is target_length / original_length throughout, at least 1."""
 
     word: ClassVar[str]
-    changes_model: ClassVar[bool] = True  # false: the control, which leaves the model as it is
+    changes_model: ClassVar[bool] = True  # false: the model keeps the positions that it was trained with
     is_plain: ClassVar[bool] = True  # plain transformers can express it
     from_the_start: ClassVar[bool] = False  # the model must be trained with it; a fresh base is
+    is_identity_at_one: ClassVar[bool] = True  # a factor of 1 leaves the model as it was
     removes: ClassVar[frozenset[str]] = frozenset()  # capabilities that the model loses when the position acts
 
     @abstractmethod
