@@ -71,9 +71,9 @@ class Rotation:
 class Slopes:
     """Subtracts slope · |i - j| from the score of query position i and key position j (arXiv:2108.12409).
 
-    All keys are on one side of the queries, so the distance is linear in both: for keys behind, i - j = (i - c) + (c
-    - j). The operator gets the term of the key as a bias; the term of the query shifts the log-sum-exp. c is the key
-    of the block nearest to the queries, so that the bias is small, and rounded little, where weights are large.
+    All keys are on one side of the queries, so the distance is a sum: for keys behind, i - j = (i - c) + (c - j).
+    The operator gets the term of the key as a bias; the term of the query shifts the log-sum-exp. c is the key of
+    the block nearest to the queries, so that the bias is small, and rounded little, where weights are large.
     """
 
     slopes: Float[Tensor, " heads"]  # above 0
@@ -141,6 +141,7 @@ class KernelCall:
 
 
 def _kernel_calls(regions: Sequence[BatchedRegion], heads: int, kv_heads: int) -> Iterator[KernelCall]:
+    """One call per region, row and range of heads that has blocks."""
     group = heads // kv_heads
     for region in regions:
         for start, stop in _whole_groups(region.heads or (0, heads), group):
@@ -174,8 +175,8 @@ def attend(q: Queries, k: Keys, v: Values, regions: Sequence[BatchedRegion], sca
     lse = torch.full((batch, length, heads), -torch.inf, dtype=wide, device=q.device).transpose(1, 2)
     for at, block_out, block_lse in blocks:
         merged = torch.logaddexp(lse[at], block_lse)
-        new = block_out.to(wide).mul_((block_lse - merged).exp()[..., None])
-        out[at].mul_((lse[at] - merged).exp()[..., None]).add_(new)
+        old_share, new_share = ((x - merged).exp()[..., None] for x in (lse[at], block_lse))
+        out[at].mul_(old_share).add_(block_out.to(wide).mul_(new_share))
         lse[at] = merged
     return out.to(q.dtype), lse
 
