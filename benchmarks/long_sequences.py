@@ -109,7 +109,7 @@ def run_ours(plan: str, length: int, precision: str, measure: Callable[[Step, to
     import yaml
 
     from elongate.context.attention.kernel.interface import IMPLEMENTATION
-    from elongate.context.attention.window import Window
+    from elongate.context.attention.window import WindowPattern
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
@@ -118,7 +118,7 @@ def run_ours(plan: str, length: int, precision: str, measure: Callable[[Step, to
     given = {key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in settings)}
     model, tokens = LanguageModel(network(length, IMPLEMENTATION), word="gpt"), tokens_of(length)
     if window := given.pop("window", None):
-        model.attention = Window(window_length=window)
+        model.attention = WindowPattern(window)
     memory = kind(**given)
     model.precision = precision
     memory.check(length)

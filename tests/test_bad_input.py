@@ -180,7 +180,10 @@ VISIBLE = [
         "use context.target_length=1024",
     ),
     ("context=pose data.isolate_documents=true", "context/sampling=pose: cannot be combined with data.isolate_documents=true"),
-    ("context=randomized context/attention=self_extend", "context/sampling=randomized: cannot be had with context/attention=self_extend"),
+    (
+        "context=randomized context/attention=self_extend",
+        "context/sampling=randomized: cannot be combined with context/attention=self_extend",
+    ),
     ("context=pose context.target_length=256", "is the model's original length: context/sampling=pose has no further positions to sample"),
     ("steps=[1", "command line=steps=[1: is not an override; write key=value"),
     ("--lr 3e-4", "command line=unrecognized arguments: --lr: is not understood; write key=value"),

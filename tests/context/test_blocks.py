@@ -1,4 +1,4 @@
-"""Block lists against dense definitions: every allowed pair exactly once, and no other."""
+"""Block lists compared with dense definitions: every allowed pair exactly once, and no other pair."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ block_lists = some.one_of(
 
 
 @given(n=lengths, causal=some.booleans())
-def test_full_covers_all_or_what_is_not_ahead(n: int, causal: bool) -> None:
+def test_full_covers_all_pairs_or_those_that_are_not_ahead(n: int, causal: bool) -> None:
     q, k = pairs(n)
     np.testing.assert_array_equal(covered(full(n, causal), n), (k <= q) | (not causal))
 
 
 @given(n=lengths, size=sizes, first=some.none() | sizes, causal=some.booleans())
-def test_tiles_see_nothing_but_themselves(n: int, size: int, first: int | None, causal: bool) -> None:
+def test_tiles_only_see_themselves(n: int, size: int, first: int | None, causal: bool) -> None:
     q, k = pairs(n)
     number = np.array([0 if first is not None and t < first else 1 + (t - (first or 0)) // size for t in range(n)], dtype=int)
     same = number[:, None] == number
@@ -64,20 +64,20 @@ def test_tiles_see_nothing_but_themselves(n: int, size: int, first: int | None, 
 
 
 @given(n=lengths, width=sizes, causal=some.booleans())
-def test_window_covers_what_is_nearer_than_its_width(n: int, width: int, causal: bool) -> None:
+def test_window_covers_pairs_nearer_than_its_width(n: int, width: int, causal: bool) -> None:
     q, k = pairs(n)
     near = (q - k >= 0) & (q - k < width) if causal else abs(q - k) < width
     np.testing.assert_array_equal(covered(window(n, width, causal), n), near)
 
 
 @given(n=lengths, width=sizes)
-def test_beyond_covers_what_the_causal_window_leaves(n: int, width: int) -> None:
+def test_beyond_covers_the_rest_of_a_causal_window(n: int, width: int) -> None:
     q, k = pairs(n)
     np.testing.assert_array_equal(covered(beyond(n, width), n), q - k >= width)
 
 
 @given(n=lengths, width=sizes, count=sizes)
-def test_first_keys_are_what_the_window_leaves_of_them(n: int, width: int, count: int) -> None:
+def test_first_keys_covers_those_keys_outside_the_window(n: int, width: int, count: int) -> None:
     q, k = pairs(n)
     np.testing.assert_array_equal(covered(first_keys(n, count, width), n), (q - k >= width) & (k < count))
 
@@ -94,7 +94,7 @@ def test_restricting_to_a_partition_of_the_queries_covers_the_same_pairs(case: t
 
 
 def squares(queries: int, keys: int, size: int, shape: Any) -> tuple[int, list[Block]]:
-    """One block anywhere, also a half that the diagonal cuts."""
+    """One block at any place; the diagonal may cut it, also if it is a half."""
     return max(queries, keys) + size, [Block((queries, queries + size), (keys, keys + size), shape)]
 
 
@@ -103,7 +103,7 @@ anywhere = some.one_of(block_lists, some.builds(squares, small, small, some.inte
 
 
 @given(case=anywhere)
-def test_keys_behind_and_keys_ahead_are_told_apart_and_each_pair_is_in_one_list(case: tuple[int, list[Block]]) -> None:
+def test_keys_behind_and_keys_ahead_are_in_separate_lists(case: tuple[int, list[Block]]) -> None:
     n, blocks = case
     whole, (q, k) = covered(blocks, n), pairs(n)
     behind, ahead = behind_and_ahead(blocks)
@@ -133,7 +133,7 @@ def test_shifted_and_transposed_move_and_mirror_the_pairs(case: tuple[int, list[
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_window_is_linear_in_the_length_and_takes_two_calls_a_tile_and_side(causal: bool) -> None:
+def test_a_window_needs_linear_time_and_two_calls_per_tile_and_side(causal: bool) -> None:
     found = {n: list(window(n, 512, causal)) for n in (4096, 32768)}
     assert len(found[32768]) == (127 if causal else 190)
     assert sum(map(num_pairs, found[32768])) / sum(map(num_pairs, found[4096])) < 8.6

@@ -1,25 +1,26 @@
-"""Through transformers: with our attention a network computes what it computes with sdpa, or says why not."""
+"""Through transformers: a network with this attention computes the same as with sdpa, or raises an error with the reason."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 import torch
+from tests.covering import all_values
 from tests.networks import VOCAB, network
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import AttentionInterface, PreTrainedModel
 
-from elongate.context.attention.attention import Attention
+from elongate.context.attention.attention import Attention, Pattern
 from elongate.context.attention.dual_chunk import DualChunk
 from elongate.context.attention.full import Full
 from elongate.context.attention.kernel.interface import IMPLEMENTATION, attention
 from elongate.context.attention.rerope import ReRope
 from elongate.context.attention.self_extend import SelfExtend
 from elongate.context.attention.sinks import Sinks
-from elongate.context.attention.window import Window
+from elongate.context.attention.window import Window, WindowPattern
 from elongate.errors import ConfigError
 from elongate.models.compatibility import check_attention
 from elongate.models.language_model import LanguageModel
@@ -39,20 +40,20 @@ def logits(model: PreTrainedModel, tokens: Tensor = TOKENS, **words: Any) -> Ten
         return model(input_ids=tokens, **words).logits
 
 
-# -- what is computed ------------------------------------------------------------------------------------------------
+# -- equal results ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [*CAUSAL, *BIDIRECTIONAL])
-@pytest.mark.parametrize("length", [1, 2, 8, 9, LENGTH])
-def test_logits_are_those_of_sdpa(kind: str, length: int) -> None:
+@pytest.mark.parametrize("length", [1, *(pytest.param(n, marks=pytest.mark.grid) for n in (2, 8)), 9, LENGTH])
+def test_logits_equal_those_of_sdpa(kind: str, length: int) -> None:
     theirs, ours = both(kind)
     tokens = TOKENS[:, :length]
     assert_close(logits(ours, tokens), logits(theirs, tokens), rtol=1e-6, atol=1e-6)
-    # And all of it in blocks, where the network itself leaves it to torch.
+    # The same with a layout, where the network would otherwise use torch's own call.
     model = LanguageModel(ours, kind)
     layout = model.layout(tokens, None)
     with torch.no_grad():
-        hidden = model.hidden(tokens, None, layout.at(layout.chunk, None)) @ model.head[0].T
+        hidden = model.hidden(tokens, None, layout.for_chunk(layout.chunk, None)) @ model.head[0].T
         blocks = model.network.base_model(input_ids=tokens, layout=layout).last_hidden_state @ model.head[0].T
     assert_close(blocks, hidden, rtol=1e-6, atol=1e-6)
 
@@ -71,24 +72,31 @@ def test_logits_are_those_of_sdpa(kind: str, length: int) -> None:
     ],
     ids=str,
 )
-def test_what_the_configuration_changes_is_kept(kind: str, fields: dict[str, Any]) -> None:
+def test_settings_of_the_configuration_have_their_effect(kind: str, fields: dict[str, Any]) -> None:
     theirs, ours = both(kind, **fields)
     assert (logits(theirs) - logits(network(kind).eval())).abs().max() > 1e-2
     assert_close(logits(ours), logits(theirs), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", CAUSAL)
-@pytest.mark.parametrize("words", [{}, {"use_cache": False}, {"num_beams": 3}], ids=str)
-def test_generation_is_that_of_sdpa(kind: str, words: dict[str, Any]) -> None:
-    """From prompts shorter and longer than the windows of 8 that some of the networks have."""
+OPTIONS: list[dict[str, Any]] = [{}, {"use_cache": False}, {"num_beams": 3}]
+PROMPTS = [1, 5, 20]  # tokens; Mistral and Gemma 3 have layers with a window of 8
+# By default each network once, and each option with each prompt once.
+GENERATED = {(kind, i % 3, PROMPTS[i // 3]) for i, kind in enumerate(CAUSAL)}
+GENERATIONS = [
+    pytest.param(kind, OPTIONS[i], length, marks=() if (kind, i, length) in GENERATED else pytest.mark.grid)
+    for kind, i, length in product(CAUSAL, range(3), PROMPTS)
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "length"), GENERATIONS, ids=str)
+def test_generation_equals_that_of_sdpa(kind: str, options: dict[str, Any], length: int) -> None:
     theirs, ours = both(kind)
-    for length in (1, 5, 20):
-        tokens, options = TOKENS[:, :length], {"max_new_tokens": 14, "do_sample": False, "pad_token_id": 0} | words
-        given = {"attention_mask": torch.ones_like(tokens)}
-        assert torch.equal(ours.generate(tokens, **given, **options), theirs.generate(tokens, **given, **options))
+    tokens, options = TOKENS[:, :length], {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0} | options
+    given = {"attention_mask": torch.ones_like(tokens)}
+    assert torch.equal(ours.generate(tokens, **given, **options), theirs.generate(tokens, **given, **options))
 
 
-def test_a_prompt_in_two_parts_is_a_prompt() -> None:
+def test_a_prompt_may_be_read_in_two_parts() -> None:
     """The second part sees the cache and itself."""
     for kind in ("llama-2", "mistral"):
         _, ours = both(kind)
@@ -98,7 +106,7 @@ def test_a_prompt_in_two_parts_is_a_prompt() -> None:
         assert_close(torch.cat([first.logits, second.logits], dim=1), logits(ours), rtol=1e-6, atol=1e-6)
 
 
-# -- what cannot be computed -----------------------------------------------------------------------------------------
+# -- refusals -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -106,43 +114,43 @@ def test_padding_is_refused(side: str) -> None:
     for kind in ("llama-2", "gpt2", "bert"):
         mask = torch.ones_like(TOKENS)
         mask[0, slice(3) if side == "left" else slice(-3, None)] = 0
-        with pytest.raises(ValueError, match="a padded batch cannot be read with attention in regions: give rows of one length"):
+        with pytest.raises(ValueError, match="attention in regions does not support padded batches: use rows of one length"):
             logits(network(kind, IMPLEMENTATION), attention_mask=mask)
         logits(network(kind, IMPLEMENTATION), attention_mask=torch.ones_like(TOKENS))
 
 
-def test_a_mask_of_ones_own_is_refused_and_not_passed_over() -> None:
+def test_a_mask_is_refused_instead_of_ignored() -> None:
     mask = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool)
     for kind in ("llama-2", "gpt2", "bert"):
-        with pytest.raises(ValueError, match="gives a mask, which attention in regions does not read: load the model with sdpa"):
+        with pytest.raises(ValueError, match="passes a mask, which attention in regions does not support: load the model with sdpa"):
             logits(network(kind, IMPLEMENTATION), attention_mask=mask)
 
 
 @pytest.mark.parametrize("kind", ["llama-2", "mistral", "gpt2"])
-def test_a_cache_with_room_for_tokens_to_come_is_refused(kind: str) -> None:
-    """Its empty places would be seen."""
+def test_a_static_cache_is_refused(kind: str) -> None:
+    """Its empty entries would be seen."""
     ours = network(kind, IMPLEMENTATION).eval()
-    with pytest.raises(ValueError, match="a static cache cannot be read with attention in regions: use a dynamic one"):
+    with pytest.raises(ValueError, match="attention in regions does not support static caches: use a dynamic cache"):
         ours.generate(TOKENS[:, :5], max_new_tokens=4, cache_implementation="static", pad_token_id=0)
 
 
 def test_softcapped_scores_are_refused() -> None:
     ours = network("gemma2", IMPLEMENTATION)
-    with pytest.raises(ValueError, match="Gemma2Attention asks for softcap, which attention in regions does not compute"):
+    with pytest.raises(ValueError, match="Gemma2Attention needs softcap, which attention in regions does not support"):
         logits(ours)
 
 
-def test_dropout_of_attention_is_refused_where_it_would_need_the_whole_matrix() -> None:
+def test_attention_dropout_is_refused_if_it_needs_the_whole_matrix() -> None:
     ours = network("gpt2", IMPLEMENTATION, attn_pdrop=0.1).train()
     model = LanguageModel(ours, "gpt2")
     assert logits(ours).isfinite().all()
-    model.attention = Window(window_length=8)
+    model.attention = WindowPattern(8)
     with pytest.raises(ValueError, match="attention dropout needs the whole matrix of weights"):
         model.hidden(TOKENS)
 
 
 @pytest.mark.parametrize("kind", ["mistral", "gemma3"])
-def test_layers_with_a_window_of_their_own_take_no_other_positions(kind: str) -> None:
+def test_attentions_with_positions_are_refused_on_layers_with_windows(kind: str) -> None:
     model = LanguageModel(network(kind, IMPLEMENTATION), kind)
     for chosen in (Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()):
         with pytest.raises(ConfigError, match="whose layers have windows of their own; use context/attention=full or window"):
@@ -151,12 +159,14 @@ def test_layers_with_a_window_of_their_own_take_no_other_positions(kind: str) ->
     check_attention(model, Window(window_length=4))
 
 
-# -- positions of our own --------------------------------------------------------------------------------------------
+# -- attentions with their own positions --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["llama-1", "llama-2", "qwen3", "gpt_neox"])
-@pytest.mark.parametrize("chosen", [Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()], ids=lambda chosen: chosen.word)
-def test_up_to_the_original_length_our_rotation_is_that_of_the_network(kind: str, chosen: Attention) -> None:
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    all_values(["llama-1", "llama-2", "qwen3", "gpt_neox"], [Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()]),
+)
+def test_up_to_the_original_length_the_rotation_equals_that_of_the_network(kind: str, chosen: Attention) -> None:
     theirs, ours = both(kind)
     model = LanguageModel(ours, kind)
     check_attention(model, chosen)
@@ -169,7 +179,7 @@ def test_up_to_the_original_length_our_rotation_is_that_of_the_network(kind: str
         assert (model.hidden(TOKENS) @ model.head[0].T - found).abs().max() > 1e-2
 
 
-def test_a_network_that_rotates_otherwise_is_refused() -> None:
+def test_a_network_that_rotates_interleaved_pairs_is_refused() -> None:
     from transformers import CohereConfig, CohereForCausalLM
 
     config = CohereConfig(
@@ -194,7 +204,7 @@ def test_a_network_that_rotates_otherwise_is_refused() -> None:
         check_attention(LanguageModel(interleaved, "cohere"), Sinks(num_sinks=2))
 
 
-def test_factors_of_the_query_reach_the_dimensions_that_are_not_turned() -> None:
+def test_factors_of_the_query_also_scale_unrotated_dimensions() -> None:
     """ReRoPE sharpens the scores of late queries: by the same factor for both halves of a head of GPT-NeoX."""
     original, width = 8, 7
     theirs = network("gpt_neox").eval()
@@ -219,8 +229,8 @@ def test_factors_of_the_query_reach_the_dimensions_that_are_not_turned() -> None
 # -- documents -------------------------------------------------------------------------------------------------------
 
 
-def seen_across(model: LanguageModel, chosen: Attention) -> tuple[float, float]:
-    """How much the hidden states of the second document change with a token of the first, and the other way round."""
+def seen_across(model: LanguageModel, chosen: Pattern) -> tuple[float, float]:
+    """Change of the hidden states of the second document with a token of the first, and vice versa."""
     model.attention = chosen
     positions = torch.cat([torch.arange(BORDER), torch.arange(LENGTH - BORDER)]).expand(2, LENGTH)
     with torch.no_grad():
@@ -235,19 +245,19 @@ def seen_across(model: LanguageModel, chosen: Attention) -> tuple[float, float]:
     return changes[0][BORDER:].max().item(), changes[1][:BORDER].max().item()
 
 
-@pytest.mark.parametrize("chosen", [Full(), Window(window_length=7)], ids=lambda chosen: chosen.word)
+@pytest.mark.parametrize("chosen", [Full(), WindowPattern(7)], ids=lambda chosen: chosen.word)
 @pytest.mark.parametrize("kind", ["llama-2", "qwen3", "gpt2", "mistral", "bert", "modernbert"])
-def test_documents_do_not_see_each_other(kind: str, chosen: Attention) -> None:
+def test_documents_do_not_see_each_other(kind: str, chosen: Pattern) -> None:
     assert seen_across(LanguageModel(network(kind, IMPLEMENTATION).eval(), kind), chosen) == (0, 0)
 
 
 @pytest.mark.parametrize("chosen", [Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()], ids=lambda chosen: chosen.word)
-def test_nor_with_positions_of_our_own(chosen: Attention) -> None:
+def test_documents_do_not_see_each_other_if_the_attention_has_positions(chosen: Attention) -> None:
     model = LanguageModel(network("llama-2", IMPLEMENTATION).eval(), "llama")
     assert seen_across(model, chosen.for_length(LENGTH, 8)) == (0, 0)
 
 
-def test_and_a_leak_would_be_seen() -> None:
+def test_the_comparison_notices_a_leak() -> None:
     model = LanguageModel(network("llama-2", IMPLEMENTATION).eval(), "llama")
 
     def leaking(*given: Any, layout: Any = None, **words: Any) -> Any:
@@ -259,7 +269,7 @@ def test_and_a_leak_would_be_seen() -> None:
 
 
 def test_each_document_is_computed_as_if_it_were_alone() -> None:
-    """Of other lengths in each row."""
+    """Rows have documents of different lengths."""
     for kind in ("llama-2", "gpt2", "bert", "modernbert"):
         theirs, ours = both(kind)
         model = LanguageModel(ours, kind)

@@ -1,4 +1,4 @@
-"""Training-time positions: the published sampler by hand, what each sampling promises, and what models and plans make of it."""
+"""Samplings of training positions: the published sampler by hand, their properties, and models trained with them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from omegaconf import OmegaConf
-from tests.conftest import evaluated
+from tests.covering import all_pairs
 from tests.networks import VOCAB, network
 from torch.nn import functional as F
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM
 
 from elongate.cli import conf_directory
 from elongate.config import build
+from elongate.context.attention.dual_chunk import DualChunk
+from elongate.context.attention.full import Full
+from elongate.context.attention.global_local import GlobalLocal
+from elongate.context.attention.rerope import ReRope
+from elongate.context.attention.self_extend import SelfExtend
+from elongate.context.attention.shifted import Shifted
+from elongate.context.attention.sinks import Sinks
+from elongate.context.attention.window import Window
+from elongate.context.curriculum.fixed import Fixed
+from elongate.context.position.alibi import Alibi
+from elongate.context.position.drope import Dropped
 from elongate.context.position.interpolate import Interpolate
+from elongate.context.position.position import Position
+from elongate.context.position.yarn import Yarn
 from elongate.context.sampling.pose import Pose, two_chunks
 from elongate.context.sampling.randomized import Randomized
 from elongate.context.sampling.sampling import Sampling
+from elongate.context.strategy import Strategy
 from elongate.data.sequences import SampledSequences
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
@@ -31,16 +44,21 @@ from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.memory import Memory
 from elongate.memory.plain import Plain
 from elongate.memory.stream import Stream
+from elongate.models.gpt import Gpt
+from elongate.models.gpt2 import Gpt2
 from elongate.models.language_model import LanguageModel
-from elongate.models.pretrained import Pretrained
 from elongate.objectives.causal import next_token
 
 WORDS = sorted(path.stem for path in (conf_directory() / "context/sampling").glob("*.yaml"))
-SCALINGS = ["pi", "ntk", "yarn", "abf"]
 
 
 def sampling(word: str) -> Sampling:
     return build(OmegaConf.load(conf_directory() / f"context/sampling/{word}.yaml"), "context.sampling")
+
+
+def sampled(word: str, **answers: Any) -> Strategy:
+    defaults = {"position": Yarn(), "attention": Full(), "curriculum": Fixed(), "target_length": 128}
+    return Strategy(**defaults | {"sampling": sampling(word)} | answers)
 
 
 def draw(chosen: Sampling, seed: int, length: int, reach: int) -> Any:
@@ -57,15 +75,15 @@ def test_two_chunks_by_hand() -> None:
     assert_array_equal(np.flatnonzero(drawn.seams), [3])
 
 
-def test_text_that_goes_on_has_no_seam_whatever_its_positions() -> None:
+def test_contiguous_text_has_no_seam_at_any_positions() -> None:
     drawn = two_chunks(length=8, first=3, end=8, skip=10)
     assert_array_equal(drawn.tokens, np.arange(9))
     assert not drawn.seams.any()
 
 
 @given(st.data())
-def test_inputs_and_positions_are_those_of_the_published_sampler(data: st.DataObject) -> None:
-    """As the authors' function goes about it: cut two slices of a list, number their tokens, add a number to those of the second."""
+def test_inputs_and_positions_equal_those_of_the_published_sampler(data: st.DataObject) -> None:
+    """Like the authors' function: cut two slices of a list, number their tokens, add a number to those of the second."""
     length = data.draw(st.integers(2, 40))
     text = data.draw(st.integers(length, 5 * length))
     target = data.draw(st.integers(length, 8 * length))
@@ -89,7 +107,7 @@ def test_inputs_and_positions_are_those_of_the_published_sampler(data: st.DataOb
 
 @pytest.mark.parametrize("word", WORDS)
 @given(seed=st.integers(0, 2**32), length=st.integers(1, 64), factor=st.floats(1, 16))
-def test_positions_rise_below_the_reach_and_text_rises_within_the_text(word: str, seed: int, length: int, factor: float) -> None:
+def test_positions_and_tokens_increase_within_their_bounds(word: str, seed: int, length: int, factor: float) -> None:
     chosen, reach = sampling(word), round(factor * length)
     drawn = draw(chosen, seed, length, reach)
     assert len(drawn.positions) == length
@@ -104,22 +122,22 @@ def test_positions_rise_below_the_reach_and_text_rises_within_the_text(word: str
 
 
 def test_pose_draws_every_cut_and_every_shift() -> None:
-    drawn = [draw(Pose(), seed, 4, 10) for seed in range(3000)]
+    drawn = [draw(Pose(), seed, 4, 10) for seed in range(600)]
     skips = {int(one.positions[-1]) - 3 for one in drawn}
     assert skips == set(range(7))
     assert {int(one.tokens[-1]) for one in drawn} == set(range(4, 21))
     assert {int(np.flatnonzero(one.seams)[0]) for one in drawn if one.seams.any()} == {1, 2}
 
 
-def test_randomized_meets_every_position_equally_often() -> None:
-    count, length, reach = 4000, 8, 32
+def test_randomized_draws_every_position_equally_often() -> None:
+    count, length, reach = 1500, 8, 32
     met = np.bincount(np.concatenate([draw(Randomized(), seed, length, reach).positions for seed in range(count)]), minlength=reach)
     share = length / reach
     assert met.sum() == count * length
     assert (np.abs(met - count * share) < 5 * np.sqrt(count * share * (1 - share))).all()
 
 
-def test_randomized_at_the_reach_itself_is_every_position() -> None:
+def test_randomized_at_the_full_length_is_every_position() -> None:
     assert_array_equal(draw(Randomized(), 0, 32, 32).positions, np.arange(32))
 
 
@@ -131,7 +149,7 @@ def numbered(size: int) -> Tokens:
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_a_sequence_does_not_depend_on_what_was_asked_before(word: str) -> None:
+def test_a_sequence_does_not_depend_on_earlier_requests(word: str) -> None:
     def sequences(seed: int = 7) -> SampledSequences:
         return SampledSequences(numbered(1000), sampling(word), 16, 64, seed)
 
@@ -143,18 +161,18 @@ def test_a_sequence_does_not_depend_on_what_was_asked_before(word: str) -> None:
             assert_array_equal(one.positions[0], whole.positions[index - 20])
             assert_array_equal(one.starts[0], whole.starts[index - 20])
     assert (sequences(8).batch(20, 8).positions != whole.positions).any()
-    # Tokens are numbered, so that a jump of theirs is a seam.
+    # Tokens are numbered, so a jump between two of them is a seam.
     assert_array_equal(np.diff(whole.tokens, axis=1) > 1, whole.starts[:, 1:])
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_the_reach_is_reached(word: str) -> None:
+def test_the_largest_position_occurs(word: str) -> None:
     batch = SampledSequences(numbered(1000), sampling(word), 8, 32, seed=0).batch(0, 500)
     assert (batch.reach, batch.positions.min()) == (32, 0)
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_a_text_of_one_sequence_comes_round_at_other_positions_and_a_shorter_one_is_refused(word: str) -> None:
+def test_a_text_of_one_sequence_recurs_at_other_positions_and_a_shorter_one_is_refused(word: str) -> None:
     batch = SampledSequences(numbered(17), sampling(word), 16, 64, seed=0).batch(0, 8)
     assert_array_equal(batch.tokens, np.arange(17)[None].repeat(8, axis=0))
     assert len({tuple(row) for row in batch.positions}) > 4
@@ -162,7 +180,7 @@ def test_a_text_of_one_sequence_comes_round_at_other_positions_and_a_shorter_one
         SampledSequences(numbered(16), sampling(word), 16, 64, seed=0)
 
 
-def test_a_token_after_a_seam_is_no_target() -> None:
+def test_a_token_after_a_seam_is_not_a_target() -> None:
     batch = SampledSequences(numbered(1000), Pose(), 16, 64, seed=0).batch(0, 64)
     example = next_token(batch)
     assert_array_equal(~example.scored.numpy(), np.diff(batch.tokens, axis=1) > 1)
@@ -179,21 +197,19 @@ PLANS: dict[str, Memory] = {
 }
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("word", WORDS)
-@pytest.mark.parametrize("kind", ["llama-2", "gpt2"])
-def test_every_plan_computes_the_gradient_of_plain_transformers_at_sampled_positions(kind: str, word: str, plan: str) -> None:
+@pytest.mark.parametrize(("kind", "word", "plan"), all_pairs(["llama-2", "gpt2"], WORDS, [*PLANS]))
+def test_every_memory_plan_computes_the_gradient_of_plain_transformers(kind: str, word: str, plan: str) -> None:
     random = np.random.default_rng(0)
     text = Tokens(random.integers(VOCAB, size=2000).astype(np.uint32), np.array([0, 2000]))
     batch = SampledSequences(text, sampling(word), 16, 256, seed=0).batch(0, 4)
     ours, theirs = (LanguageModel(network(kind, implementation), kind) for implementation in ("elongate", "sdpa"))
     if kind == "gpt2":
         for model in (ours, theirs):
-            model.positions.set_table(Interpolate(), 64, 256)
+            model.positions.learned.set(Interpolate(), 64, 256)
 
     example = next_token(batch)
     loss = PLANS[plan].backward(ours, example)
-    # Without a mask and a cache transformers takes positions that jump for packed documents, which do not see each other.
+    # Without a mask and a cache transformers reads a jump in positions as the border of packed documents.
     mask = torch.ones(16, 16, dtype=torch.bool).tril()[None, None].expand(4, 1, -1, -1)
     logits = theirs.network(input_ids=example.inputs, position_ids=torch.from_numpy(batch.positions), attention_mask=mask).logits
     expected = F.cross_entropy(logits[example.scored], example.targets[example.scored])
@@ -203,73 +219,35 @@ def test_every_plan_computes_the_gradient_of_plain_transformers_at_sampled_posit
         assert_close(mine.grad, his.grad, rtol=0, atol=1e-12, msg=name)
 
 
-# -- runs ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("word", "scaling"), [*(("pose", each) for each in SCALINGS), ("randomized", "ntk")])
-def test_a_run_with_any_scaling_trains_short_reaches_far_and_exports(
-    word: str, scaling: str, ran: Callable[..., Any], capfd: pytest.CaptureFixture[str]
-) -> None:
-    directory, results = ran("run", f"context={word}", f"context/position={scaling}", "context.curriculum.base.steps=2", "steps=6")
-    strategy, (stage,) = results["strategy"], results["stages"]
-    assert (strategy["sampling"], strategy["position"], strategy["factor"]) == (word, scaling, 4)
-    assert stage["length"] == 32
-    assert 96 < stage["reach"] <= 128
-    assert (
-        f"sampling {word}: active. Positions up to {stage['reach'] - 1} of 127 were used in sequences of 32 tokens"
-        in capfd.readouterr().out
-    )
-    # The budget is counted in tokens read, and what the model is proved for is the target.
-    assert stage["tokens"] == 6 * 256 == results["budget"]["tokens"]
-    assert len(strategy["proof"]["frequencies"]) == 4
-    model, tokens = Pretrained(source=str(directory.model)).build(257, 0), torch.randint(257, (2, 128))
-    plain = AutoModelForCausalLM.from_pretrained(directory.model)
-    assert plain.config.max_position_embeddings == 128
-    with torch.no_grad():
-        assert_close(plain(tokens).logits, F.linear(model.hidden(tokens), *model.head), rtol=0, atol=1e-5)
-    again = evaluated(directory.path, directory.path.parent / "again")
-    assert again["curve"]["table"]["after"] == results["curve"]["table"]["after"]
-
-
-def test_stages_sample_below_their_own_reach(ran: Callable[..., Any]) -> None:
-    _, results = ran("run", "context=pose", "context/curriculum=progressive", "context.curriculum.base.steps=2", "steps=8", "evaluation=[]")
-    assert [(stage["name"], stage["length"]) for stage in results["stages"]] == [("extend-64", 32), ("extend-128", 32)]
-    first, second = (stage["reach"] for stage in results["stages"])
-    assert 32 < first <= 64 < second <= 128
-
-
-def test_a_batch_need_only_hold_a_sequence_and_the_text_only_one(ran: Callable[..., Any], text_folder: Any) -> None:
-    for path in text_folder.iterdir():
-        path.write_text("x" * 30)  # the training split is longer than a sequence, and shorter than the target
-    more = ["evaluation=[]", "context.curriculum.base.steps=2", "batch_tokens=64", "context.target_length=4096"]
-    _, results = ran("run", "context=pose", *more)
-    assert results["stages"][0]["reach"] > 256
-    with pytest.raises(ConfigError, match=r"context\.target_length=4096: a sequence needs 4097 tokens"):
-        ran("long", "context=yarn", "batch_tokens=8192", *more[:2], more[3])
+# -- refusals ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_there_must_be_positions_to_sample(word: str, build_tiny: Callable[..., Any]) -> None:
+def test_there_must_be_positions_to_sample(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        build_tiny(f"context={word}", "context.target_length=32")
+        sampled(word, target_length=32).check_length(32)
     rule = f"is the model's original length: context/sampling={word} has no further positions to sample"
     assert str(caught.value) == f"context.target_length=32: {rule}; use context.target_length=128"
 
 
+def test_packed_documents_have_no_positions_to_sample(build_tiny: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^context/sampling=pose: cannot be .* with data\.isolate_documents=true: .*; use one of"):
+        build_tiny("context=pose", "data.isolate_documents=true")
+
+
 @pytest.mark.parametrize("word", WORDS)
-def test_what_sampled_positions_would_mean_nothing_to_is_refused(word: str, build_tiny: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"^context/sampling={word}: cannot be had with data\.isolate_documents=true: .*; use one of"):
-        build_tiny(f"context={word}", "data.isolate_documents=true")
-    for attention in ("self_extend", "rerope", "dual_chunk", "sinks", "window", "shifted", "global_local"):
-        with pytest.raises(ConfigError, match=f"^context/sampling={word}: cannot be had with context/attention={attention}, .*=full$"):
-            build_tiny(f"context={word}", f"context/attention={attention}")
+def test_attentions_that_ignore_positions_or_have_their_own_are_refused(word: str) -> None:
+    for attention in (SelfExtend(), ReRope(), DualChunk(), Sinks(), Window(), Shifted(), GlobalLocal()):
+        rule = f"^context/sampling={word}: cannot be combined with context/attention={attention.word}, .*=full$"
+        with pytest.raises(ConfigError, match=rule):
+            sampled(word, attention=attention).check(Gpt.has, 32, "gpt")
 
 
 @pytest.mark.parametrize(
-    ("model", "position", "remedy"), [("gpt", "alibi", "yarn"), ("gpt", "drope", "yarn"), ("gpt2", "alibi", "interpolate")]
+    ("model", "position", "remedy"), [(Gpt, Alibi(), "yarn"), (Gpt, Dropped(), "yarn"), (Gpt2, Alibi(), "interpolate")]
 )
-def test_a_model_without_positions_has_none_to_sample(model: str, position: str, remedy: str, build_tiny: Callable[..., Any]) -> None:
+def test_a_model_without_positions_has_none_to_sample(model: Any, position: Position, remedy: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        build_tiny(f"model={model}", "context=pose", f"context/position={position}")
-    rule = f"context/sampling=pose: cannot be had with context/position={position}, which leaves no positions to sample"
+        sampled("pose", position=position).check(model.has, 32, model.word)
+    rule = f"context/sampling=pose: cannot be combined with context/position={position.word}, which leaves no positions to sample"
     assert str(caught.value) == f"{rule}; use context/position={remedy}"

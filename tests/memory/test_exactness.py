@@ -25,7 +25,7 @@ from transformers import DynamicCache, PreTrainedModel
 from elongate.cli import conf_directory
 from elongate.config import build
 from elongate.context.attention.full import Full
-from elongate.context.attention.window import Window
+from elongate.context.attention.window import WindowPattern
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.memory import Memory
 from elongate.memory.plain import Plain
@@ -153,7 +153,7 @@ def ours(
 ) -> tuple[float, Gradients]:
     tuning = Lora(rank=3) if trained == "lora" else None
     model = LanguageModel(tuned(network(kind, "elongate", dtype, **TRAINED[trained]), tuning), kind)
-    model.attention = Window(window_length=WIDTH) if "window" in pattern else Full()
+    model.attention = WindowPattern(WIDTH) if "window" in pattern else Full()
     return computed(memory, model, example(labels, "packed" in pattern))
 
 
@@ -269,7 +269,7 @@ def test_the_comparison_would_notice_a_key_more_or_less() -> None:
             with pytest.raises(AssertionError, match="is off by"):
                 assert_same(theirs("llama-2", other, "full")[1], expected, 1e-4)
     narrow = LanguageModel(network("llama-2", "elongate", tie_word_embeddings=False), "llama")
-    narrow.attention = Window(window_length=WIDTH - 1)
+    narrow.attention = WindowPattern(WIDTH - 1)
     with pytest.raises(AssertionError, match="is off by"):
         assert_same(computed(Plain(), narrow, example())[1], theirs("llama-2", "window", "full")[1], 1e-4)
 
@@ -471,7 +471,7 @@ def test_detached_it_is_transformers_with_a_detached_cache(kind: str, chunk_leng
 def test_in_bfloat16_they_agree_to_its_precision(kind: str, pattern: str, plan: str) -> None:
     def run(memory: Memory, precision: str) -> tuple[float, Gradients]:
         model = LanguageModel(network(kind, "elongate", torch.float32), kind)
-        model.precision, model.attention = precision, Window(window_length=WIDTH) if "window" in pattern else Full()
+        model.precision, model.attention = precision, WindowPattern(WIDTH) if "window" in pattern else Full()
         return computed(memory, model, example(packed="packed" in pattern))
 
     (exact_loss, exact), (plain_loss, plain) = run(Plain(), "fp32"), run(Plain(), "bf16")

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from elongate.context.attention.window import Window
+from elongate.context.attention.window import WindowPattern
 from elongate.data.sequences import Batch
 from elongate.errors import ConfigError
 from elongate.memory.plain import Plain
@@ -140,7 +140,7 @@ def test_weighing_uses_no_dropout_and_no_random_numbers() -> None:
 def test_a_context_that_no_token_sees_gives_weights_of_1() -> None:
     """Attention that reaches less far than the window computes the same in both contexts."""
     model = language_model("llama-2")
-    model.attention = Window(window_length=2)  # two layers of it: a token sees two before it
+    model.attention = WindowPattern(2)  # two layers of it: a token sees two before it
     (example,) = LongCE(short_length=SHORT, stride=STRIDE).examples(batch(), model)
     # Angles are float32, and a window counts positions from its own start.
     assert_close(example.weights, torch.ones(ROWS, LENGTH, dtype=torch.float64), rtol=0, atol=1e-5)

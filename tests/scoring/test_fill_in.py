@@ -88,7 +88,7 @@ def test_losses_beyond_the_table_are_nan_until_the_table_is_extended(tokens: np.
     losses = SCORER.losses(model, text, 32)
     assert np.isfinite(losses[:, :64]).any()
     assert np.isnan(losses[:, 64:]).all()
-    model.positions.set_table(Interpolate(), 64, 128)
+    model.positions.learned.set(Interpolate(), 64, 128)
     longer = SCORER.losses(model, text, 32)
     assert (np.isfinite(longer[:, 64:]).sum(1) > 0).all()
 

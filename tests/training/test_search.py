@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from elongate.atomic import remove
 from elongate.console import SearchBar
-from elongate.context.position.scaling import Rotary
+from elongate.context.position.rotary import Rotary
 from elongate.context.position.yarn import Yarn
 from elongate.data.tokens import load_corpus
 from elongate.errors import ConfigError, Stopped

@@ -8,7 +8,8 @@ import numpy as np
 
 from elongate.check.checks import ORIGINAL, Check, ensure
 from elongate.context.position.position import Position
-from elongate.context.position.scaling import Rotary, Scaling
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.scaling import Scaling
 
 _ROTARY = Rotary(32, 1e4, ORIGINAL)
 

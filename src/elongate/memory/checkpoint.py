@@ -53,7 +53,7 @@ class Checkpoint(Memory):
         return self
 
     def backward(self, model: LanguageModel, example: Example) -> float:
-        from elongate.context.attention.kernel.kv_store import Kept
+        from elongate.context.attention.kernel.kv_store import KeyValueStore
         from elongate.objectives.loss import summed_loss
 
         # Divide by the count of the whole batch: a mean of the parts' means would weight their tokens unequally.
@@ -61,8 +61,8 @@ class Checkpoint(Memory):
         total = 0.0
         for part in example.parts(self.rows(example.length)):
             layout = model.layout(part.inputs, part.positions)
-            kept = Kept(outputs={}) if self.keep_attention else None
-            hidden = model.hidden(part.inputs, part.positions, layout.at(layout.chunk, kept), part.context)
+            store = KeyValueStore(outputs={}) if self.keep_attention else None
+            hidden = model.hidden(part.inputs, part.positions, layout.for_chunk(layout.chunk, store), part.context)
             loss = summed_loss(model, hidden, part) / count
             loss.backward()
             total += loss.item()

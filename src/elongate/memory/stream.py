@@ -20,7 +20,7 @@ from elongate.errors import ConfigError, require
 from elongate.memory.memory import Memory
 
 if TYPE_CHECKING:
-    from elongate.context.attention.kernel.kv_store import Kept
+    from elongate.context.attention.kernel.kv_store import KeyValueStore
     from elongate.context.attention.kernel.layout import Layout
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
@@ -74,20 +74,20 @@ class Stream(Memory):
             return self._streamed(model, part, count, kept)
 
     @contextmanager
-    def _kept(self) -> Iterator[Kept]:
-        from elongate.context.attention.kernel.kv_store import Kept, KeptOnDisk
+    def _kept(self) -> Iterator[KeyValueStore]:
+        from elongate.context.attention.kernel.kv_store import KeyValueStore, KeyValueStoreOnDisk
 
         outputs: dict[Any, Any] | None = {} if self.keep_attention and not self.detach else None
         if not self.on_disk:
-            yield Kept(past={}, outputs=outputs)
+            yield KeyValueStore(past={}, outputs=outputs)
             return
         with TemporaryDirectory(prefix="elongate-") as folder:
-            yield KeptOnDisk(past={}, outputs=outputs, folder=Path(folder))
+            yield KeyValueStoreOnDisk(past={}, outputs=outputs, folder=Path(folder))
 
-    def _streamed(self, model: LanguageModel, part: Example, count: float, kept: Kept) -> float:
+    def _streamed(self, model: LanguageModel, part: Example, count: float, kept: KeyValueStore) -> float:
         import torch
 
-        from elongate.context.attention.kernel.kv_store import EnoughError
+        from elongate.context.attention.kernel.kv_store import StopForward
         from elongate.memory.embedding import sparse_gradient
 
         length = part.inputs.shape[1]
@@ -105,9 +105,9 @@ class Stream(Memory):
                 for seed, chunk in zip(seeds, chunks[:-1], strict=False):
                     torch.manual_seed(seed)
                     # The last layer only needs to store keys and values. The first chunk shows which layer is last.
-                    with suppress(EnoughError):
-                        model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.at(chunk, kept))
-                    kept.end_at_last_layer()
+                    with suppress(StopForward):
+                        model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.for_chunk(chunk, kept))
+                    kept.stop_at_last_layer()
             kept.last, total = None, 0.0
             # Use one context for all chunks, so the weights are cast to bfloat16 once.
             with model.autocast():
@@ -116,16 +116,18 @@ class Stream(Memory):
                     total += self._chunk(model, part, layout, chunk, kept, count)
         return total
 
-    def _chunk(self, model: LanguageModel, part: Example, layout: Layout, chunk: tuple[int, int], kept: Kept | None, count: float) -> float:
+    def _chunk(
+        self, model: LanguageModel, part: Example, layout: Layout, chunk: tuple[int, int], kept: KeyValueStore | None, count: float
+    ) -> float:
         import torch
 
         from elongate.objectives.loss import summed_loss
 
         at = slice(*chunk)
-        hidden = model.hidden(part.inputs[:, at], part.positions, layout.at(chunk, kept))
+        hidden = model.hidden(part.inputs[:, at], part.positions, layout.for_chunk(chunk, kept))
         loss = summed_loss(model, hidden, part.tokens(at), head_scale=1 / count) / count
         with torch.autocast(model.device.type, enabled=False):
             loss.backward()
         if kept is not None:
-            kept.forget_outputs(chunk)
+            kept.drop_outputs(chunk)
         return loss.item()

@@ -35,7 +35,7 @@ def check_attention(model: LanguageModel, attention: Attention) -> None:
     windows = layer_windows(model)
     if not windows:
         raise refusal("whose attention does not go through the interface of transformers", _OTHER_ARCHITECTURE)
-    if attention.narrowed(1) is None and windows != {None}:
+    if not attention.acts_within_windows and windows != {None}:
         raise refusal("whose layers have windows of their own", "use context/attention=full or window")
     if attention.rotates and not kernel_rotates_alike(model):
         rule = "which does not rotate the two halves of a head alike in all layers"

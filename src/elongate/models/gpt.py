@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from elongate.context.position.scaling import Rotary
+from elongate.context.position.rotary import Rotary
 from elongate.models.checks import require_grouped_heads, require_heads, require_positive, require_theta
 from elongate.models.model import Model
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from elongate.context.attention.attention import Attention
+from elongate.context.attention.attention import Attention, Pattern
 from elongate.context.attention.full import Full
-from elongate.context.attention.kernel.kv_store import Kept
+from elongate.context.attention.kernel.kv_store import KeyValueStore
 from elongate.context.attention.kernel.layout import Layout
-from elongate.context.attention.kernel.verification import prove
+from elongate.context.attention.kernel.verification import verify_attention
 from elongate.context.position.position import Position
 from elongate.context.strategy import Strategy
 from elongate.models import elongate_format
@@ -43,7 +43,7 @@ class LanguageModel:
         self.network = network
         self.word = word
         self.precision = "fp32"
-        self.attention: Attention = Full()
+        self.attention: Pattern = Full()
         self.positions = NetworkPositions(network)
         self.mask_token: int | None = None  # the token that hides others; None: the tokenizer has none
 
@@ -78,11 +78,11 @@ class LanguageModel:
         """
         length = min(24, self.original_length)
         tokens = torch.arange(1, length + 1, device=self.device)[None] % self.network.config.vocab_size
-        layout, kept = self.layout(tokens, None), Kept(past={})
+        layout, kept = self.layout(tokens, None), KeyValueStore(past={})
         with self.probed():
             whole = self.hidden(tokens, None)
             chunks = ((0, length // 2), (length // 2, length))
-            halves = [self.hidden(tokens[:, slice(*chunk)], None, layout.at(chunk, kept)) for chunk in chunks]
+            halves = [self.hidden(tokens[:, slice(*chunk)], None, layout.for_chunk(chunk, kept)) for chunk in chunks]
         return torch.allclose(torch.cat(halves, dim=1), whole, rtol=1e-3, atol=1e-3)
 
     # -- computing ---------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ class LanguageModel:
             frequencies = self.positions.rotary.frequencies.clone()
         slopes = self.positions.slopes
         tensor = None if slopes is None else torch.tensor(slopes, dtype=torch.float64, device=self.device)
-        return Layout.of(self.attention, tuple(inputs.shape), positions, frequencies, tensor)
+        return Layout.for_batch(self.attention, tuple(inputs.shape), positions, frequencies, tensor)
 
     def set_text_length(self, length: int, positions: Int[Tensor, "batch length"] | None = None) -> None:
         """Set the frequencies that depend on the length of the text.
@@ -137,7 +137,7 @@ class LanguageModel:
         self.set_text_length(layout.length, positions)
         numbers = self.positions.numbers(inputs, positions, layout.chunk, self.attention.rotates)
         # Where torch's own attention computes the same, leave it to transformers, torch and their compiler.
-        ours = {} if layout.is_plain and layout.kept is None else {"layout": layout}
+        ours = {} if layout.is_plain and layout.store is None else {"layout": layout}
         return {"position_ids": numbers, **ours}
 
     @property
@@ -199,7 +199,7 @@ class LanguageModel:
         heads = config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         layout = self.layout(torch.zeros(1, length, dtype=torch.long), None)
-        return prove(layout, heads, kv_heads, head_dim(config), "causal" in self.has, self.device)
+        return verify_attention(layout, heads, kv_heads, head_dim(config), "causal" in self.has, self.device)
 
     def last_position(self, wanted: int) -> int:
         """Return `wanted`, or the last position of a learned table if that is smaller."""

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from elongate.context.position.scaling import Rotary
+    from elongate.context.position.rotary import Rotary
     from elongate.models.language_model import LanguageModel
 
 

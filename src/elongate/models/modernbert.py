@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from elongate.context.position.scaling import Rotary
+from elongate.context.position.rotary import Rotary
 from elongate.errors import require
 from elongate.models.checks import require_dropouts, require_heads, require_positive, require_theta
 from elongate.models.model import Model

@@ -16,8 +16,6 @@ from transformers import PreTrainedModel
 
 from elongate.context.position.none import Unchanged
 from elongate.context.position.position import Position
-from elongate.context.position.scaling import Scaling
-from elongate.context.position.table import Table
 from elongate.errors import ConfigError
 from elongate.models.rotary import RotaryPositions
 from elongate.models.tables import LearnedPositions
@@ -62,26 +60,15 @@ class NetworkPositions:
         self.current, self.lengths = position, (original_length, length)
         return position.act(self, original_length, length)
 
-    def set_frequencies(self, scaling: Scaling, original_length: int, length: int) -> dict[str, Any]:
-        return self.rotary.set(scaling, original_length, length) if self.rotary else {}
-
-    def set_table(self, table: Table, original_length: int, length: int) -> dict[str, Any]:
-        return self.learned.set(table, original_length, length)
-
-    def set_slopes(
-        self,
-        slopes: Callable[[int], Float[np.ndarray, " heads"]],
-        original_length: int,
-        length: int,
-    ) -> dict[str, Any]:
-        """Switch the network's own positions off; the attention applies the slopes."""
+    def set_slopes(self, slopes: Callable[[int], Float[np.ndarray, " heads"]], length: int) -> list[float]:
+        """Switch the network's own positions off, and return the slopes of its heads, which the attention applies."""
         config = self.network.config
         self.slopes = tuple(slopes(config.num_attention_heads).tolist())
         if self.learned:
             self.learned.switch_off(length)
         elif self.rotary:
             config.max_position_embeddings = length
-        return {"position": self.current.word, "slopes": list(self.slopes)}
+        return list(self.slopes)
 
     def set_text_length(self, length: int, positions: Int[Tensor, "batch length"] | None) -> None:
         """Set the frequencies that depend on the length of the text."""

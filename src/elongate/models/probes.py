@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from elongate.context.attention.attention import Attention, Region
+from elongate.context.attention.attention import Pattern, Region
 from elongate.context.attention.full import Full
 from elongate.context.attention.kernel import blocks
 from elongate.context.attention.kernel.blocks import Block
-from elongate.context.attention.kernel.kv_store import Kept
+from elongate.context.attention.kernel.kv_store import KeyValueStore
 from elongate.models.language_model import LanguageModel
 
 
@@ -18,12 +18,12 @@ class _RotatedByKernel(Full):
     rotates = True
 
 
-class _LastSeesFirst(Attention):
+class _LastSeesFirst(Pattern):
     """Every token sees itself, and the last token also sees the first."""
 
     word = "last sees first"
 
-    def narrowed(self, width: int) -> Attention:
+    def within_window(self, width: int) -> Pattern:
         return self
 
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
@@ -34,7 +34,7 @@ def layer_windows(model: LanguageModel) -> set[int | None]:
     """Return the sliding windows of the layers that use our attention (None: no window); empty if no layer does."""
     tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     layout = model.layout(tokens, None)
-    layout = layout.at(layout.chunk, Kept())
+    layout = layout.for_chunk(layout.chunk, KeyValueStore())
     with model.probed():
         model.hidden(tokens, None, layout)
     return layout.windows

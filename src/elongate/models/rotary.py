@@ -20,7 +20,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from elongate.context.position.scaling import Rotary, Scaling
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.scaling import Scaling
 
 _LENGTH_DEPENDENT = ("dynamic", "longrope")  # rope_types whose frequencies depend on the length of the text
 _WHOLE = "full_attention"  # transformers' name for layers that see the whole sequence

@@ -125,7 +125,7 @@ def _losses(model: LanguageModel, example: Example, first: int) -> Float[Tensor,
     """Return the losses of the targets from `first` on, in nats; long rows are computed in chunks."""
     import torch
 
-    from elongate.context.attention.kernel.kv_store import Kept
+    from elongate.context.attention.kernel.kv_store import KeyValueStore
     from elongate.scoring.token_loss import token_cross_entropy
 
     length = example.inputs.shape[1]
@@ -133,11 +133,11 @@ def _losses(model: LanguageModel, example: Example, first: int) -> Float[Tensor,
     found = []
     for part in example.parts(max(1, TOKENS // length)):
         layout = model.layout(part.inputs, part.positions)
-        kept = Kept(past={}) if step < length else None
+        kept = KeyValueStore(past={}) if step < length else None
         losses = []
         for start in range(0, length, step):
             chunk = (start, min(start + step, length))
-            hidden = model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.at(chunk, kept))
+            hidden = model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.for_chunk(chunk, kept))
             if chunk[1] > first:
                 scored = slice(max(start, first), chunk[1])
                 states = model.head_inputs(hidden[:, scored.start - start :])

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from elongate.atomic import write_json
 from elongate.console import SearchBar, say
 from elongate.context.position.position import Position
-from elongate.context.position.scaling import Rotary
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.searchable import Searchable
 from elongate.data.sequences import HeldOut, held_out
 from elongate.data.tokens import Corpus
 from elongate.errors import ConfigError
@@ -33,7 +34,7 @@ NUM_HELD_OUT = 48  # held-out documents for the comparison of the result with Ya
 def check_documents(job: Job, corpus: Corpus, original_length: int) -> None:
     """Raises `ConfigError` if the training text has too few documents as long as the target."""
     position, length = job.strategy.position, job.strategy.target_length
-    wanted = position.num_documents(length / original_length)
+    wanted = position.num_documents(length / original_length) if isinstance(position, Searchable) else 0
     available = len(_documents(corpus, length, wanted)) if wanted else 0
     if available < wanted:
         rule = f"needs {wanted} training documents of at least {length + 1} tokens, found {available}"
@@ -44,6 +45,8 @@ def check_documents(job: Job, corpus: Corpus, original_length: int) -> None:
 def with_search_result(job: Job, model: LanguageModel, original_length: int, corpus: Corpus, session: Session) -> Job:
     """Returns the job with the result of its position's search, of this start or an earlier one. Raises `Stopped`."""
     position = job.strategy.position
+    if not isinstance(position, Searchable):
+        return job
     wanted = position.num_documents(job.strategy.target_length / original_length)
     if not wanted:
         return job
@@ -56,9 +59,9 @@ def with_search_result(job: Job, model: LanguageModel, original_length: int, cor
         say(f"position {position.word}: searching on {len(documents)} training documents of {job.strategy.target_length} tokens")
         with closing(SearchBar(position.word)) as bar:
             bench = _ModelBench(job, model, original_length, (documents, held_out_documents), bar, session)
-            result = position.searched(bench)
+            result = position.run_search(bench)
         write_json(file, result | {"documents": documents.documents.tolist()})
-    return replace(job, strategy=replace(job.strategy, position=position.found(file)))
+    return replace(job, strategy=replace(job.strategy, position=position.with_search_result(file)))
 
 
 def _documents(corpus: Corpus, length: int, count: int) -> HeldOut:
@@ -81,7 +84,7 @@ class _ModelBench:
         self.rotary: Rotary = model.positions.rotary.rotary(original_length)
         self.factor = job.strategy.target_length / original_length
         self.seed = job.seed
-        self.told = bar.step
+        self.report_progress = bar.step
         self._searched, self._held_out = documents
         self._job, self._model, self._session = job, model, session
         self._lengths = original_length, job.strategy.target_length

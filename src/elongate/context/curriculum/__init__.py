@@ -1,0 +1,1 @@
+"""Curricula, one per file: lists of training stages. Start with curriculum.py."""

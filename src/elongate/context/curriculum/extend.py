@@ -10,6 +10,8 @@ from elongate.context.curriculum.curriculum import Base, Curriculum, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Extend(Curriculum):
+    """A base, then one stage at the target length."""
+
     base: Base = field(default_factory=Base)
 
     word: ClassVar[str] = "extend"

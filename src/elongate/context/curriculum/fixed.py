@@ -1,4 +1,7 @@
-"""The target length only: how a pretrained model is extended, and how a fresh one is trained long from the start, for comparison."""
+"""The target length only.
+
+For extending a pretrained model, and for training a fresh one long from the start, as a comparison.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from elongate.context.curriculum.curriculum import Curriculum, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed(Curriculum):
+    """One stage at the target length."""
+
     word: ClassVar[str] = "fixed"
 
     def stages(self, original_length: int, target_length: int, steps: int) -> list[Stage]:

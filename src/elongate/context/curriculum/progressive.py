@@ -1,6 +1,7 @@
-"""A base at the original length, then twice the length from stage to stage up to the target (as in arXiv:2402.13753 and arXiv:2407.21783).
+"""A base at the original length, then stages that double the length (arXiv:2402.13753, arXiv:2407.21783).
 
-The steps are shared out evenly, the last stage takes what is left over. The position's factor follows the length of the stage.
+Stages get equal shares of the steps, and the last stage also gets the remainder. The position's factor follows the
+length of the stage.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from elongate.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Progressive(Curriculum):
+    """A base, then a stage for every doubling of the length."""
+
     base: Base = field(default_factory=Base)
 
     word: ClassVar[str] = "progressive"

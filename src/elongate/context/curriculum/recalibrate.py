@@ -1,6 +1,6 @@
-"""A base at the original length, then more of it at the same length: for positions that reach further without training on long texts.
+"""A base at the original length, then further training at that length, for positions that need no long texts.
 
-DroPE (arXiv:2512.12167) recalibrates so. The model is measured and exported at the target length all the same.
+DroPE (arXiv:2512.12167) is recalibrated in this way. The model is evaluated and exported at the target length.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from elongate.context.curriculum.curriculum import Base, Curriculum, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Recalibrate(Curriculum):
+    """A base, then one stage at the original length."""
+
     base: Base = field(default_factory=Base)
 
     word: ClassVar[str] = "recalibrate"

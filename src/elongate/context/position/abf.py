@@ -1,6 +1,7 @@
 """Adjusted base frequency (Xiong et al. 2023, arXiv:2309.16039, section 4.1).
 
-Only theta changes. Too small a theta fails silently at the far end: ProLong measured that the value of the NTK rule is not enough.
+Only theta changes. If theta is too small, the far end of the context fails without any error: ProLong measured that
+the value of the NTK rule is not enough.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.scaling import Rotary, Scaling
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.scaling import Scaling
 from elongate.errors import ConfigError, require
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdjustedBase(Scaling):
-    theta: float = 500_000.0  # the new base, above the model's own
+    """RoPE with a larger base."""
+
+    theta: float = 500_000.0  # new base, above the model's own
 
     word: ClassVar[str] = "abf"
     is_identity_at_one: ClassVar[bool] = False

@@ -1,12 +1,14 @@
-"""ALiBi (Press et al. 2021, arXiv:2108.12409, section 3): no positions; a score loses the slope of its head for each token of distance.
+"""ALiBi (Press et al. 2021, arXiv:2108.12409, section 3): no positions; a bias of -slope * distance on every score.
 
-With H heads, a power of two, the slopes are 2^(-8k/H), k = 1 … H. For other numbers of heads the authors' code takes those of the
-largest power of two below, and then every second one of the next power of two, from its first on; so does this. Their model is causal;
-in a bidirectional one the distance |i - j| counts on both sides alike.
+With H heads, H a power of two, the slopes are 2^(-8k/H), k = 1 … H. For other H the authors' code uses the slopes
+of the largest power of two below H, followed by every second slope of the next power of two, starting with its
+first; this module does the same. The authors' model is causal; in a bidirectional model the distance |i - j| counts
+on both sides.
 
-The model's own positions are switched off: rotary embeddings turn nothing, a learned table is zero and stays so. So it is for a model
-that is trained with it from its base on: a checkpoint that was trained with other positions loses them, and needs long training. Fails
-for what lies far off: a head whose slope is s hardly sees beyond some 10 / s tokens, and the flattest has 1/256.
+The model's own positions are switched off: rotary embeddings do not rotate, and a learned table is zero and stays
+zero. The model should therefore be trained with ALiBi from the start (its base is). A checkpoint that was trained
+with other positions loses them and needs long training. Fails for far tokens: a head of slope s hardly sees beyond
+about 10 / s tokens, and the flattest slope is 1/256.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from elongate.context.position.position import Position, Positioned
 
 @dataclass(frozen=True, kw_only=True)
 class Alibi(Position):
+    """A bias on attention scores in place of positions."""
+
     word: ClassVar[str] = "alibi"
     is_plain: ClassVar[bool] = False
     from_the_start: ClassVar[bool] = True
@@ -32,10 +36,10 @@ class Alibi(Position):
         return frozenset({"regions"})
 
     def act(self, model: Positioned, original_length: int, length: int) -> dict[str, Any]:
-        return model.set_slopes(self.slopes, original_length, length)
+        return {"position": self.word, "slopes": model.set_slopes(self.slopes, length)}
 
     def slopes(self, num_heads: int) -> Float[np.ndarray, " heads"]:
-        """What a token of distance takes off the scores of each head."""
+        """Amount that one token of distance subtracts from the scores of each head."""
         power = 2 ** math.floor(math.log2(num_heads))
         return np.concatenate([_geometric(power), _geometric(2 * power)[::2][: num_heads - power]])
 

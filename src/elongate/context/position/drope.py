@@ -1,11 +1,13 @@
 """DroPE (Gelberg et al. 2025, arXiv:2512.12167): rotary positions are dropped after pretraining.
 
-A causal mask alone tells a model where a token is, once it is recalibrated: a short training without positions at the original length
-(context/curriculum=recalibrate; published: 0.5% to 2% of the tokens of pretraining, a learning rate like that of pretraining). Longer texts
-are then read without training on any. Two parts of the released code are left out: normalized queries and keys, which make another
-architecture, and a softmax scale for long texts, fitted to each model. Untrained, the model is broken at every length.
+A causal mask alone is enough for a model to locate tokens, after a short recalibration: training without positions
+at the original length (context/curriculum=recalibrate; the paper: 0.5% to 2% of the tokens of pretraining, at a
+learning rate like that of pretraining). The model then reads longer texts without having been trained on any. Two
+parts of the released code are left out: normalized queries and keys, which change the architecture, and a softmax
+scale for long texts, which is fitted to each model. Without recalibration the model is broken at every length.
 
-No rotation is position interpolation by a factor so large that no angle differs from 0 in float32 or float64.
+"No rotation" is expressed as position interpolation by a factor so large that every angle equals 0 in float32 and
+float64.
 """
 
 from __future__ import annotations
@@ -16,20 +18,23 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.scaling import Rotary, Scaling
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.scaling import Scaling
 
-# At 10^8 tokens the fastest angle is 10^-19; the slowest pairs of theta 10^10 are still normal numbers of float32.
+# At 1e8 tokens the fastest angle is 1e-19; with theta 1e10 the slowest frequencies are still normal float32 numbers.
 _SLOWED = 1e27
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped(Scaling):
+    """Rotary embeddings that do not rotate."""
+
     word: ClassVar[str] = "drope"
     is_identity_at_one: ClassVar[bool] = False
     removes: ClassVar[frozenset[str]] = frozenset({"rotary"})
 
     def needs(self, factor: float) -> frozenset[str]:
-        # Without a causal mask, a model without positions sees a bag of words.
+        # A bidirectional model without positions sees a bag of words.
         return frozenset({"rotary", "causal"})
 
     def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:

@@ -1,9 +1,11 @@
-"""Dynamic NTK (emozilla 2023; Peng et al. 2023, arXiv:2309.00071, section 3.3; the formula is transformers' `dynamic`).
+"""Dynamic NTK (emozilla 2023; Peng et al. 2023, arXiv:2309.00071, section 3.3; transformers' `dynamic`).
 
-The base grows with the text: theta' = theta · (s·n/L - (s - 1))^(d/(d - 2)) for n > L tokens, untouched at or below the original length L.
-A text of n tokens has one base for all its positions, so that keys need never be rotated again: we set it for the whole text before it is
-read, however it is read. Plain transformers takes it from the longest text read so far, and keeps the keys that it cached for a shorter
-one: there, give a text at once. It also divides by `max_position_embeddings`, which therefore stays L in the export.
+The base grows with the text: theta' = theta · (s·n/L - (s - 1))^(d/(d - 2)) for n > L tokens; up to the original
+length L it is unchanged. A text of n tokens has one base for all its positions, so cached keys never need to be
+rotated again: the base is set for the whole text before it is read, also if it is read in chunks. Plain
+transformers derives the base from the longest text read so far and keeps the keys cached for a shorter one; there,
+pass a text in one call. transformers also divides by `max_position_embeddings`, which therefore stays L in the
+exported configuration.
 """
 
 from __future__ import annotations
@@ -14,18 +16,27 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.scaling import Rotary, Scaling
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.scaling import Scaling
 from elongate.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicNtk(Scaling):
-    scale: float | None = None  # s, at least 1; 1: the base of `ntk` with alpha n/L; null: target_length / original_length
+    """NTK-aware scaling whose base follows the length of the text."""
+
+    scale: float | None = None  # s, at least 1; null: target/original length; 1: the base of `ntk` with alpha = n/L
 
     word: ClassVar[str] = "dynamic_ntk"
 
     def __post_init__(self) -> None:
-        require(self.scale is None or self.scale >= 1, "scale", self.scale, "must be at least 1", "use {key}=null for target/original")
+        require(
+            self.scale is None or self.scale >= 1,
+            "scale",
+            self.scale,
+            "must be at least 1",
+            "use {key}=null for target/original",
+        )
 
     def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         return self.read_frequencies(rotary, factor, round(factor * rotary.original_length))

@@ -1,4 +1,4 @@
-"""No change: the frequencies that the model was trained with, also past the trained length. The control of every comparison."""
+"""No change: the trained frequencies are kept, also past the trained length. The control of every comparison."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.scaling import Rotary, Scaling
+from elongate.context.position.position import Positioned
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.scaling import Scaling
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unchanged(Scaling):
+    """The trained positions; acts on every model whose positions are computed."""
+
     word: ClassVar[str] = "none"
     changes_model: ClassVar[bool] = False
 
     def needs(self, factor: float) -> frozenset[str]:
-        # A looked-up table of positions has no row past its end; computed positions go on.
+        # A learned table has no rows past its end; computed positions can be extrapolated.
         return frozenset({"computed_positions"}) if factor > 1 else frozenset()
+
+    def act(self, model: Positioned, original_length: int, length: int) -> dict[str, Any]:
+        return super().act(model, original_length, length) if model.rotary else {}
 
     def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         return rotary.frequencies()

@@ -1,7 +1,8 @@
-"""NTK-aware scaling (bloc97 2023; written down in Peng et al. 2023, arXiv:2309.00071, section 3.1).
+"""NTK-aware scaling (bloc97 2023; described in Peng et al. 2023, arXiv:2309.00071, section 3.1).
 
-The base grows so that the slowest pair is interpolated by exactly the factor and the fastest not at all. transformers has no
-rope_type for it: it is expressed, exactly, as a change of theta. Fails gently past the target: pairs in between are extrapolated.
+The base grows so that the slowest pair is interpolated by exactly the factor and the fastest not at all.
+transformers has no rope_type for it, but it equals a change of theta. Degrades gradually past the target: the pairs
+between the fastest and the slowest are extrapolated.
 """
 
 from __future__ import annotations
@@ -12,20 +13,30 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.scaling import Rotary, Scaling
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.scaling import Scaling
 from elongate.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
 class NtkAware(Scaling):
-    alpha: float | None = None  # how far the slowest pair is interpolated, above 1; null: target_length / original_length
+    """RoPE with a base that grows with the factor."""
+
+    alpha: float | None = None  # factor of interpolation of the slowest pair, above 1; null: target/original length
 
     word: ClassVar[str] = "ntk"
 
     def __post_init__(self) -> None:
-        require(self.alpha is None or self.alpha > 1, "alpha", self.alpha, "must be above 1", "use {key}=null for target/original")
+        require(
+            self.alpha is None or self.alpha > 1,
+            "alpha",
+            self.alpha,
+            "must be above 1",
+            "use {key}=null for target/original",
+        )
 
     def theta(self, rotary: Rotary, factor: float) -> float:
+        """The new base."""
         return rotary.theta * (self.alpha or factor) ** (rotary.dim / (rotary.dim - 2))
 
     def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:

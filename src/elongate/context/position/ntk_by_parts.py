@@ -1,9 +1,10 @@
-"""NTK by parts (bloc97 2023; Peng et al. 2023, arXiv:2309.00071, section 3.2, definition 2): YaRN without its attention factor.
+"""NTK by parts (bloc97 2023; arXiv:2309.00071, section 3.2, definition 2): YaRN without its attention factor.
 
-A pair that turns r times within the original length keeps its frequency for r > beta, is interpolated by the factor for r < alpha, and is
-blended linearly in r between. That is the paper's ramp; its YaRN code ramps over the number of the pair instead, and its older code for
-this method (betas 1.25 and 0.75, gammas 16 and 2) blends with NTK-aware frequencies too. Llama 3.1's scaling is the same with beta 4, and
-so transformers expresses it. Fails past the target like YaRN: interpolated pairs meet angles that were never trained.
+A pair that turns r times within the original length keeps its frequency for r > beta, is interpolated by the factor
+for r < alpha, and is blended linearly in r in between. That is the paper's ramp; the authors' YaRN code uses a ramp
+over the index of the pair instead, and their older code for this method (betas 1.25 and 0.75, gammas 16 and 2) also
+blends with NTK-aware frequencies. Llama 3.1's scaling is the same method with beta 4, so transformers can express
+it. Fails past the target like YaRN: interpolated pairs meet angles that were never trained.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import numpy as np
 from jaxtyping import Float
 
 from elongate.context.position.llama3 import Llama3
-from elongate.context.position.scaling import Rotary, Scaling
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.scaling import Scaling
 from elongate.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
 class NtkByParts(Scaling):
+    """Interpolation by the number of turns within the original length."""
+
     alpha: float = 1.0  # turns within the original length below which a pair is interpolated, above 0
-    beta: float = 32.0  # turns above which it is kept, above alpha
+    beta: float = 32.0  # turns above which it is unchanged, above alpha
 
     word: ClassVar[str] = "ntk_by_parts"
 

@@ -1,6 +1,7 @@
 """Position interpolation (Chen et al. 2023, arXiv:2306.15595, eq. 3).
 
-Every position is divided by the factor, so none is beyond what was trained. Needs training: the resolution of near positions shrinks too.
+Every position is divided by the factor, so no position exceeds the trained range. Needs training, because the
+distance between neighbouring positions shrinks too.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.scaling import Rotary, Scaling
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.scaling import Scaling
 
 
 @dataclass(frozen=True, kw_only=True)
 class PositionInterpolation(Scaling):
+    """All frequencies divided by the factor."""
+
     word: ClassVar[str] = "pi"
 
     def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:

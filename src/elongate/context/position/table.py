@@ -1,4 +1,4 @@
-"""Learned positions: a table with a vector a position, made longer."""
+"""Learned positions: a table with one row per position, made longer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 
 class Table(Position):
+    """A position that computes a longer table from the trained one."""
+
     def needs(self, factor: float) -> frozenset[str]:
         return frozenset({"learned_positions"})
 
     def act(self, model: Positioned, original_length: int, length: int) -> dict[str, Any]:
-        return model.set_table(self, original_length, length)
+        return model.learned.set(self, original_length, length)
 
     @abstractmethod
     def extended(self, rows: Float[Tensor, "original dim"], length: int) -> Float[Tensor, "length dim"]:
-        """The table for `length` positions, made of that of the positions that were trained."""
+        """The table for `length` positions, computed from the trained rows."""

@@ -1,8 +1,8 @@
 """A table of learned positions, repeated (Beltagy et al. 2020, arXiv:2004.05150, section 5: "copying").
 
-Longformer starts the 4096 positions of its model from RoBERTa's 512, copied eight times: what attends to near tokens finds them as before,
-everywhere but where two copies meet. Fails for what depends on far tokens: two positions that lie a multiple of the original length apart
-cannot be told from each other until training has parted them.
+Longformer initializes its 4096 positions with RoBERTa's 512, copied eight times: a head that attends to near tokens
+finds them as before, except where two copies meet. Fails for far tokens: two positions whose distance is a multiple
+of the original length cannot be distinguished until training has separated them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Tile(Table):
+    """The table, repeated."""
+
     word: ClassVar[str] = "tile"
 
     def check_length(self, length: int, original_length: int) -> None:

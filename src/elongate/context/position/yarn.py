@@ -1,8 +1,9 @@
 """YaRN (Peng et al. 2023, arXiv:2309.00071, sections 3.2 to 3.4).
 
-Pairs that turn more than `beta_fast` times within the original length keep their frequency, those that turn less than
-`beta_slow` times are interpolated by the factor, those between are blended; attention is sharpened by 0.1 ln(factor) + 1.
-Past the target the interpolated pairs meet untrained angles: the loss breaks again there.
+Pairs that turn more than `beta_fast` times within the original length keep their frequency, pairs that turn less
+than `beta_slow` times are interpolated by the factor, and pairs in between are blended. Queries and keys are
+multiplied by 0.1 ln(factor) + 1, which sharpens attention. Past the target the interpolated pairs meet untrained
+angles, and the loss rises again.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from elongate.context.position.scaling import Rotary, Scaling
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.scaling import Scaling
 from elongate.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
 class Yarn(Scaling):
+    """Interpolation by the number of turns, with sharper attention."""
+
     beta_fast: float = 32.0  # turns within the original length, above beta_slow
     beta_slow: float = 1.0  # turns within the original length, above 0
 
@@ -31,14 +35,14 @@ class Yarn(Scaling):
         require(self.beta_fast > self.beta_slow, "beta_fast", self.beta_fast, rule, "use {key}=32")
 
     def interpolated(self, rotary: Rotary) -> Float[np.ndarray, " half"]:
-        """The share of interpolation of each pair: 0 keeps its frequency, 1 divides it by the factor."""
+        """Share of interpolation of each pair: 0 keeps its frequency, 1 divides it by the factor."""
 
         def pair_of(turns: float) -> float:
             return rotary.dim * math.log(rotary.original_length / (2 * math.pi * turns)) / (2 * math.log(rotary.theta))
 
         low = max(math.floor(pair_of(self.beta_fast)), 0)
         high = min(math.ceil(pair_of(self.beta_slow)), rotary.dim - 1)
-        # The 0.001 is the paper code's guard against a ramp of no width.
+        # The 0.001 is the guard of the authors' code against a ramp of zero width.
         width = high - low if high != low else 0.001
         return np.clip((np.arange(rotary.dim // 2) - low) / width, 0, 1)
 

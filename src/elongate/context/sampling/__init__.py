@@ -1,0 +1,1 @@
+"""Samplings, one per file: short sequences with positions of long ones. Start with sampling.py."""

@@ -1,10 +1,11 @@
-"""Randomized positions (Ruoss et al. 2023, arXiv:2305.16843, section 3): a sorted random sample of the positions below the target.
+"""Randomized positions (Ruoss et al. 2023, arXiv:2305.16843, section 3): a sorted sample of all positions.
 
-The text is read as it stands; only its positions have gaps, so that each of them is met while sequences stay short. A departure: the paper
-samples at every length when it measures, too. We measure at 0, 1, 2 …, which at the target length is the only sample that there is.
+The text itself has no gaps; only its positions do, so that every position occurs while sequences stay short. One
+departure: the paper also samples positions when it evaluates, at every length. Evaluation here uses positions 0, 1, 2
+…, which at the target length is the only possible sample.
 
-Fails where near tokens must be told apart by their positions: a step to the next token is as long as the target is longer than the
-sequence, on average, and never the same (the PoSE paper, arXiv:2309.10400, section 4, finds it far behind on text).
+Fails if near tokens must be distinguished by their positions: the step to the next token varies, and on average it is
+target / sequence length (the PoSE paper, arXiv:2309.10400, section 4, finds the method far behind on text).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Randomized(Sampling):
+    """Sorted random positions."""
+
     word: ClassVar[str] = "randomized"
 
     def text_length(self, length: int) -> int:

@@ -1,4 +1,4 @@
-"""Which positions does a training sequence get? By itself 0, 1, 2 …; a sampling lets short sequences meet the positions of long ones."""
+"""Which positions does a training sequence get? A sampling trains long positions on short sequences."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from jaxtyping import Bool, Int
 
 @dataclass(frozen=True)
 class Sampled:
-    """One sequence, drawn from a longer stretch of text."""
+    """A sequence drawn from a longer text."""
 
-    positions: Int[np.ndarray, " length"]  # rising, below the reach
-    tokens: Int[np.ndarray, " length+1"]  # indices into the text; the last one is that of the last target
-    seams: Bool[np.ndarray, " length+1"]  # true at a token that does not follow on the one before it: it cannot be told from that
+    positions: Int[np.ndarray, " length"]  # increasing, below the reach
+    tokens: Int[np.ndarray, " length+1"]  # indices into the text; the last one is the last target
+    seams: Bool[np.ndarray, " length+1"]  # true at a token that does not follow on the token before it: not a target
 
 
 class Sampling(ABC):
+    """A rule that draws sequences with positions of a longer text."""
+
     word: ClassVar[str]
 
     @abstractmethod
     def text_length(self, length: int) -> int:
-        """Tokens of text that a sequence of `length` tokens is drawn from at most, its last target not counted."""
+        """Largest number of text tokens that a sequence of `length` tokens is drawn from, without its last target."""
 
     @abstractmethod
     def draw(self, random: np.random.Generator, text_length: int, length: int, reach: int) -> Sampled:
-        """A sequence of `length` tokens out of `text_length`, neither with its last target, whose positions are below `reach`."""
+        """Draws `length` tokens out of `text_length`, both without the last target, with positions below `reach`."""

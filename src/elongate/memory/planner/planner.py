@@ -211,7 +211,6 @@ def _pairs(model: LanguageModel, length: int) -> int:
     windows = Counter(getattr(module, "sliding_window", None) for module in model.network.modules() if hasattr(module, "is_causal"))
     total = 0
     for window, layers in windows.items():
-        attention = model.attention if window is None else model.attention.narrowed(window + (not causal))
-        assert attention is not None, "checked when the model was built"
+        attention = model.attention if window is None else model.attention.within_window(window + (not causal))
         total += layers * sum(num_pairs(region, heads) for region in attention.regions(length, heads, causal))
     return total

@@ -48,7 +48,7 @@ class Autoencoder(LanguageModel):
         layout: Layout | None = None,
         context: Int[Tensor, "batch context"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        kept = None if layout is None else layout.kept
+        kept = None if layout is None else layout.store
         self.set_text_length(inputs.shape[1] + (0 if context is None else context.shape[1] - 1), positions)
         with self.autocast():
             return self.network.base_model(inputs, context, positions, kept=kept).last_hidden_state

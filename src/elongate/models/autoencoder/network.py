@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrained
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
-from elongate.context.attention.kernel.kv_store import Kept
+from elongate.context.attention.kernel.kv_store import KeyValueStore
 from elongate.models.autoencoder.configuration import BidirectionalAutoencoderConfig
 from elongate.models.autoencoder.encoder import BertEncoder, Encoder, latent_positions
 from elongate.models.autoencoder.layer import DecoderLayer
@@ -74,7 +74,7 @@ class BidirectionalAutoencoderModel(BidirectionalAutoencoderPreTrainedModel):
         context_ids: Int[Tensor, "batch context"] | None = None,
         position_ids: Int[Tensor, "#batch text"] | None = None,
         attention_mask: Tensor | None = None,
-        kept: Kept | None = None,
+        kept: KeyValueStore | None = None,
         **others: Any,
     ) -> BaseModelOutput:
         """Return last hidden states.
@@ -131,7 +131,7 @@ class BidirectionalAutoencoderModel(BidirectionalAutoencoderPreTrainedModel):
         encoded: Encoded,
         segments: tuple[tuple[int, int], ...],
         causal: bool,
-        kept: Kept | None = None,
+        kept: KeyValueStore | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         """Return the last hidden states of tokens in segments (segments.py). `kept` stores outputs of attention."""
         latents, at = encoded

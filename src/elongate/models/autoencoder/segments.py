@@ -7,14 +7,14 @@ from itertools import groupby
 from operator import itemgetter
 from typing import ClassVar
 
-from elongate.context.attention.attention import Attention, Region
+from elongate.context.attention.attention import Pattern, Region
 from elongate.context.attention.kernel.blocks import Block
-from elongate.context.attention.kernel.kv_store import Kept
+from elongate.context.attention.kernel.kv_store import KeyValueStore
 from elongate.context.attention.kernel.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segments(Attention):
+class Segments(Pattern):
     """The first `num_latents` keys are latents, the others the decoded tokens; the decoded tokens are the queries."""
 
     num_latents: int
@@ -23,10 +23,10 @@ class Segments(Attention):
 
     word: ClassVar[str] = "segments"
 
-    def layout(self, kept: Kept | None) -> Layout:
+    def layout(self, kept: KeyValueStore | None) -> Layout:
         """Return the layout of one call of the decoder."""
         length = self.num_latents + sum(size for size, _ in self.segments)
-        return Layout(self, length, (((0, length),),), (self.num_latents, length), kept=kept)
+        return Layout(self, length, (((0, length),),), (self.num_latents, length), store=kept)
 
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
         blocks: list[Block] = []

@@ -1,8 +1,9 @@
-"""One kernel for all attentions: the blocks of a region through torch's fused operators, merged exactly by their log-sum-exp.
+"""One kernel for all attentions: torch's fused operators run the blocks, whose results are merged by log-sum-exp.
 
-The operators return the log-sum-exp of their scores and take it back, with the output, in the backward pass. Given those of the whole,
-each block gives its own share of the gradients (Dao 2023, arXiv:2307.08691, equations for the backward pass): no part is computed twice
-and no mask of length × length exists. Keys and values are never repeated for the query heads that share them.
+The operators return the log-sum-exp of their scores, and accept it, with the output, in the backward pass. Given
+those of the whole attention, each block yields its own share of the gradients (Dao 2023, arXiv:2307.08691,
+equations of the backward pass): nothing is computed twice and no mask of length × length exists. Keys and values
+are never repeated for the query heads that share them.
 """
 
 from __future__ import annotations
@@ -15,36 +16,51 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from elongate.context.attention.kernel.blocks import Block, Range
-from elongate.context.attention.kernel.operators import Bias, Keys, LogSumExp, Outputs, Queries, Values, block_backward, block_forward
+from elongate.context.attention.kernel.operators import (
+    Bias,
+    Keys,
+    LogSumExp,
+    Outputs,
+    Queries,
+    Values,
+    block_backward,
+    block_forward,
+)
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Turns pairs of dimensions (i, i + half) by an angle, further dimensions not, and scales all of them."""
+    """Rotates pairs of dimensions (i, i + half) by an angle, keeps further dimensions, and scales all of them."""
 
-    cosine: Float[Tensor, "#batch 1 length half"]
-    sine: Float[Tensor, "#batch 1 length half"]
-    scale: Float[Tensor, "#batch 1 length 1"] | None = None  # None: 1; cosine and sine have it in them
+    cosine: Float[Tensor, "#batch 1 length half"]  # multiplied by the scale
+    sine: Float[Tensor, "#batch 1 length half"]  # multiplied by the scale
+    scale: Float[Tensor, "#batch 1 length 1"] | None = None  # None: 1
 
     @classmethod
-    def of(cls, positions: Tensor, frequencies: Float[Tensor, " half"], scale: Tensor | None = None) -> Rotation:
-        """Positions of the tokens, batch × length. Angles are computed in float32 at least: bfloat16 is wrong by up to π at 4k."""
+    def from_positions(
+        cls,
+        positions: Int[Tensor, "#batch length"],
+        frequencies: Float[Tensor, " half"],
+        scale: Float[Tensor, "#batch length"] | None = None,
+    ) -> Rotation:
+        """Computes angles in at least float32: in bfloat16 they are wrong by up to π at 4k tokens."""
         angles = positions[:, None, :, None].to(frequencies.dtype) * frequencies
         if scale is None:
             return cls(angles.cos(), angles.sin())
         factor = scale[:, None, :, None].to(frequencies.dtype)
         return cls(angles.cos() * factor, angles.sin() * factor, factor)
 
-    def turn(self, x: Float[Tensor, "batch heads length dim"], back: bool = False) -> Float[Tensor, "batch heads length dim"]:
-        """`back` is the transpose: what a gradient needs."""
+    def apply(self, x: Float[Tensor, "batch heads length dim"], transposed: bool = False) -> Float[Tensor, "batch heads length dim"]:
+        """Rotates `x`; `transposed` applies the transpose, which maps gradients back."""
         half = self.cosine.shape[-1]
-        sine = -self.sine if back else self.sine
+        sine = -self.sine if transposed else self.sine
         a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         scaled = rest if self.scale is None else rest * self.scale
-        return torch.cat([y.to(x.dtype) for y in (a * self.cosine - b * sine, b * self.cosine + a * sine, scaled)], dim=-1)
+        rotated = (a * self.cosine - b * sine, b * self.cosine + a * sine, scaled)
+        return torch.cat([y.to(x.dtype) for y in rotated], dim=-1)
 
     def __getitem__(self, index: tuple[slice, slice]) -> Rotation:
-        """Rows and tokens."""
+        """Selects rows and tokens."""
         rows, tokens = index
         rows = slice(None) if len(self.cosine) == 1 else rows
         scale = None if self.scale is None else self.scale[rows, :, tokens]
@@ -53,62 +69,90 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Slopes:
-    """Takes slope · |i - j| off the score of the query at position i and the key at position j (Press et al. 2021, arXiv:2108.12409).
+    """Subtracts slope · |i - j| from the score of query position i and key position j (arXiv:2108.12409).
 
-    On one side of the query |i - j| = |i - c| - |c - j| with any c between them, signs kept: the operators are given what depends on
-    the key, and what depends on the query moves their log-sum-exp. c is the key of the block that is nearest to the queries: numbers
-    stay small, and are rounded little, where weights are large.
+    All keys are on one side of the queries, so the distance is a sum: for keys behind, i - j = (i - c) + (c - j).
+    The operator gets the term of the key as a bias; the term of the query shifts the log-sum-exp. c is the key of
+    the block nearest to the queries, so that the bias is small, and rounded little, where weights are large.
     """
 
     slopes: Float[Tensor, " heads"]  # above 0
     queries: Int[Tensor, "#batch queries"]  # positions
-    keys: Int[Tensor, "#batch keys"]
-    ahead: bool  # all keys come after the queries; else none does
+    keys: Int[Tensor, "#batch keys"]  # positions
+    ahead: bool  # all keys are after the queries; otherwise none is
 
-    def of(self, block: Block, rows: slice, heads: slice) -> tuple[Bias, Float[Tensor, "#batch heads queries"]]:
-        """What a block is given, and what is to be taken off its log-sum-exp."""
-        queries, keys = (
-            x[rows if len(x) > 1 else slice(None), slice(*tokens)] for x, tokens in ((self.queries, block.queries), (self.keys, block.keys))
-        )
+    def for_block(self, block: Block, rows: slice, heads: slice) -> tuple[Bias, Float[Tensor, "#batch heads queries"]]:
+        """The bias of a block, and the amount to subtract from its log-sum-exp."""
+        queries = self.queries[rows if len(self.queries) > 1 else slice(None), slice(*block.queries)]
+        keys = self.keys[rows if len(self.keys) > 1 else slice(None), slice(*block.keys)]
         nearest = keys[:, :1] if self.ahead else keys[:, -1:]
         slopes = self.slopes[heads]
-        beyond = nearest - queries if self.ahead else queries - nearest
-        return Bias(slopes, (keys - nearest).abs()), slopes[:, None] * beyond[:, None]
+        distances = nearest - queries if self.ahead else queries - nearest
+        return Bias(slopes, (keys - nearest).abs()), slopes[:, None] * distances[:, None]
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchedRegion:
     """A region with the blocks of every row of the batch, and its rotations and slopes as tensors."""
 
-    rows: Sequence[Sequence[Block]]  # one list of blocks a row, or one for all rows
-    heads: Range | None = None
+    rows: Sequence[Sequence[Block]]  # one list of blocks per row, or one for all rows
+    heads: Range | None = None  # query heads; None: all
     queries: Rotation | None = None
     keys: Rotation | None = None
     slopes: Slopes | None = None
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """What one call of an operator reads."""
+class KernelCall:
+    """The part of a region that one slice of the tensors covers: rows and heads with the same blocks."""
 
-    part: Part
+    region: BatchedRegion
     rows: slice
     heads: slice
     kv_heads: slice
     blocks: Sequence[Block]
 
+    def query_index(self, block: Block) -> tuple[slice, slice, slice]:
+        """Index of the block's queries in a tensor batch × heads × length × dim."""
+        return self.rows, self.heads, slice(*block.queries)
 
-def _pieces(parts: Sequence[Part], heads: int, kv_heads: int) -> Iterator[_Piece]:
+    def key_index(self, block: Block) -> tuple[slice, slice, slice]:
+        """Index of the block's keys in a tensor batch × kv_heads × length × dim."""
+        return self.rows, self.kv_heads, slice(*block.keys)
+
+    def block_bias(self, block: Block, dtype: torch.dtype) -> tuple[Bias | None, Tensor | None]:
+        """The bias of a block and the amount to subtract from its log-sum-exp, if the region has slopes."""
+        if self.region.slopes is None:
+            return None, None
+        bias, shift = self.region.slopes.for_block(block, self.rows, self.heads)
+        return bias, shift.to(dtype)
+
+    def rotate(
+        self, q: Queries, k: Keys
+    ) -> tuple[Float[Tensor, "rows own_heads queries dim"], Float[Tensor, "rows own_kv_heads own_keys dim"], int]:
+        """Queries and keys as the region sees them, and the first key: keys that no block reads are left out."""
+        queries, keys = q[self.rows, self.heads], k[self.rows, self.kv_heads]
+        if self.region.queries is not None:
+            queries = self.region.queries[self.rows, slice(None)].apply(queries)
+        if self.region.keys is None:
+            return queries, keys, 0
+        seen = slice(min(block.keys[0] for block in self.blocks), max(block.keys[1] for block in self.blocks))
+        return queries, self.region.keys[self.rows, seen].apply(keys[:, :, seen]), seen.start
+
+
+def _kernel_calls(regions: Sequence[BatchedRegion], heads: int, kv_heads: int) -> Iterator[KernelCall]:
+    """One call per region, row and range of heads that has blocks."""
     group = heads // kv_heads
-    for part in parts:
-        for start, stop in _whole_groups(part.heads or (0, heads), group):
-            for number, blocks in enumerate(part.rows):
-                rows = slice(None) if len(part.rows) == 1 else slice(number, number + 1)
-                yield _Piece(part, rows, slice(start, stop), slice(start // group, -(-stop // group)), blocks)
+    for region in regions:
+        for start, stop in _whole_groups(region.heads or (0, heads), group):
+            for number, blocks in enumerate(region.rows):
+                rows = slice(None) if len(region.rows) == 1 else slice(number, number + 1)
+                if blocks:
+                    yield KernelCall(region, rows, slice(start, stop), slice(start // group, -(-stop // group)), blocks)
 
 
 def _whole_groups(heads: Range, group: int) -> Iterator[Range]:
-    """The heads, cut so that each cut holds whole groups (heads that share keys) or a part of one."""
+    """Cuts a range of heads into whole groups (heads that share keys) and parts of one group."""
     start, stop = heads
     first, last = min(-(-start // group) * group, stop), max(stop // group * group, start)
     for cut in ((start, first), (first, last), (max(last, first), stop)):
@@ -116,39 +160,45 @@ def _whole_groups(heads: Range, group: int) -> Iterator[Range]:
             yield cut
 
 
-def attend(q: Queries, k: Keys, v: Values, parts: Sequence[Part], scale: float) -> tuple[Outputs, LogSumExp]:
-    """Softmax attention over the union of the parts, and the log-sum-exp of each query's scores."""
+def attend(q: Queries, k: Keys, v: Values, regions: Sequence[BatchedRegion], scale: float) -> tuple[Outputs, LogSumExp]:
+    """Softmax attention over the union of the regions, and the log-sum-exp of each query's scores."""
     wide = torch.promote_types(q.dtype, torch.float32)
+    calls = list(_kernel_calls(regions, q.shape[1], k.shape[1]))
+    blocks = _block_outputs(q, k, v, calls, scale)
+    if sum(len(call.blocks) for call in calls) == 1:
+        # The block is the whole attention, because every query sees a key: there is nothing to merge.
+        _, out, lse = next(blocks)
+        assert out.shape[:3] == q.shape[:3]
+        return out, lse
     batch, heads, length, _ = q.shape
-    out = lse = torch.empty(0)
-    for piece in _pieces(parts, heads, k.shape[1]):
-        queries, keys, key_start = _turned(q, k, piece)
-        for block in piece.blocks:
-            bias, moved = _bias(piece, block, wide)
-            part_out, part_lse = block_forward(
+    out = torch.zeros(batch, length, heads, v.shape[-1], dtype=wide, device=q.device).transpose(1, 2)
+    lse = torch.full((batch, length, heads), -torch.inf, dtype=wide, device=q.device).transpose(1, 2)
+    for at, block_out, block_lse in blocks:
+        merged = torch.logaddexp(lse[at], block_lse)
+        old_share, new_share = ((x - merged).exp()[..., None] for x in (lse[at], block_lse))
+        out[at].mul_(old_share).add_(block_out.to(wide).mul_(new_share))
+        lse[at] = merged
+    return out.to(q.dtype), lse
+
+
+def _block_outputs(
+    q: Queries, k: Keys, v: Values, calls: Sequence[KernelCall], scale: float
+) -> Iterator[tuple[tuple[slice, slice, slice], Tensor, Tensor]]:
+    """Each block's queries, as an index of `q`, with its own output and log-sum-exp."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    for call in calls:
+        queries, keys, first_key = call.rotate(q, k)
+        for block in call.blocks:
+            bias, shift = call.block_bias(block, wide)
+            out, lse = block_forward(
                 queries[:, :, slice(*block.queries)],
-                keys[:, :, block.keys[0] - key_start : block.keys[1] - key_start],
-                v[piece.rows, piece.kv_heads, slice(*block.keys)],
+                keys[:, :, block.keys[0] - first_key : block.keys[1] - first_key],
+                v[call.key_index(block)],
                 block.shape,
                 scale,
                 bias,
             )
-            if moved is not None:
-                part_lse = part_lse - moved
-            if part_out.shape[:3] == (batch, heads, length) and _is_alone(block, parts):
-                return part_out, part_lse
-            if not out.numel():
-                out = torch.zeros(batch, length, heads, v.shape[-1], dtype=wide, device=q.device).transpose(1, 2)
-                lse = torch.full((batch, length, heads), -torch.inf, dtype=wide, device=q.device).transpose(1, 2)
-            at = (piece.rows, piece.heads, slice(*block.queries))
-            merged = torch.logaddexp(lse[at], part_lse)
-            out[at].mul_((lse[at] - merged).exp()[..., None]).add_(part_out.to(wide).mul_((part_lse - merged).exp()[..., None]))
-            lse[at] = merged
-    return out.to(q.dtype), lse
-
-
-def _is_alone(block: Block, parts: Sequence[Part]) -> bool:
-    return [list(blocks) for part in parts for blocks in part.rows if blocks] == [[block]]
+            yield call.query_index(block), out, lse if shift is None else lse - shift
 
 
 def attend_backward(
@@ -156,56 +206,37 @@ def attend_backward(
     q: Queries,
     k: Keys,
     v: Values,
-    parts: Sequence[Part],
+    regions: Sequence[BatchedRegion],
     scale: float,
     out: Outputs,
     lse: LogSumExp,
     grad_k: Keys,
     grad_v: Values,
 ) -> Queries:
-    """The gradient of the queries; those of keys and values are added to `grad_k` and `grad_v`."""
+    """Returns the gradient of the queries, and adds those of keys and values to `grad_k` and `grad_v`."""
     wide = torch.promote_types(q.dtype, torch.float32)
     grad_q = torch.zeros(q.shape, dtype=wide, device=q.device)
-    for piece in _pieces(parts, q.shape[1], k.shape[1]):
-        queries, keys, key_start = _turned(q, k, piece)
-        for block in piece.blocks:
-            at = (piece.rows, piece.heads, slice(*block.queries))
-            key_at = (piece.rows, piece.kv_heads, slice(*block.keys))
-            bias, moved = _bias(piece, block, wide)
+    for call in _kernel_calls(regions, q.shape[1], k.shape[1]):
+        queries, keys, first_key = call.rotate(q, k)
+        for block in call.blocks:
+            at, key_at = call.query_index(block), call.key_index(block)
+            bias, shift = call.block_bias(block, wide)
             dq, dk, dv = block_backward(
                 grad[at],
                 queries[:, :, slice(*block.queries)],
-                keys[:, :, block.keys[0] - key_start : block.keys[1] - key_start],
+                keys[:, :, block.keys[0] - first_key : block.keys[1] - first_key],
                 v[key_at],
                 out[at],
-                lse[at] if moved is None else lse[at] + moved,
+                lse[at] if shift is None else lse[at] + shift,
                 block.shape,
                 scale,
                 bias,
             )
-            if piece.part.queries is not None:
-                dq = piece.part.queries[piece.rows, slice(*block.queries)].turn(dq, back=True)
-            if piece.part.keys is not None:
-                dk = piece.part.keys[piece.rows, slice(*block.keys)].turn(dk, back=True)
+            if call.region.queries is not None:
+                dq = call.region.queries[call.rows, slice(*block.queries)].apply(dq, transposed=True)
+            if call.region.keys is not None:
+                dk = call.region.keys[call.rows, slice(*block.keys)].apply(dk, transposed=True)
             grad_q[at] += dq
             grad_k[key_at] += dk
             grad_v[key_at] += dv
     return grad_q.to(q.dtype)
-
-
-def _bias(piece: _Piece, block: Block, dtype: torch.dtype) -> tuple[Bias | None, Tensor | None]:
-    if piece.part.slopes is None:
-        return None, None
-    bias, moved = piece.part.slopes.of(block, piece.rows, piece.heads)
-    return bias, moved.to(dtype)
-
-
-def _turned(q: Tensor, k: Tensor, piece: _Piece) -> tuple[Tensor, Tensor, int]:
-    """Queries and keys as the piece sees them, and the first key that is there: what no block reads is not turned."""
-    queries, keys = q[piece.rows, piece.heads], k[piece.rows, piece.kv_heads]
-    if piece.part.queries is not None:
-        queries = piece.part.queries[piece.rows, slice(None)].turn(queries)
-    if piece.part.keys is None or not piece.blocks:
-        return queries, keys, 0
-    seen = slice(min(block.keys[0] for block in piece.blocks), max(block.keys[1] for block in piece.blocks))
-    return queries, piece.part.keys[piece.rows, seen].turn(keys[:, :, seen]), seen.start

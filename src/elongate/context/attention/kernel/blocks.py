@@ -1,7 +1,8 @@
 """Which queries see which keys, as a list of blocks: the score matrix without the matrix.
 
-Everything here is a pure function of lengths. A block is a rectangle or one half of a square; halves are what torch's fused kernels
-compute without a mask. Ranges are half open, (start, stop), and count the tokens of one document from its first.
+Everything here is a pure function of lengths. A block is a rectangle or one half of a square, because torch's fused
+kernels compute both without a mask. Ranges are half open, (start, stop), and count the tokens of one document from
+its first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class Block:
-    """Queries × keys. `lower` and `upper` are halves of a square with its diagonal: key ≤ query and key ≥ query, from its corner."""
+    """Queries × keys. `lower` and `upper` are halves of a square that include its diagonal.
+
+    Counted from the corner of the square, `lower` has key ≤ query and `upper` has key ≥ query.
+    """
 
     queries: Range
     keys: Range
@@ -41,7 +45,7 @@ def full(length: int, causal: bool) -> Iterator[Block]:
 
 
 def tiles(length: int, size: int, causal: bool, first: int | None = None) -> Iterator[Block]:
-    """Tiles of `size` tokens that see nothing but themselves. The first may have another size; the last is what is left."""
+    """Tiles of `size` tokens that only see themselves; the first may have another size, the last is the remainder."""
     start = 0
     while start < length:
         stop = min(start + (size if start or first is None else first), length)
@@ -50,7 +54,7 @@ def tiles(length: int, size: int, causal: bool, first: int | None = None) -> Ite
 
 
 def window(length: int, width: int, causal: bool) -> Iterator[Block]:
-    """Keys less than `width` tokens from the query: behind it, and ahead of it too unless causal. Time and memory linear in length."""
+    """Keys less than `width` tokens behind the query, unless causal also ahead of it. Linear in the length."""
     for tile in tiles(length, width, causal):
         yield tile
         for block in _behind(tile.queries, width):
@@ -60,7 +64,7 @@ def window(length: int, width: int, causal: bool) -> Iterator[Block]:
 
 
 def _behind(queries: Range, width: int) -> Iterator[Block]:
-    """Keys before the tile, each seen by the queries that are less than `width` away from it."""
+    """Keys before the tile, for the queries of the tile that are less than `width` away from them."""
     start, stop = queries
     if start == 0 or width == 1:
         return
@@ -72,13 +76,13 @@ def _behind(queries: Range, width: int) -> Iterator[Block]:
 
 
 def beyond(length: int, width: int) -> Iterator[Block]:
-    """Keys at least `width` tokens behind the query: what a causal window leaves."""
+    """Keys at least `width` tokens behind the query: the part that a causal window does not cover."""
     if length > width:
         yield Block((width, length), (0, length - width), "lower")
 
 
 def restricted(blocks: Iterable[Block], queries: Range) -> Iterator[Block]:
-    """The part of the blocks that lies in a range of queries."""
+    """The part of the blocks in a range of queries."""
     for block in blocks:
         start, stop = max(queries[0], block.queries[0]), min(queries[1], block.queries[1])
         if start >= stop:
@@ -86,43 +90,43 @@ def restricted(blocks: Iterable[Block], queries: Range) -> Iterator[Block]:
         if block.shape == "all":
             yield replace(block, queries=(start, stop))
             continue
-        # A stretch of a triangle is a smaller triangle with a rectangle beside it.
+        # Some rows of a triangle are a smaller triangle and a rectangle.
         corner = block.keys[0] + start - block.queries[0]
         end = corner + stop - start
         yield Block((start, stop), (corner, end), block.shape)
-        beside = (block.keys[0], corner) if block.shape == "lower" else (end, block.keys[1])
-        if beside[0] < beside[1]:
-            yield Block((start, stop), beside)
+        rectangle = (block.keys[0], corner) if block.shape == "lower" else (end, block.keys[1])
+        if rectangle[0] < rectangle[1]:
+            yield Block((start, stop), rectangle)
 
 
 def behind_and_ahead(blocks: Iterable[Block]) -> tuple[list[Block], list[Block]]:
-    """The same pairs in two lists: those whose key is not after its query, and those whose key is."""
+    """The same pairs in two lists: keys at or before their query, and keys after it."""
     behind: list[Block] = []
     ahead: list[Block] = []
     for block in blocks:
-        nearest, farthest = _reach(block)
+        nearest, farthest = _keys_ahead(block)
         if farthest <= 0:
             behind.append(block)
         elif nearest > 0:
             ahead.append(block)
         else:
-            for found, more in zip((behind, ahead), behind_and_ahead(_cut_at_the_diagonal(block)), strict=True):
-                found += more
+            for side, more in zip((behind, ahead), behind_and_ahead(_cut_at_diagonal(block)), strict=True):
+                side += more
     return behind, ahead
 
 
-def _reach(block: Block) -> Range:
-    """By how much the key is after its query, at least and at most."""
+def _keys_ahead(block: Block) -> Range:
+    """Smallest and largest number of tokens by which a key of the block is ahead of its query."""
     first, last = block.keys[0] - block.queries[1] + 1, block.keys[1] - 1 - block.queries[0]
     corner = block.keys[0] - block.queries[0]  # the pairs on the diagonal of a half
     return (corner if block.shape == "upper" else first), (corner if block.shape == "lower" else last)
 
 
-def _cut_at_the_diagonal(block: Block) -> Iterator[Block]:
-    """A block with pairs on both sides of key = query, in parts with fewer of them."""
+def _cut_at_diagonal(block: Block) -> Iterator[Block]:
+    """Cuts a block with pairs on both sides of key = query into smaller blocks."""
     (q, q_stop), (k, k_stop) = block.queries, block.keys
     if block.shape != "all":
-        # No attention has such a half; cut in two it is two smaller ones and a square.
+        # No attention has such a half. Cut in two, it is two smaller halves and a square.
         middle = (q_stop - q) // 2
         yield from restricted([block], (q, q + middle))
         yield from restricted([block], (q + middle, q_stop))
@@ -140,7 +144,7 @@ def _cut_at_the_diagonal(block: Block) -> Iterator[Block]:
 
 
 def strips(blocks: Iterable[Block], size: int) -> Iterator[Block]:
-    """The same pairs; of a half, `size` queries at a time."""
+    """The same pairs, with every half cut into strips of `size` queries."""
     for block in blocks:
         if block.shape == "all":
             yield block

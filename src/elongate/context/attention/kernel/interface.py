@@ -1,4 +1,4 @@
-"""The kernel as an attention of transformers: registered once, used by every layer of every model that goes through its interface."""
+"""The kernel as an attention implementation of transformers, for every layer that uses its interface."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from elongate.context.attention.full import Full
-from elongate.context.attention.kernel.attend import Part, attend, attend_backward
+from elongate.context.attention.kernel.attend import BatchedRegion, attend, attend_backward
 from elongate.context.attention.kernel.blocks import Range
-from elongate.context.attention.kernel.kv_store import EnoughError, Kept, Output, Past, Stored
+from elongate.context.attention.kernel.kv_store import KeyValueStore, Output, Past, StopForward, TokenTensor
 from elongate.context.attention.kernel.layout import Layout
 
 IMPLEMENTATION = "elongate"
@@ -32,63 +32,86 @@ def attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls: batch × heads × length × dim in, batch × length × heads × dim out. No layout: everyone sees everyone."""
+    """The function that transformers calls: batch × heads × length × dim to batch × length × heads × dim.
+
+    Without a layout every token sees the whole sequence, or all of it that is not ahead.
+    """
     if refused := [name for name in ("softcap", "s_aux") if others.get(name) is not None]:
-        raise ValueError(f"{type(module).__name__} asks for {refused[0]}, which attention in regions does not compute")
+        raise ValueError(f"{type(module).__name__} needs {refused[0]}, which attention in regions does not support")
     if attention_mask is not None:
-        raise ValueError(f"{type(module).__name__} gives a mask, which attention in regions does not read: load the model with sdpa")
+        raise ValueError(f"{type(module).__name__} passes a mask, which attention in regions does not support: load the model with sdpa")
     if torch.is_autocast_enabled(query.device.type):
-        # As torch's own call does: the rotary embedding leaves queries and keys in float32 and values in bfloat16.
+        # Like torch's own call: the rotary embedding returns queries and keys in float32, but values are in bfloat16.
         query, key, value = (x.to(torch.get_autocast_dtype(x.device.type)) for x in (query, key, value))
     causal, scale = getattr(module, "is_causal", True), query.shape[-1] ** -0.5 if scaling is None else scaling
     count, length = query.shape[2], key.shape[2]
     if layout is None and sliding_window is None and count in (1, length):
-        # torch's own call, which its compiler knows, where it computes the same.
+        # torch's own call computes the same and can be compiled.
         plain = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, is_causal=causal and count > 1, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+            query,
+            key,
+            value,
+            dropout_p=dropout,
+            is_causal=causal and count > 1,
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
         )
         return plain.transpose(1, 2), None
     if layout is None:
-        layout = Layout.of(Full(), (len(query), length), None, None).at((length - count, length), None)
+        layout = Layout.for_batch(Full(), (len(query), length), None, None).for_chunk((length - count, length), None)
     if dropout:
-        raise ValueError("attention dropout needs the whole matrix of weights, which attention in regions never has")
+        raise ValueError("attention dropout needs the whole matrix of weights, which attention in regions never computes")
     return _in_regions(module, query, key, value, layout, causal, sliding_window, scale).transpose(1, 2), None
 
 
 @torch.compiler.disable
 def _in_regions(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, causal: bool, sliding_window: int | None, scale: float
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    causal: bool,
+    sliding_window: int | None,
+    scale: float,
 ) -> Tensor:
-    parts, kept = layout.parts(query.shape[1], causal, sliding_window), layout.kept
-    if kept is None:
-        return _Attend.apply(query, key, value, parts, scale, None)[0]
-    known = kept.output_of(module, layout.chunk)
-    if kept.past is None:
-        out, lse = _Attend.apply(query, key, value, parts, scale, known)
+    """Attention by the kernel; uses and fills the layout's store."""
+    regions, store = layout.batched_regions(query.shape[1], causal, sliding_window), layout.store
+    if store is None:
+        return _Attend.apply(query, key, value, regions, scale, None)[0]
+    stored = store.get_output(module, layout.chunk)
+    if store.past is None:
+        out, lse = _Attend.apply(query, key, value, regions, scale, stored)
     else:
-        past = kept.past_of(module, key, value, layout.length)
+        past = store.get_past(module, key, value, layout.length)
         with torch.no_grad():
             past.keys.write(*layout.chunk, key)
             past.values.write(*layout.chunk, value)
-        if module is kept.last:
-            raise EnoughError
-        out, lse = _AttendToPast.apply(query, key, value, past, parts, scale, known, layout.chunk, kept)
-    if known is None:
-        kept.keep_output(module, layout.chunk, layout.length, (out.detach(), lse))
+        if module is store.last:
+            raise StopForward
+        out, lse = _AttendToPast.apply(query, key, value, past, regions, scale, stored, layout.chunk, store)
+    if stored is None:
+        store.store_output(module, layout.chunk, layout.length, (out.detach(), lse))
     return out
 
 
 class _Attend(torch.autograd.Function):
-    """The whole sequence at once. An output that is known is not computed again."""
+    """Attention of a whole sequence in one call. A stored output is not computed again."""
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], scale: float, known: Output | None
+        ctx: FunctionCtx,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        regions: Sequence[BatchedRegion],
+        scale: float,
+        stored: Output | None,
     ) -> tuple[Tensor, Tensor]:
-        # As new tensors: the outputs of an operator become a part of its graph, and what is kept for longer would hold the graph.
-        out, lse = attend(q, k, v, parts, scale) if known is None else (x.detach() for x in known)
+        # Detached: tensors returned here become part of the graph, and a stored output would keep that graph alive.
+        out, lse = attend(q, k, v, regions, scale) if stored is None else (x.detach() for x in stored)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.parts, ctx.scale = parts, scale
+        ctx.regions, ctx.scale = regions, scale
         ctx.mark_non_differentiable(lse)
         return out, lse
 
@@ -98,14 +121,15 @@ class _Attend(torch.autograd.Function):
         q, k, v, out, lse = ctx.saved_tensors
         wide = torch.promote_types(q.dtype, torch.float32)
         grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
-        grad_q = attend_backward(grad, q, k, v, ctx.parts, ctx.scale, out, lse, grad_k, grad_v)
+        grad_q = attend_backward(grad, q, k, v, ctx.regions, ctx.scale, out, lse, grad_k, grad_v)
         return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None
 
 
 class _AttendToPast(torch.autograd.Function):
-    """A chunk that attends to itself and to stored keys and values. Chunks go backward from last to first.
+    """A chunk that attends to itself and to stored keys and values.
 
-    The gradients of past keys and values are left with them; those of the chunk's own take up what later chunks have left.
+    Backward passes run from the last chunk to the first. Each adds the gradients of past keys and values to the store,
+    and returns those of the chunk's own keys and values, including what later chunks have added.
     """
 
     @staticmethod
@@ -115,16 +139,16 @@ class _AttendToPast(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         past: Past,
-        parts: Sequence[Part],
+        regions: Sequence[BatchedRegion],
         scale: float,
-        known: Output | None,
+        stored: Output | None,
         chunk: Range,
-        kept: Kept,
+        store: KeyValueStore,
     ) -> tuple[Tensor, Tensor]:
         keys, values = past.keys.read(0, chunk[1]), past.values.read(0, chunk[1])
-        out, lse = known or attend(q, keys, values, parts, scale)
+        out, lse = stored or attend(q, keys, values, regions, scale)
         ctx.save_for_backward(q, out, lse)
-        ctx.past, ctx.parts, ctx.scale, ctx.chunk, ctx.kept = past, parts, scale, chunk, kept
+        ctx.past, ctx.regions, ctx.scale, ctx.chunk, ctx.store = past, regions, scale, chunk, store
         ctx.mark_non_differentiable(lse)
         return out, lse
 
@@ -135,19 +159,20 @@ class _AttendToPast(torch.autograd.Function):
         past, (start, stop) = ctx.past, ctx.chunk
         keys, values = past.keys.read(0, stop), past.values.read(0, stop)
         if past.grad_keys is None or past.grad_values is None:
-            past.grad_keys, past.grad_values = (_gradients_of(x, ctx.kept, past.length) for x in (keys, values))
+            past.grad_keys, past.grad_values = (_allocate_gradient(x, ctx.store, past.length) for x in (keys, values))
         grad_k, grad_v = past.grad_keys.read(0, stop), past.grad_values.read(0, stop)
-        grad_q = attend_backward(grad, q, keys, values, ctx.parts, ctx.scale, out, lse, grad_k, grad_v)
-        # Copied: the store may be written to before the gradient is read.
+        grad_q = attend_backward(grad, q, keys, values, ctx.regions, ctx.scale, out, lse, grad_k, grad_v)
+        # Copied: the store may change before the gradient is used.
         own = grad_k[:, :, start:].to(keys.dtype, copy=True), grad_v[:, :, start:].to(values.dtype, copy=True)
         past.grad_keys.update(0, stop, grad_k)
         past.grad_values.update(0, stop, grad_v)
         return grad_q, *own, None, None, None, None, None, None
 
 
-def _gradients_of(stored: Tensor, kept: Kept, length: int) -> Stored:
-    """Zeros in float32 or wider."""
-    return kept.room((*stored.shape[:2], length, stored.shape[-1]), torch.promote_types(stored.dtype, torch.float32), stored.device)
+def _allocate_gradient(stored: Tensor, store: KeyValueStore, length: int) -> TokenTensor:
+    """Zeros in at least float32, for all tokens of a sequence."""
+    wide = torch.promote_types(stored.dtype, torch.float32)
+    return store.allocate((*stored.shape[:2], length, stored.shape[-1]), wide, stored.device)
 
 
 def _no_mask(
@@ -159,11 +184,13 @@ def _no_mask(
     attention_mask: Tensor | None = None,
     **others: Any,
 ) -> None:
-    """Layouts say who sees whom. Padding would be ignored, so it is refused; so is a cache that has room for tokens to come."""
+    """The mask function of transformers, without a mask. Refuses padding, and caches with space for future tokens."""
     if attention_mask is not None and not bool(attention_mask.all()):
-        raise ValueError("a padded batch cannot be read with attention in regions: give rows of one length, or load the model with sdpa")
+        remedy = "use rows of one length, or load the model with sdpa"
+        raise ValueError(f"attention in regions does not support padded batches: {remedy}")
     if int(q_offset) + q_length != kv_offset + kv_length:
-        raise ValueError("a static cache cannot be read with attention in regions: use a dynamic one, or load the model with sdpa")
+        remedy = "use a dynamic cache, or load the model with sdpa"
+        raise ValueError(f"attention in regions does not support static caches: {remedy}")
 
 
 AttentionInterface.register(IMPLEMENTATION, attention)
