@@ -124,10 +124,10 @@ def key_table(cls: type, keys: dict[str, Any], text: str) -> str:
     documented = field_comments(cls)
     comments = yaml_comments(text)
     types = {field.name: str(field.type) for field in fields(cls)} if is_dataclass(cls) else {}
-    rows = [
-        f"| `{key}` | `{types.get(key, '').replace('|', chr(92) + '|')}` | `{shown(value)}` | {cell(documented.get(key) or comments.get(key, ''))} |"
-        for key, value in keys.items()
-    ]
+    rows = []
+    for key, value in keys.items():
+        meaning = documented.get(key) or comments.get(key, "")
+        rows.append(f"| `{key}` | `{cell(types.get(key, ''))}` | `{shown(value)}` | {cell(meaning)} |")
     return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows])
 
 

@@ -107,15 +107,23 @@ VISIBLE = [
     ("steps=many", "steps=many: must be an integer"),
     ("steps=1e3", "steps=1000.0: must be an integer; use steps=1000"),
     ("overwrite=maybe", "overwrite=maybe: must be true or false; write it like overwrite=true"),
-    ("evaluation.needle.depths=0.5", "must be a list, each of it a number; write it like evaluation.needle.depths=[0.1]"),
-    ("context.position=yarn", "context.position=yarn: is a group, whose choices are set with slashes; use context/position=yarn"),
+    ("evaluation.needle.depths=0.5", "must be a list, each element a number; write it like evaluation.needle.depths=[0.5]"),
+    ("context.position=yarn", "context.position=yarn: is a group, and groups are written with slashes; use context/position=yarn"),
     ("optimizer=Adam", "optimizer=Adam: there is no such choice; did you mean adamw?"),
-    ("evaluation=[curv]", "evaluation=curv: there is no such choice; did you mean curve?"),
+    ("evaluation=[curv]", "evaluation=[curv]: there is no curv; did you mean curve?"),
     ("evaluation=none", "evaluation=none: there is no such choice; use evaluation=[]"),
-    ("context=null", "context=null: is no choice; choose one of abf"),
+    ("context=null", "context=null: is not a choice; choose one of abf"),
     ("experiment=smok", "experiment=smok: there is no such choice; did you mean smoke?"),
-    ("~optimizer", "optimizer=: must be there; leave ~optimizer out"),
-    ("~steps", "steps=: must be there; leave ~steps out"),
+    ("~optimizer", "optimizer: is required; remove ~optimizer"),
+    ("data=[text,jsonl]", "data=[text,jsonl]: takes one word; use data=text, or compare them in a sweep: -m data=text,jsonl"),
+    ("optimizer=[adamw,muon]", "optimizer=[adamw,muon]: takes one word; use optimizer=adamw"),
+    ("context.target_length=100k", "context.target_length=100k: must be an integer; use context.target_length=102400"),
+    ("context.target_length=far", "context.target_length=far: must be an integer; write it like context.target_length=4096"),
+    ("batch_tokens=8k", "batch_tokens=8k: must be an integer; use batch_tokens=8192"),
+    ("steps=1.5k", "steps=1.5k: must be an integer; use steps=1500"),
+    ("data.path=x", "data.path=x: is a key of data=text or data=jsonl or data=hub, which is not chosen; add data=text"),
+    ("--steps=0", "steps=0: must be at least 1"),
+    ("~steps", "steps: is required; remove ~steps"),
     ("context.target_length=128", "context.target_length=128: is below the model's original length of 256"),
     ("context.target_length=0", "context.target_length=0: must be at least 1"),
     ("steps=0", "steps=0: must be at least 1"),
@@ -129,9 +137,9 @@ VISIBLE = [
     ("tuning=lora_plus tuning.dropout=1", "tuning.dropout=1.0: must be in [0, 1); use tuning.dropout=0"),
     ("tuning=lora tuning.dropout=-0.1", "tuning.dropout=-0.1: must be in [0, 1)"),
     ("tuning=lora tuning.targets=[]", "tuning.targets=[]: names no layer; use tuning.targets=null"),
-    ("tuning=lora tuning.targets=q_proj", "must be a list, each of it a word or null; write it like tuning.targets=[word]"),
+    ("tuning=lora tuning.targets=q_proj", "must be a list, each element a word or null; write it like tuning.targets=[q_proj]"),
     ("tuning.rank=4", "tuning.rank=4: is a key of tuning=lora or tuning=lora_plus, which is not chosen; add tuning=lora"),
-    ("context/position=longrope context.position.long_factor=[1,2]", "long_factor=[1.0, 2.0]: must have a factor for each of the 8 pairs"),
+    ("context/position=longrope context.position.long_factor=[1,2]", "long_factor=[1.0,2.0]: must have a factor for each of the 8 pairs"),
     ("context/position=longrope context.position.long_factor=[1,nan]", "long_factor=nan: must be a finite number, at least 1"),
     ("context/position=longrope context.position.factors=missing.json", "factors=missing.json: cannot be read: No such file"),
     ("context/position=abf context.position.theta=5000", "theta=5000: must be above the model's own theta of 10000"),
@@ -147,12 +155,12 @@ VISIBLE = [
     ("seed=-1", "seed=-1: must be at least 0; use seed=0"),
     ("precision=fp16", "precision=fp16: must be one of fp32, bf16"),
     ("device=nonsense", "device=nonsense: must be auto, cpu, cuda or cuda:<number>; use device=auto"),
-    ("name=a/b", "name=a/b: must be the end of a folder's name"),
-    ("hydra.run.dir=", "hydra.run.dir=: names no folder"),
+    ("name=a/b", "name=a/b: must be part of a directory name, without a slash"),
+    ("hydra.run.dir=", "hydra.run.dir: is empty"),
     ("tracking.mode=offlin", "tracking.mode=offlin: must be online, offline or null"),
     ("data=text", "data.path=???: must be given; add data.path=…"),
     ("data=text data.path=missing.txt", "data.path=missing.txt: no such file or folder; give data.path a file"),
-    ("data=text data.path=~/x.txt", "data.path=~/x.txt: holds a ~, which nobody expands here; write data.path=/"),
+    ("data=text data.path=~/x.txt", "data.path=~/x.txt: ~ is not expanded inside an override; write data.path=/"),
     ("model=pretrained model.source=/nowhere", "model.source=/nowhere: there is no such folder; name a folder written by save_pretrained"),
     (
         "model=pretrained model.source=.",
@@ -177,8 +185,8 @@ VISIBLE = [
     ("context=randomized context/attention=self_extend", "context/sampling=randomized: cannot be had with context/attention=self_extend"),
     ("context=pose context.target_length=256", "is the model's original length: context/sampling=pose has no further positions to sample"),
     ("steps=[1", "command line=steps=[1: is not an override; write key=value"),
-    ("--lr 3e-4", "command line=--lr 3e-4: unrecognized arguments: --lr; write key=value without dashes"),
-    ("steps=10,20", "steps=10,20: holds several values, which make a sweep; add -m to the command line, or quote what is one value"),
+    ("--lr 3e-4", "command line=unrecognized arguments: --lr: is not understood; write key=value"),
+    ("steps=10,20", "steps=10,20: is several values, which make a sweep; add -m to the command line, or quote what is one value"),
 ]
 
 
@@ -406,7 +414,7 @@ def test_a_sweep_finishes_the_jobs_that_are_sound_and_a_run_keeps_its_folder(tex
             assert reported.endswith("; choose another name=, or start over with overwrite=true")
             assert contents(folder) == before
     reported = here("evaluate", "checkpoint=unfinished").reported(2)
-    assert reported == "checkpoint=unfinished: is a run whose training is not finished; finish it by its own command first"
+    assert reported == "checkpoint=unfinished: is a run whose training is not finished; run its training command again first"
 
 
 @pytest.mark.slow
@@ -441,7 +449,7 @@ def test_a_signal_before_training_leaves_nothing(tmp_path: Path) -> None:
         started.send_signal(number)
         _, error = started.communicate(timeout=20)
         assert started.returncode == 3
-        assert error == "error: stopped by a signal; what was written before is whole, and the same command goes on from it\n"
+        assert error == "error: stopped by a signal; run the same command to resume\n"
         assert not (tmp_path / "runs").exists()
 
 

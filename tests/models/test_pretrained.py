@@ -131,7 +131,7 @@ def test_a_masked_checkpoint_is_measured_by_what_it_fills_in(bert: Path, text_fo
 
 
 def test_beyond_its_table_of_positions_nothing_is_measured_and_the_report_says_so(bert: Path, text_folder: Path, tmp_path: Path) -> None:
-    more = ["data=text", f"data.path={text_folder}", f"data.cache={tmp_path}/cache", "target_length=128"]
+    more = ["data=text", f"data.path={text_folder}", f"data.cache={tmp_path}/cache", "context.target_length=128"]
     results = evaluated(bert, tmp_path / "evaluation", *more)
     assert [loss is None for loss in results["curve"]["table"]["after"]["loss"]] == [False, False, True]
     assert results["needle"]["lengths"] == [64, 128]

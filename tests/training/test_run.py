@@ -104,7 +104,7 @@ def test_a_run_is_evaluated_with_the_attention_it_was_measured_with(ran: Callabl
     again = evaluated(first.path, tmp_path / "again")
     assert again["attention"]["word"] == "window"
     assert again["curve"]["table"]["after"] == results["curve"]["table"]["after"]
-    full = evaluated(first.path, tmp_path / "full", "context/attention@attention=full")
+    full = evaluated(first.path, tmp_path / "full", "context/attention=full")
     assert full["curve"]["table"]["after"] != results["curve"]["table"]["after"]
 
 
