@@ -28,7 +28,7 @@ def main() -> None:
     from elongate.evaluation.evaluation import Setting
     from elongate.evaluation.samples import Samples
     from elongate.models.pretrained import Pretrained
-    from elongate.objectives.reading import LeftToRight
+    from elongate.scoring.left_to_right import LeftToRight
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run of a causal model")

@@ -26,7 +26,14 @@ from omegaconf import DictConfig, open_dict
 
 # Every shape in a signature is checked at every call.
 install_import_hook(
-    ["elongate.models", "elongate.objectives", "elongate.context", "elongate.evaluation.curve", "elongate.evaluation.text"],
+    [
+        "elongate.models",
+        "elongate.scoring",
+        "elongate.objectives",
+        "elongate.context",
+        "elongate.evaluation.curve",
+        "elongate.evaluation.text",
+    ],
     "beartype.beartype",
 )
 

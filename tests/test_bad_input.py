@@ -136,7 +136,7 @@ VISIBLE = [
     ("tuning=lora tuning.alpha=0", "tuning.alpha=0.0: must be above 0; use tuning.alpha=16"),
     ("tuning=lora_plus tuning.dropout=1", "tuning.dropout=1.0: must be in [0, 1); use tuning.dropout=0"),
     ("tuning=lora tuning.dropout=-0.1", "tuning.dropout=-0.1: must be in [0, 1)"),
-    ("tuning=lora tuning.targets=[]", "tuning.targets=[]: names no layer; use tuning.targets=null"),
+    ("tuning=lora tuning.targets=[]", "tuning.targets=[]: is empty; use tuning.targets=null"),
     ("tuning=lora tuning.targets=q_proj", "must be a list, each element a word or null; write it like tuning.targets=[q_proj]"),
     ("tuning.rank=4", "tuning.rank=4: is a key of tuning=lora or tuning=lora_plus, which is not chosen; add tuning=lora"),
     ("context/position=longrope context.position.long_factor=[1,2]", "long_factor=[1.0,2.0]: must have a factor for each of the 8 pairs"),
@@ -164,7 +164,7 @@ VISIBLE = [
     ("model=pretrained model.source=/nowhere", "model.source=/nowhere: there is no such folder; name a folder written by save_pretrained"),
     (
         "model=pretrained model.source=.",
-        "model.source=.: is no checkpoint: it holds no config.json; name a folder written by save_pretrained",
+        "model.source=.: is not a checkpoint: it contains no config.json; name a folder written by save_pretrained",
     ),
     ("context=interpolate", "context/position=interpolate: needs a table of learned positions, which model=gpt does not have; use"),
     (
@@ -209,7 +209,7 @@ EVALUATE = [
     ("", "checkpoint=???: must be given"),
     ("chekpoint=x", "chekpoint=x: there is no such key; did you mean checkpoint?"),
     ("checkpoint=/nowhere", "checkpoint=/nowhere: there is no such folder; name a folder written by save_pretrained"),
-    ("checkpoint=.", "checkpoint=.: is no checkpoint: it holds no config.json"),
+    ("checkpoint=.", "checkpoint=.: is not a checkpoint: it contains no config.json"),
 ]
 
 

@@ -57,7 +57,7 @@ def _written(value: Any) -> str:
 
 def first_line(fault: BaseException) -> str:
     """The first line of the fault's text, or its type if there is none."""
-    return (str(fault).strip() or type(fault).__name__).splitlines()[0].strip()
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0].strip().rstrip(".")
 
 
 def require(condition: bool, key: str, value: Any, rule: str, remedy: str) -> None:

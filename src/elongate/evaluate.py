@@ -23,6 +23,7 @@ from elongate.data.tokens import Tokens, load_corpus
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Evaluation, Setting, add_row, measured
 from elongate.evaluation.samples import Samples, digest_of
+from elongate.models.compatibility import check_head
 from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
 from elongate.report.page import write_report
@@ -95,19 +96,19 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     model = _open(source, top, trained, tokenizer.vocab_size)
     original, target = _lengths(config, folder if trained else None, model)
     with inside("objective"):
-        objective = build(_objective_node(trained, conf, model.has), "objective").on(model.has, original)
+        objective = build(_objective_node(trained, conf, model.has), "objective").bind(model.has, original)
     if objective.masks:
         with inside("tokenizer"):
             tokenizer = tokenizer.with_mask()
         check_vocabulary(model, tokenizer.vocab_size)
     model.mask_token = tokenizer.mask
     results: dict[str, Any] = {"strategy": _results(folder)["strategy"]} if trained else {}
-    with inside("context"), inside("attention"):
+    with inside("context.attention"):
         attention = _attention(config, trained)
         attention.check(target, original)
         results["attention"] = model.attend(attention, original, target)
     seed = trained.get("seed", 0) if top.seed is None else top.seed
-    setting = Setting(corpus.validation, tokenizer, original, target, seed, objective.reading)
+    setting = Setting(corpus.validation, tokenizer, original, target, seed, objective.scorer)
     results |= {evaluation.word: evaluation.header(setting) for evaluation in evaluations}
     # Write only from here on, so a rejected configuration leaves nothing behind.
     read = [folder, *(path for evaluation in evaluations for path in evaluation.reads())]
@@ -121,7 +122,7 @@ def _open(source: Pretrained, top: Scalars, trained: dict[str, Any], vocab_size:
     with _of_checkpoint(top.checkpoint):
         model = source.build(vocab_size, 0)
         model.network.to(find_device(top.device))
-        model.check_head()
+        check_head(model)
     model.precision = top.precision or trained.get("precision", "fp32")
     return model
 

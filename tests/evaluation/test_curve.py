@@ -16,8 +16,8 @@ from elongate.errors import ConfigError
 from elongate.evaluation import curve as module
 from elongate.evaluation.curve import Curve, _fine_edges, _mean, _sums, _table_edges
 from elongate.evaluation.evaluation import Setting
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
 
 
 def setting(lengths: list[int], original: int = 16, target: int = 32) -> Setting:

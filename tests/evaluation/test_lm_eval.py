@@ -47,10 +47,10 @@ from elongate.evaluation.perplexity import Perplexity
 from elongate.evaluation.samples import Samples
 from elongate.evaluation.text.classification import Classification
 from elongate.models.pretrained import Pretrained
-from elongate.objectives.reading import LeftToRight
 from elongate.report.estimate import Estimate
 from elongate.report.sections import rows_of
 from elongate.report.table import terminal_table
+from elongate.scoring.left_to_right import LeftToRight
 
 
 def network(kind: str, vocab_size: int) -> Any:

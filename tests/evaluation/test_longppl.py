@@ -23,8 +23,9 @@ from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.longppl import LongPPL
 from elongate.evaluation.samples import Samples
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight, Reading
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 DOCUMENTS, LENGTH = 6, 64
 
@@ -40,7 +41,7 @@ def ticked(text: str) -> None:
     pass
 
 
-class Copies(Reading):
+class Copies(Scorer):
     """Every letter costs 3 nats, and 0.5 where it stands exactly `lag` tokens earlier too; it remembers how much it has read at once."""
 
     def __init__(self, lag: int) -> None:

@@ -18,8 +18,8 @@ from elongate.errors import ConfigError, Stopped
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.needle import Needle, Sample, _keys, _sample_pair, _score
 from elongate.evaluation.samples import Samples
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
 
 
 @pytest.fixture

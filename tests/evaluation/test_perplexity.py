@@ -21,8 +21,9 @@ from elongate.evaluation.context_gain import ContextGain
 from elongate.evaluation.contexts import losses_of
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.perplexity import Perplexity
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight, Reading
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 DOCUMENTS, LENGTH = 8, 200
 
@@ -117,7 +118,7 @@ def test_the_chunks_that_logits_are_made_in_change_nothing(
 
     whole = torch.Tensor.split
     monkeypatch.setattr(torch.Tensor, "split", split)
-    monkeypatch.setattr("elongate.objectives.cross_entropy.PIECE", piece)
+    monkeypatch.setattr("elongate.scoring.token_loss.LOGIT_TOKENS", piece)
     assert evaluation.measure(model, setting, ticked)["loss"] == pytest.approx(usual, abs=1e-9)
     assert piece in sizes
 
@@ -147,7 +148,7 @@ def test_windows_score_every_token_once_and_their_mean_is_another_figure(setting
     assert strided["standard_error"][0] == pytest.approx(means.std(ddof=1) / DOCUMENTS**0.5, abs=1e-12)
 
 
-class Reach(Reading):
+class Reach(Scorer):
     """A token costs 2 nats less a share for each token before it, as far as `reach`: what lies beyond is of no use."""
 
     def __init__(self, reach: int) -> None:

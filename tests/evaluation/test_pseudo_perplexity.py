@@ -20,8 +20,8 @@ from elongate.evaluation import pseudo_perplexity
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.pseudo_perplexity import PseudoPerplexity
 from elongate.models.language_model import LanguageModel
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
 
 MASK, DOCUMENTS, LENGTH = VOCAB - 1, 4, 64
 EVALUATION = PseudoPerplexity(lengths=[16, 40], num_positions=4)

@@ -22,9 +22,10 @@ from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.intervals import of_share
 from elongate.evaluation.retrieval import Retrieval
 from elongate.evaluation.samples import Samples
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight, Reading
 from elongate.report.table import terminal_table
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 from elongate.tracking import flatten
 
 
@@ -41,7 +42,7 @@ def model(build_tiny: Callable[..., Any]) -> Any:
     return built
 
 
-class Oracle(Reading):
+class Oracle(Scorer):
     """Writes the right answer after texts of up to `reach` tokens, the wrong one after others."""
 
     def __init__(self, reach: int, writes_down: str = "") -> None:
@@ -68,7 +69,7 @@ def measured(setting: Setting, model: Any, reach: int, **fields: Any) -> tuple[d
     return Retrieval(**fields).measure(model, afresh(setting, reading), ticked), reading
 
 
-def afresh(setting: Setting, reading: Reading) -> Setting:
+def afresh(setting: Setting, reading: Scorer) -> Setting:
     """With nothing measured yet."""
     return replace(setting, reading=reading, samples=Samples().part("retrieval", "after"))
 

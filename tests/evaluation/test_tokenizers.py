@@ -17,7 +17,8 @@ from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.needle import Needle, _keys, _sample_pair
 from elongate.evaluation.retrieval import Retrieval
-from elongate.objectives.reading import LeftToRight, Reading
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 
 @cache
@@ -26,7 +27,7 @@ def held_out(tokenizer: Tokenizer) -> Tokens:
     return Tokens(flat, np.array([0, 5000]))
 
 
-def setting(tokenizer: Tokenizer, seed: int = 0, reading: Reading | None = None) -> Setting:
+def setting(tokenizer: Tokenizer, seed: int = 0, reading: Scorer | None = None) -> Setting:
     return Setting(held_out(tokenizer), tokenizer, 256, 512, seed, reading or LeftToRight())
 
 

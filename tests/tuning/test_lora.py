@@ -191,14 +191,14 @@ def test_targets_are_ends_of_names(kind: str, targets: list[str], names: set[str
         ("llama", "qproj", "did you mean q_proj?"),
         ("llama", "attn.q_proj", "did you mean self_attn.q_proj?"),
         ("llama", "proj", "did you mean"),
-        ("llama", "lm_head", "there are down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"),
-        ("llama", "embed_tokens", "there are down_proj"),
-        ("gpt2", "query_key_value", "there are c_attn, c_fc, c_proj"),
+        ("llama", "lm_head", "choose from down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"),
+        ("llama", "embed_tokens", "choose from down_proj"),
+        ("gpt2", "query_key_value", "choose from c_attn, c_fc, c_proj"),
     ],
 )
 def test_a_target_that_is_nowhere_is_refused_with_the_nearest_that_is(kind: str, target: str, remedy: str) -> None:
     model = built(kind)
-    with pytest.raises(ConfigError, match="has a name that ends so") as refused:
+    with pytest.raises(ConfigError, match="is not the end of the name of a linear layer below the head") as refused:
         Lora(targets=["q_proj" if kind == "llama" else "c_attn", target]).apply(model, seed=0)
     told = str(refused.value.inside("tuning"))
     assert told.startswith(f"tuning.targets={target}: ")
@@ -216,5 +216,5 @@ def test_a_network_without_attention_is_refused() -> None:
         def get_output_embeddings(self) -> nn.Module:
             return self.head
 
-    with pytest.raises(ConfigError, match="no linear layer within the attention of a llama; there are mixer"):
-        Lora().layers(Odd())
+    with pytest.raises(ConfigError, match="there is no linear layer in the attention of a llama; choose from mixer"):
+        Lora().target_layers(Odd())

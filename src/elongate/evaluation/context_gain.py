@@ -20,7 +20,7 @@ from elongate.evaluation.intervals import by_percentiles, of_mean
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 NEGLIGIBLE = 0.01  # nats
 _ENOUGH = 20  # documents for an interval of the effective context
@@ -40,7 +40,7 @@ class ContextGain(Evaluation):
         sound = self.num_scored is None or 0 < self.num_scored < (self.lengths or [self.num_scored + 1])[0]
         require(sound, "num_scored", self.num_scored, "must be at least 1 and below the shortest length", "use {key}=null")
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         check_left_to_right(self.word, reading)
 
     def header(self, setting: Setting) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from elongate.evaluation.evaluation import Setting, doublings
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 BATCH_TOKENS = 8192  # read at once
 ENOUGH = 8  # documents without which shorter ones are taken
@@ -28,7 +28,7 @@ def check_fields(lengths: list[int] | None, num_sequences: int) -> None:
     require(num_sequences > 1, "num_sequences", num_sequences, "must be at least 2: one document says nothing of others", "use {key}=48")
 
 
-def check_left_to_right(word: str, reading: Reading) -> None:
+def check_left_to_right(word: str, reading: Scorer) -> None:
     """Raises `ConfigError` for a model whose loss of a token depends on what comes after it."""
     rule = "needs a model that reads from left to right: this one sees both sides, and what it makes of a token depends on them"
     require(not reading.two_sided, "evaluation", f"[{word}]", rule, "use evaluation=[curve,pseudo_perplexity]")

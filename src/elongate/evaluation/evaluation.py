@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.data.tokens import Tokens
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Setting:
     original_length: int
     target_length: int
     seed: int
-    reading: Reading  # how the models are read
+    reading: Scorer  # how the models are read
     samples: Part = field(default_factory=lambda: Samples().part("", ""))  # what each sample came to
 
 
@@ -45,7 +45,7 @@ class Evaluation(ABC):
         """Files and folders, beside the data, on which figures depend."""
         return []
 
-    def check(self, reading: Reading) -> None:  # noqa: B027  # most can be measured on every model
+    def check(self, reading: Scorer) -> None:  # noqa: B027  # most can be measured on every model
         """Raises `ConfigError` where models that are read so cannot be measured."""
 
     @abstractmethod
@@ -88,7 +88,7 @@ def doublings(first: int, last: int) -> list[int]:
     return lengths
 
 
-def check_writes(reading: Reading, key: str, value: Any, remedy: str) -> None:
+def check_writes(reading: Scorer, key: str, value: Any, remedy: str) -> None:
     """Raises `ConfigError` for a model that continues no text."""
     require(reading.writes, key, value, "needs text that is written, by a causal model or an autoencoder that learned to continue", remedy)
 

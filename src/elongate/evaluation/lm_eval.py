@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from elongate.evaluation.harness.model import HarnessModel
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 DRAWS = 1000  # of a bootstrap
 
@@ -52,7 +52,7 @@ class LmEval(Evaluation):
             # Whatever is wrong with a file is told before anything else is loaded or trained.
             files_of(task)
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         if reading.two_sided:
             rule = "needs a model that reads from left to right: this one sees both sides, and has no probability of a text as a whole"
             raise ConfigError(f"evaluation.{self.word}", self.word, rule, "use evaluation=[classification], which needs none")

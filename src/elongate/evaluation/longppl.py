@@ -27,7 +27,7 @@ from elongate.evaluation.samples import Part, digest_of
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class LongPPL(Evaluation):
         folder = None if self.evaluator is None else Path(self.evaluator).expanduser()
         return [folder] if folder is not None and folder.is_dir() else []
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         check_left_to_right(self.word, reading)
 
     def header(self, setting: Setting) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from elongate.evaluation.samples import Record, digest_of
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 NEEDLE, QUERY = "\nThe pass key is{key}.\n", "\nThe pass key is"
 _TRIES, _LOOKED_AT, _SPREAD = 1000, 20, 7919  # numbers that are tried, those by which the commonest shape is known, and their distance
@@ -183,7 +183,7 @@ def _record(sample: Sample, figures: list[float]) -> Record:
     return told | {name: None if unread else figure for name, figure in zip(FIGURES, figures, strict=True)}
 
 
-def _score(model: LanguageModel, reading: Reading, samples: list[Sample]) -> np.ndarray:
+def _score(model: LanguageModel, reading: Scorer, samples: list[Sample]) -> np.ndarray:
     """[sample, (log-probability of the answer, margin over the wrong one, exact match)]; samples of equal lengths in one batch."""
     shapes = [(len(s.prefix), s.answers.shape[1]) for s in samples]
     scores = np.empty((len(samples), len(FIGURES)))

@@ -25,7 +25,7 @@ from elongate.evaluation.evaluation import Evaluation, Setting, ratio_of_sums
 if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 FORMS = ("same_tokens", "strided", "window_mean")
 
@@ -45,7 +45,7 @@ class Perplexity(Evaluation):
         sound = self.stride is None or 0 < self.stride < (self.lengths or [self.stride + 1])[0]
         require(sound, "stride", self.stride, "must be at least 1 and below the shortest length", "use {key}=null")
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         check_left_to_right(self.word, reading)
 
     def header(self, setting: Setting) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 from elongate.errors import ConfigError, require
 from elongate.evaluation.contexts import BATCH_TOKENS, check_fields, documents
 from elongate.evaluation.evaluation import Evaluation, Setting, mean, standard_error
-from elongate.objectives.fill_in import FillIn
+from elongate.scoring.fill_in import score_hidden
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class PseudoPerplexity(Evaluation):
         rule = "must be an even number from 2 to the shortest length: each has its like at the other edge"
         require(sound, "num_positions", self.num_positions, rule, "use {key}=16")
 
-    def check(self, reading: Reading) -> None:
-        if not isinstance(reading, FillIn):
+    def check(self, reading: Scorer) -> None:
+        if not reading.two_sided:
             rule = "needs a model that fills in what is hidden: this one tells a token from those before it"
             raise ConfigError("evaluation", f"[{self.word}]", rule, "use evaluation=[perplexity]")
 
@@ -70,14 +70,13 @@ class PseudoPerplexity(Evaluation):
     def _losses(
         self, model: LanguageModel, setting: Setting, texts: Int[np.ndarray, "n length"], tick: Callable[[str], None]
     ) -> Float[np.ndarray, "n positions"]:
-        assert isinstance(setting.reading, FillIn), "others are refused"
         length = texts.shape[1]
         hidden = np.tile(np.eye(length, dtype=bool)[_positions(length, self.num_positions)], (len(texts), 1))
         read = texts.repeat(self.num_positions, axis=0)
         rows, losses = max(1, BATCH_TOKENS // length), []
         for i in range(0, len(read), rows):
             tick(f"pseudo-perplexity at {length} tokens, {i}/{len(read)}")
-            losses.append(setting.reading.told(model, read[i : i + rows], hidden[i : i + rows]))
+            losses.append(score_hidden(model, read[i : i + rows], hidden[i : i + rows]))
         return np.concatenate(losses).reshape(len(texts), self.num_positions)
 
     def _texts(self, setting: Setting) -> tuple[Int[np.ndarray, "n length"], list[int]]:

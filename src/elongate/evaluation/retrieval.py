@@ -27,7 +27,7 @@ from elongate.evaluation.samples import Record, digest_of
 if TYPE_CHECKING:
     from elongate.data.retrieval.sample import Control, Place, Sample
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 Cells = list[list[list[Record]]]  # of a task: by length and depth
 
@@ -81,7 +81,7 @@ class Retrieval(Evaluation):
         asked = {"tasks": self._tasks, "lengths": self._lengths(setting), "depths": self.depths}
         return lengths | asked | {"n": self.num_samples * len(self.depths), "threshold": self.threshold, "measures": self._measures}
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         if self.generate:
             check_writes(reading, "evaluation.retrieval.generate", True, "use {key}=false: answers are scored without it")
 

@@ -6,27 +6,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elongate.models.language_model import LanguageModel
-from elongate.objectives.agreement import meeting, summed_disagreement
+from elongate.objectives.agreement import states_of_both, summed_disagreement
 from elongate.objectives.cross_entropy import summed_cross_entropy
 from elongate.objectives.objective import Example
 
 
 def summed_loss(
-    model: LanguageModel, hidden: Float[Tensor, "batch length dim"], example: Example, head_scale: float | None = None
+    model: LanguageModel,
+    hidden: Float[Tensor, "batch length dim"],
+    example: Example,
+    head_scale: float | None = None,
 ) -> Float[Tensor, ""]:
-    """Σ w·CE over the targets of the example that are scored, in nats, and the disagreement of pairs of rows where it has a weight.
+    """Return Σ w·CE in nats over the scored targets, plus the weighted disagreement of pairs of rows if there is one.
 
-    Only what is scored meets the head, and what lies before it. `head_scale`: see `summed_cross_entropy`.
+    Only states of scored targets go through the head. `head_scale`: see `summed_cross_entropy`.
     """
     targets, weights = example.targets, example.weights
-    if bool(example.scored.all()):  # nothing is gathered
+    if bool(example.scored.all()):  # avoid a copy
         states, targets = hidden.flatten(0, 1), targets.flatten()
         weights = None if weights is None else weights.flatten()
     else:
         states, targets = hidden[example.scored], targets[example.scored]
         weights = None if weights is None else weights[example.scored]
-    loss = summed_cross_entropy(model.before_head(states), model.head, targets, weights, model.precision, head_scale)
+    inputs = model.head_inputs(states)
+    loss = summed_cross_entropy(inputs, model.head, targets, weights, model.precision, head_scale)
     if not example.agreement:
         return loss
-    forward, backward = map(model.before_head, meeting(hidden, example.scored))
+    forward, backward = map(model.head_inputs, states_of_both(hidden, example.scored))
     return loss + example.agreement * summed_disagreement(forward, backward, model.head, model.precision)

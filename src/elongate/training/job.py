@@ -95,7 +95,7 @@ def check_able(job: Job, has: frozenset[str], original_length: int) -> Job:
         rule = f"needs attention in regions, which model={job.model.word} does not have"
         raise ConfigError("data.isolate_documents", "true", rule, "use {key}=false")
     with inside("objective"):
-        return replace(job, objective=job.objective.on(has, original_length))
+        return replace(job, objective=job.objective.bind(has, original_length))
 
 
 def check_lengths(job: Job, original_length: int, block_length: int) -> None:

@@ -50,6 +50,8 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         _headers(job, _setting(job, corpus, tokenizer, job.model.original_length))
     warn_of_slow_precision(job.precision, find_device(job.device))
     _check_tuning(job, tokenizer.vocab_size)
+    from elongate.models.compatibility import check_strategy
+
     with Interrupt() as interrupt, _Tracked(job, directory).session() as tracked:
         origin = find_origin(job, corpus, tokenizer, interrupt)
         model = origin.build(job)
@@ -57,7 +59,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         job = check_able(job, model.has, original_length)
         check_lengths(job, original_length, model.block_length)
         check_documents(job, corpus, original_length)
-        model.check(job.strategy, original_length)
+        check_strategy(model, job.strategy, original_length)
         _warn_of_lost_positions(job, model)
         _tune(job, model)
         setting = _setting(job, corpus, tokenizer, original_length)
@@ -90,7 +92,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
 
 
 def _setting(job: Job, corpus: Corpus, tokenizer: Tokenizer, original_length: int) -> Setting:
-    return Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed, job.objective.reading)
+    return Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed, job.objective.scorer)
 
 
 def _headers(job: Job, setting: Setting) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who sees whom in the decoder: decoded tokens in stretches, each of which sees latents and itself, and nothing of the other stretches."""
+"""Which tokens the decoder sees: decoded tokens form segments; each sees some latents and itself, no other segment."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from elongate.context.attention.kernel.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretches(Attention):
-    """The first `num_latents` keys are latents, the others the decoded tokens; these are the queries."""
+class Segments(Attention):
+    """The first `num_latents` keys are latents, the others the decoded tokens; the decoded tokens are the queries."""
 
     num_latents: int
-    stretches: tuple[tuple[int, int], ...]  # tokens of each, and how many of the latents, the first ones, they see
-    causal: bool  # a token sees its stretch up to itself; false: all of it
+    segments: tuple[tuple[int, int], ...]  # (tokens, number of leading latents that they see) of each segment
+    causal: bool  # a token sees its segment up to itself; false: all of it
 
-    word: ClassVar[str] = "stretches"
+    word: ClassVar[str] = "segments"
 
     def layout(self, kept: Kept | None) -> Layout:
-        length = self.num_latents + sum(size for size, _ in self.stretches)
+        """Return the layout of one call of the decoder."""
+        length = self.num_latents + sum(size for size, _ in self.segments)
         return Layout(self, length, (((0, length),),), (self.num_latents, length), kept=kept)
 
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
         blocks: list[Block] = []
         start = self.num_latents
-        # Stretches that see the same latents see them in one block: the larger, the better for the kernel.
-        for seen, group in groupby(self.stretches, itemgetter(1)):
+        # Segments that see the same latents see them in one block: the kernel is faster on large blocks.
+        for num_seen, group in groupby(self.segments, itemgetter(1)):
             first = start
             for size, _ in group:
                 own = (start, start + size)
                 blocks.append(Block(own, own, "lower" if self.causal else "all"))
                 start += size
-            blocks.append(Block((first, start), (0, seen)))
+            blocks.append(Block((first, start), (0, num_seen)))
         return (Region(tuple(blocks)),)

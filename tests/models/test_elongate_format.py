@@ -1,4 +1,4 @@
-"""What plain transformers cannot express is opened by this project as it was trained, and by nothing else."""
+"""Models with a position that plain transformers lacks: we open them as trained, and transformers refuses them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from elongate.context.position.position import Position
 from elongate.context.position.yarn import Yarn
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
+from elongate.models.compatibility import check_head, check_strategy
 from elongate.models.language_model import LanguageModel
 from elongate.models.pretrained import Pretrained
 
@@ -79,11 +80,11 @@ def hidden(model: LanguageModel) -> torch.Tensor:
         return model.hidden(TOKENS)
 
 
-def test_it_is_opened_with_its_position_and_its_length(saved: tuple[LanguageModel, Path]) -> None:
+def test_a_folder_is_opened_with_its_position_and_its_length(saved: tuple[LanguageModel, Path]) -> None:
     model, folder = saved
     again = opened(folder)
     assert torch.equal(hidden(again), hidden(model))
-    again.check_head()
+    check_head(again)
     assert again.position == Alibi()
     assert again.original_length == Pretrained(source=str(folder)).original_length == 256
     assert again.has == {"causal", "regions", "computed_positions"}
@@ -91,27 +92,27 @@ def test_it_is_opened_with_its_position_and_its_length(saved: tuple[LanguageMode
     assert torch.equal(hidden(opened(folder.with_name("again"))), hidden(model))
 
 
-def test_plain_transformers_does_not_open_it(saved: tuple[LanguageModel, Path]) -> None:
+def test_plain_transformers_does_not_open_the_folder(saved: tuple[LanguageModel, Path]) -> None:
     _, folder = saved
     for opener in (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM):
         with pytest.raises(ValueError, match="has model type `elongate-"):
             opener.from_pretrained(folder)
-    # These only warn of another model type: they find no weights.
+    # These only warn about the model type, but they find no weights.
     for opener in (LlamaForCausalLM, LlamaModel, GPT2LMHeadModel, GPT2Model):
         with pytest.raises(OSError, match=r"no file named model\.safetensors"):
             opener.from_pretrained(folder)
 
 
-def test_what_was_trained_with_it_keeps_it_and_takes_no_other(saved: tuple[LanguageModel, Path]) -> None:
+def test_a_model_keeps_the_position_it_was_trained_with(saved: tuple[LanguageModel, Path]) -> None:
     model, folder = saved
     again = opened(folder)
-    assert again.extend(strategy(Unchanged(), 512), 256, 512)["slopes"] == list(model.slopes or ())
+    assert again.extend(strategy(Unchanged(), 512), 256, 512)["slopes"] == list(model.positions.slopes or ())
     assert torch.equal(hidden(again), hidden(model))
     again.save(folder.with_name("longer"))
     assert opened(folder.with_name("longer")).original_length == 512
     message = "context/position=yarn: needs rotary positions, which model=pretrained does not have"
     with pytest.raises(ConfigError, match=message):
-        again.check(strategy(Yarn(), 512), 256)
+        check_strategy(again, strategy(Yarn(), 512), 256)
 
 
 def test_a_plain_position_is_saved_as_plain_transformers_saves_it(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_plain_position_is_saved_as_plain_transformers_saves_it(tmp_path: Path
 
 
 @pytest.mark.parametrize("change", [{"word": "teleport"}, {"word": "position"}, {"speed": 3}], ids=str)
-def test_a_position_of_another_version_is_told(saved: tuple[LanguageModel, Path], change: dict[str, Any]) -> None:
+def test_a_position_of_another_version_is_refused(saved: tuple[LanguageModel, Path], change: dict[str, Any]) -> None:
     _, folder = saved
     config = json.loads((folder / "config.json").read_text())
     config["elongate"]["position"] |= change

@@ -1,4 +1,4 @@
-"""What a model writes: greedy decoding against transformers' own, and against whole texts read token by token."""
+"""Greedy decoding compared with transformers' own, and with whole texts read for every token."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from elongate.context.attention.sinks import Sinks
 from elongate.context.attention.window import Window
 from elongate.errors import ConfigError
 from elongate.models.language_model import LanguageModel
-from elongate.objectives.continuation import InStretches
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.segmentwise import Segmentwise
 
 ATTENTIONS = [Window(window_length=6), Sinks(window_length=4, num_sinks=2), SelfExtend(window_length=6)]
 PREFIXES = np.random.default_rng(0).integers(VOCAB, size=(3, 20))
@@ -35,12 +35,12 @@ def built(kind: str) -> LanguageModel:
 
 
 def token_by_token(model: LanguageModel, prefix: np.ndarray, count: int) -> list[int]:
-    """The likeliest token after the whole text, again and again."""
+    """Append the most likely token after the whole text, `count` times."""
     text = prefix.tolist()
     for _ in range(count):
         with torch.no_grad():
             states = model.hidden(torch.tensor([text]))
-            text.append(int(torch.nn.functional.linear(model.before_head(states[0, -1]), *model.head).argmax()))
+            text.append(int(torch.nn.functional.linear(model.head_inputs(states[0, -1]), *model.head).argmax()))
     return text[len(prefix) :]
 
 
@@ -50,20 +50,20 @@ def test_a_continuation_is_what_transformers_generates(kind: str) -> None:
     ids = torch.from_numpy(PREFIXES)
     expected = network(kind).eval().generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=0)
     np.testing.assert_array_equal(np.stack(written), expected[:, 20:].numpy())
-    assert len({tuple(row) for row in expected[:, 20:].tolist()}) == 3  # they are not all alike
+    assert len({tuple(row) for row in expected[:, 20:].tolist()}) == 3  # the rows differ
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS, ids=lambda attention: attention.word)
-def test_where_attention_is_not_plain_every_token_follows_on_the_whole_text(attention: Any) -> None:
+def test_with_attention_in_regions_every_token_follows_from_the_whole_text(attention: Any) -> None:
     model = built("llama-2")
-    plain = LeftToRight().continuation(model, PREFIXES, 12, never)
+    plain = LeftToRight().continuation(model, PREFIXES, 6, never)
     model.attend(attention, 16, 64)
-    written = LeftToRight().continuation(model, PREFIXES, 12, never)
-    np.testing.assert_array_equal(np.stack(written), [token_by_token(model, prefix, 12) for prefix in PREFIXES])
-    assert not np.array_equal(np.stack(written), np.stack(plain))  # the attention was felt
+    written = LeftToRight().continuation(model, PREFIXES, 6, never)
+    np.testing.assert_array_equal(np.stack(written), [token_by_token(model, prefix, 6) for prefix in PREFIXES])
+    assert not np.array_equal(np.stack(written), np.stack(plain))  # the attention makes a difference
 
 
-def test_each_row_ends_with_the_token_that_is_enough_and_the_others_are_as_alone() -> None:
+def test_each_row_ends_at_its_stop_token_without_changing_the_others() -> None:
     model = built("llama-2")
     whole = np.stack(LeftToRight().continuation(model, PREFIXES, 12, never))
     last = int(whole[0, 3])
@@ -73,22 +73,22 @@ def test_each_row_ends_with_the_token_that_is_enough_and_the_others_are_as_alone
     assert len(written[0]) <= 4
 
 
-def test_what_the_table_of_positions_does_not_reach_is_not_written() -> None:
+def test_nothing_is_written_beyond_the_table_of_positions() -> None:
     model = built("gpt2")
     assert LeftToRight().continuation(model, PREFIXES, 45, never) is not None  # 64 positions: the last token is not read
     assert LeftToRight().continuation(model, PREFIXES, 46, never) is None
 
 
-def test_an_autoencoder_continues_what_it_encoded_and_encodes_what_it_wrote() -> None:
+def test_an_autoencoder_encodes_whole_segments_of_what_it_wrote() -> None:
     model = autoencoder()
     model.network.eval()
     prefix = np.random.default_rng(0).integers(AUTOENCODER_VOCAB, size=(2, 2 * BLOCK + 1))
-    stretch = 2 * BLOCK  # half of the original length
-    written = np.stack(InStretches(None).continuation(model, prefix, 12, never))
+    segment = 2 * BLOCK  # half of the original length
+    written = np.stack(Segmentwise(None).continuation(model, prefix, 12, never))
     text = torch.from_numpy(prefix)
     for _ in range(12):
-        # 8 tokens are encoded until 16 are there, then 16.
-        encoded = 2 * BLOCK if text.shape[1] < 2 * BLOCK + stretch else 2 * BLOCK + stretch
+        # 8 tokens are encoded while the text is shorter than 16 tokens, then 16.
+        encoded = 2 * BLOCK if text.shape[1] < 2 * BLOCK + segment else 2 * BLOCK + segment
         with torch.no_grad():
             states = model.network.base_model(text[:, encoded - 1 :], text[:, :encoded]).last_hidden_state
             best = torch.nn.functional.linear(states[:, -1], *model.head).argmax(-1, keepdim=True)
@@ -96,15 +96,15 @@ def test_an_autoencoder_continues_what_it_encoded_and_encodes_what_it_wrote() ->
     np.testing.assert_array_equal(written, text[:, prefix.shape[1] :].numpy())
 
 
-def test_an_autoencoder_writes_the_answer_that_it_would_say_is_exact() -> None:
+def test_an_autoencoder_writes_the_answer_that_it_calls_written() -> None:
     model = autoencoder()
     model.network.eval()
     prefix = np.random.default_rng(1).integers(AUTOENCODER_VOCAB, size=(2, 2 * BLOCK + 1))
-    written = np.stack(InStretches(None).continuation(model, prefix, 5, never))
-    assert InStretches(None).answers(model, prefix, written[:, None])[1].all()
+    written = np.stack(Segmentwise(None).continuation(model, prefix, 5, never))
+    assert Segmentwise(None).answers(model, prefix, written[:, None])[1].all()
 
 
-def test_the_answer_that_is_written_is_the_one_that_answers_calls_exact() -> None:
+def test_a_causal_model_writes_the_answer_that_it_calls_written() -> None:
     model = built("llama-2")
     written = np.stack(LeftToRight().continuation(model, PREFIXES, 5, never))
     wrong = written.copy()
@@ -113,6 +113,6 @@ def test_the_answer_that_is_written_is_the_one_that_answers_calls_exact() -> Non
     np.testing.assert_array_equal(exact, [[True, False]] * 3)
 
 
-def test_a_masked_model_writes_nothing() -> None:
-    with pytest.raises(ConfigError, match="fills in what is hidden and writes no text; use a causal model, or an autoencoder"):
+def test_a_masked_model_cannot_write() -> None:
+    with pytest.raises(ConfigError, match="predicts hidden tokens and cannot write text; use a causal model, or an autoencoder"):
         FillIn(0.15).continuation(built("bert"), PREFIXES, 5, never)
