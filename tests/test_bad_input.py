@@ -110,7 +110,7 @@ VISIBLE = [
     ("evaluation.needle.depths=0.5", "must be a list, each element a number; write it like evaluation.needle.depths=[0.5]"),
     ("context.position=yarn", "context.position=yarn: is a group, and groups are written with slashes; use context/position=yarn"),
     ("optimizer=Adam", "optimizer=Adam: there is no such choice; did you mean adamw?"),
-    ("evaluation=[curv]", "evaluation=[curv]: there is no curv; did you mean curve?"),
+    ("evaluation=[curv]", "evaluation=[curv]: there is no choice curv; did you mean curve?"),
     ("evaluation=none", "evaluation=none: there is no such choice; use evaluation=[]"),
     ("context=null", "context=null: is not a choice; choose one of abf"),
     ("experiment=smok", "experiment=smok: there is no such choice; did you mean smoke?"),

@@ -20,6 +20,7 @@ class AdjustedBase(Scaling):
     theta: float = 500_000.0  # the new base, above the model's own
 
     word: ClassVar[str] = "abf"
+    is_identity_at_one: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require(self.theta > 1, "theta", self.theta, "must be above 1", "use {key}=500000")

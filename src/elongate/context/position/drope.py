@@ -25,6 +25,7 @@ _SLOWED = 1e27
 @dataclass(frozen=True, kw_only=True)
 class Dropped(Scaling):
     word: ClassVar[str] = "drope"
+    is_identity_at_one: ClassVar[bool] = False
     removes: ClassVar[frozenset[str]] = frozenset({"rotary"})
 
     def needs(self, factor: float) -> frozenset[str]:
