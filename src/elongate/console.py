@@ -1,4 +1,4 @@
-"""What the person at the terminal sees while a run goes on: a bar in a terminal, plain lines elsewhere."""
+"""Console output: lines, warnings, and progress as a bar in a terminal or as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
+PLAIN_SECONDS = 10.0  # between two lines of progress without a terminal
 
 
 def say(text: str) -> None:
+    """Prints a line above the progress bar."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
 
 def warn(text: str) -> None:
+    """Prints a warning on standard error, above the progress bar."""
     tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
 class TrainingBar:
-    """Steps of one stage."""
+    """Progress of one stage, in steps."""
 
     def __init__(self, stage: str, length: int, first: int, last: int) -> None:
         self._stage, self._length, self._last, self._said = stage, length, last, 0.0
@@ -48,7 +50,7 @@ class TrainingBar:
 
 
 class SearchBar:
-    """Candidates of a search."""
+    """Progress of a search, in candidates."""
 
     def __init__(self, word: str) -> None:
         self._word, self._began, self._said = word, time.monotonic(), 0.0

@@ -72,7 +72,7 @@ class RunDirectory:
         """Raises `ConfigError` where the folder belongs to another configuration."""
         if not self.config.exists():
             return
-        there = yaml.safe_load(self.config.read_text())
+        there = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         if differing := _differing(there, config):
             rule = f"belongs to another configuration ({'; '.join(differing)})"
             raise ConfigError("hydra.run.dir", self.path, rule, "choose another name=, or start over with overwrite=true")
@@ -90,7 +90,7 @@ class RunDirectory:
             remove(self.config)
         if not self.config.exists():
             with written_aside(self.config) as aside:
-                aside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+                aside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def remove_if_unused(self) -> None:
         """Leaves nothing behind of a run that did not begin."""
@@ -99,7 +99,7 @@ class RunDirectory:
 
     def read_results(self) -> dict[str, Any]:
         """Section by section what is done so far; empty for a run that has none."""
-        return dict(json.loads(self.results.read_text())) if self.results.exists() else {}
+        return dict(json.loads(self.results.read_text(encoding="utf-8"))) if self.results.exists() else {}
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         write_json(self.results, results)
