@@ -36,6 +36,10 @@ check: setup ## lint and types
 smoke: setup ## every part once, in seconds
 	$(BIN)/python train.py experiment=smoke overwrite=true
 
+docs: setup ## the documentation as a site in build/site
+	$(BIN)/python -m tests.reference
+	$(BIN)/mkdocs build --strict --quiet
+
 bench: setup ## training speed beside transformers.Trainer; time and memory of long sequences beside it and TRL
 	$(BIN)/python -m pip install --quiet accelerate==1.15.0 trl==1.16.0
 	$(BIN)/python benchmarks/training_speed.py
@@ -44,4 +48,4 @@ bench: setup ## training speed beside transformers.Trainer; time and memory of l
 clean: ## the environment and everything that runs wrote
 	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup train test test-fast test-all mutants check smoke bench clean
+.PHONY: help setup train test test-fast test-all mutants check smoke docs bench clean

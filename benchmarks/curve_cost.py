@@ -26,7 +26,7 @@ def main() -> None:
     from elongate.data.tokens import load_corpus
     from elongate.evaluation.curve import BATCH_TOKENS, Curve
     from elongate.evaluation.evaluation import Setting
-    from elongate.evaluation.samples import Samples
+    from elongate.evaluation.measurement.samples import Samples
     from elongate.models.pretrained import Pretrained
     from elongate.scoring.left_to_right import LeftToRight
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import logging.config
 import os
 import resource
 import signal
@@ -22,13 +24,18 @@ PROGRAMS = {"train": cli.train, "evaluate": cli.evaluate, "check": cli.check, "e
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A command that has ended."""
+class Result:
+    """The outcome of a command."""
 
-    code: int
+    code: int  # the exit code
     out: str
-    lines: list[str]  # on standard error
-    seconds: float  # CPU time, which another program on the machine changes little
+    err: str
+    seconds: float = 0.0  # CPU time of a process, which other programs on the machine change little
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines on standard error."""
+        return self.err.splitlines()
 
     def reported(self, code: int) -> str:
         """The one line on standard error, without `error: `."""
@@ -38,40 +45,43 @@ class Ended:
         return self.lines[0].removeprefix("error: ")
 
 
-Command = Callable[..., Ended]
+Command = Callable[..., Result]
 
 
-def run_here(program: str, *arguments: str, cwd: Path, patched: pytest.MonkeyPatch, torch: bool = True, **environment: str) -> int:
-    """The exit code of `python <program>.py <arguments>`, run in `cwd`. Without `torch`, importing it fails."""
-    handler = signal.getsignal(signal.SIGTERM)
-    with patched.context() as inner:
-        inner.chdir(cwd)
-        inner.setattr(sys, "argv", [f"{program}.py", *arguments])
-        inner.setattr(sys, "path", [*sys.path])
-        # The program sets this variable for Hydra; the next command must find it unset.
+def run_here(program: str, *arguments: str, cwd: Path, torch: bool = True, **environment: str) -> Result:
+    """Runs `python <program>.py <arguments>` in `cwd`. Without `torch`, importing it fails."""
+    out, err = io.StringIO(), io.StringIO()
+    handler, code = signal.getsignal(signal.SIGTERM), 0
+    with pytest.MonkeyPatch.context() as patched:
+        # Own streams: handlers of Hydra's loggers keep them, and pytest closes its own after the test.
+        patched.setattr(sys, "stdout", out)
+        patched.setattr(sys, "stderr", err)
+        # Hydra's logging set-up closes all handlers, and absl's, which other tests import, closes pytest's stream with it.
+        patched.setattr(logging.config, "_clearExistingHandlers", lambda: None)
+        patched.chdir(cwd)
+        patched.setattr(sys, "path", list(sys.path))
+        patched.setattr(sys, "argv", [f"{program}.py", *arguments])
+        # The program sets the first variable for Hydra; the next command must find it unset.
         for name, value in {"HYDRA_FULL_ERROR": "0", **environment}.items():
-            inner.setenv(name, value)
+            patched.setenv(name, value)
         if not torch:
-            inner.setitem(sys.modules, "torch", None)
+            patched.setitem(sys.modules, "torch", None)
         GlobalHydra.instance().clear()
         try:
             PROGRAMS[program]()
         except SystemExit as ended:
-            return int(ended.code or 0)
+            code = int(ended.code or 0)
         finally:
             signal.signal(signal.SIGTERM, handler)
-    return 0
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in this process and in the test's folder."""
+def here(tmp_path: Path) -> Command:
+    """Runs a command in this process and in the test's folder, without torch unless it is asked for."""
 
-    def here(program: str, *words: str, torch: bool = False, **environment: str) -> Ended:
-        capfd.readouterr()
-        code = run_here(program, *words, cwd=tmp_path, patched=monkeypatch, torch=torch, **environment)
-        printed = capfd.readouterr()
-        return Ended(code, printed.out, printed.err.splitlines(), 0.0)
+    def here(program: str, *words: str, torch: bool = False, **environment: str) -> Result:
+        return run_here(program, *words, cwd=tmp_path, torch=torch, **environment)
 
     return here
 
@@ -88,7 +98,7 @@ def environment(cwd: Path, torch: bool, **extra: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(folders), "HF_HOME": str(cwd / "hub")} | extra
 
 
-def command(program: str, *words: str, cwd: Path, torch: bool = False, **extra: str) -> Ended:
+def command(program: str, *words: str, cwd: Path, torch: bool = False, **extra: str) -> Result:
     """Runs `python <program>.py <words>` as a process."""
     before = processor_seconds()
     done = subprocess.run(
@@ -98,9 +108,10 @@ def command(program: str, *words: str, cwd: Path, torch: bool = False, **extra: 
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=300,
+        timeout=600,
+        check=False,
     )
-    return Ended(done.returncode, done.stdout, done.stderr.splitlines(), processor_seconds() - before)
+    return Result(done.returncode, done.stdout, done.stderr, processor_seconds() - before)
 
 
 def processor_seconds() -> float:

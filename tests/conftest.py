@@ -99,7 +99,7 @@ def evaluated(checkpoint: Path, directory: Path, *overrides: str) -> dict[str, A
     directory.mkdir(exist_ok=True)
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         config = compose("evaluate", overrides=[f"checkpoint={checkpoint}", *overrides])
-    return evaluate_checkpoint(config, conf_directory(), directory)
+    return evaluate_checkpoint(config, conf_directory(), directory)[0]
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Small networks of transformers with weights that attend: fresh ones hardly do, and would hide what is wrong with attention."""
+"""Small transformers networks whose attention depends on the tokens.
+
+That of fresh weights hardly does, which would hide faults of the attention.
+"""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(disk: Path, text_folder: Pa
     remount(disk, "size=64m")
     ended = here("train", *words, torch=True)
     assert ended.code == 0
-    assert f"going on from {last.name}" in ended.out
+    assert f"resuming from {last.name}" in ended.out
     metrics = (disk / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in metrics] == list(range(1, 13))
 

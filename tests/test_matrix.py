@@ -91,7 +91,7 @@ def evaluated(run: Path, folder: Path) -> dict[str, Any]:
     folder.mkdir()
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         config = compose("evaluate", overrides=[f"checkpoint={run}"])
-    return evaluate_checkpoint(config, conf_directory(), folder)
+    return evaluate_checkpoint(config, conf_directory(), folder)[0]
 
 
 def plain(cell: Cell, folder: Path) -> PreTrainedModel:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import OverrideParseException
 
 from elongate.choices import LISTS, Choices
 from elongate.errors import ConfigError
@@ -40,9 +40,9 @@ def check_arguments(arguments: list[str], choices: Choices) -> None:
     """Raises `ConfigError` for several words of a group that takes one. Hydra would use the last one silently."""
     for text in _parser().parse_args(arguments).overrides:
         try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            continue  # Hydra reports it too, and hydra_errors.py translates that
+            (override,) = OverridesParser.create().parse_overrides([text])
+        except OverrideParseException:
+            continue  # Hydra reports it, with the rest of the command line at hand
         group, value = override.key_or_group, override.value()
         if isinstance(value, list) and group not in LISTS and choices.is_group(group):
             words = ",".join(map(str, value))

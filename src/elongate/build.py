@@ -17,7 +17,7 @@ from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Evaluation
 from elongate.memory.memory import Memory
 from elongate.models.model import Model
-from elongate.objectives.objective import Objective
+from elongate.objectives.objective import ObjectiveChoice
 from elongate.tracking import Tracking
 from elongate.training.job import Job, Limits, check_able, check_lengths, check_together
 from elongate.training.optimizer.optimizer import Optimizer
@@ -57,7 +57,7 @@ def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
         plan=top.plan,
         model=model,
         strategy=build(config.context, "context", Strategy),
-        objective=build(config.objective, "objective", Objective),
+        objective=build(config.objective, "objective", ObjectiveChoice),
         optimizer=build(config.optimizer, "optimizer", Optimizer),
         schedule=build(config.schedule, "schedule", Schedule),
         data=build(config.data, "data", Source),

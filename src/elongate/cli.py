@@ -29,6 +29,8 @@ from elongate.process import prepare_process
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from elongate.evaluation.evaluation import Evaluation
+
 Task = Callable[["DictConfig"], None]
 
 
@@ -81,9 +83,9 @@ def _train(config: DictConfig) -> None:
         finally:
             # While holding the lock: the directory looks unused while another process trains its base.
             directory.remove_if_unused()
-    say(terminal_table(results))
+    say(terminal_table(results, job.evaluations))
     say(f"report: {directory.path / 'report.html'}    model: {directory.model}")
-    _check_gate(results)
+    _check_failures(results, job.evaluations)
 
 
 def _evaluate(config: DictConfig) -> None:
@@ -92,18 +94,18 @@ def _evaluate(config: DictConfig) -> None:
     from elongate.report.table import terminal_table
 
     directory = Path(HydraConfig.get().runtime.output_dir)
-    results = evaluate_checkpoint(config, conf_directory(), directory)
-    say(terminal_table(results))
+    results, evaluations = evaluate_checkpoint(config, conf_directory(), directory)
+    say(terminal_table(results, evaluations))
     say(f"report: {directory / 'report.html'}")
-    _check_gate(results)
+    _check_failures(results, evaluations)
 
 
-def _check_gate(results: dict[str, Any]) -> None:
-    """Raises `RunError` if the gate failed. Call last, after everything is written and shown."""
-    if "gate" in results and not results["gate"]["passed"]:
-        from elongate.report.verdict import gate_verdict
+def _check_failures(results: dict[str, Any], evaluations: tuple[Evaluation, ...]) -> None:
+    """Raise `RunError` if an evaluation has failed, such as a gate. Call last, after everything is written and shown."""
+    from elongate.report.verdict import failures
 
-        raise RunError(gate_verdict(results["gate"]).rstrip("."))
+    for reason in failures(results, evaluations):
+        raise RunError(reason)
 
 
 def _check(arguments: list[str]) -> None:

@@ -56,7 +56,7 @@ def written(value: Any) -> str:
 
 
 def first_line(fault: BaseException) -> str:
-    """The first line of the fault's text, or its type if there is none."""
+    """The first line of an exception's message, or its class if it has no message."""
     return (str(fault).strip() or type(fault).__name__).splitlines()[0].strip().rstrip(".")
 
 

@@ -21,8 +21,8 @@ from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
 from elongate.data.tokens import Tokens, load_corpus
 from elongate.errors import ConfigError, inside, require
-from elongate.evaluation.evaluation import Evaluation, Setting, add_row, measured
-from elongate.evaluation.samples import Samples, digest_of
+from elongate.evaluation.evaluation import Evaluation, Setting, add_row, run_evaluation
+from elongate.evaluation.measurement.samples import Samples, digest_of
 from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
 from elongate.report.page import write_report
@@ -84,7 +84,7 @@ class Settings:
         return Path(self.checkpoint).expanduser()
 
 
-def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict[str, Any]:
+def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> tuple[dict[str, Any], tuple[Evaluation, ...]]:
     """Measures the checkpoint and writes results.json and the report into the directory. Raises `ConfigError`.
 
     A value that the configuration leaves null comes from the run; without a run, from the defaults in `conf`.
@@ -115,7 +115,7 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> dict
     read = [settings.folder, *(path for evaluation in evaluations for path in evaluation.reads())]
     key = _cache_key([OmegaConf.to_yaml(config), run], read, held_out, directory)
     _measure(evaluations, model, setting, Samples(directory / "samples.jsonl", key), directory, results)
-    return results
+    return results, evaluations
 
 
 def _open(settings: Settings, run: dict[str, Any], nodes: dict[str, DictConfig]) -> tuple[LanguageModel, Tokenizer, Tokens]:
@@ -167,12 +167,12 @@ def _measure(
             continue
         say(f"measuring {evaluation.word}")
         of_row = replace(setting, samples=samples.part(evaluation.word, "after"))
-        add_row(results[evaluation.word], "after", measured(evaluation, model, of_row, lambda text: None))
+        add_row(results[evaluation.word], "after", run_evaluation(evaluation, model, of_row, lambda text: None))
         write_json(directory / "results.json", results)
     for evaluation in evaluations:
         results[evaluation.word] |= evaluation.conclude(samples, setting)
     write_json(directory / "results.json", results)
-    write_report(directory)
+    write_report(directory, evaluations)
 
 
 def _cache_key(configurations: list[Any], read: list[Path], held_out: Tokens, directory: Path) -> str:

@@ -14,7 +14,7 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.lm_eval import LmEval
-from elongate.evaluation.samples import Samples
+from elongate.evaluation.measurement.samples import Samples
 from elongate.scoring.left_to_right import LeftToRight
 from elongate.scoring.scorer import Scorer
 

@@ -1,4 +1,4 @@
-"""Key tokens by hand from losses that are given, and from a model's own losses told window by window."""
+"""Key tokens by hand: from given losses, and from a model's losses computed window by window."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.conftest import evaluated
+from tests.evaluation.conftest import Run, trained
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from elongate.data.tokenizer.byte import ByteTokenizer
@@ -22,7 +24,7 @@ from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.longppl import LongPPL
-from elongate.evaluation.samples import Samples
+from elongate.evaluation.measurement.samples import Samples
 from elongate.scoring.fill_in import FillIn
 from elongate.scoring.left_to_right import LeftToRight
 from elongate.scoring.scorer import Scorer
@@ -42,7 +44,7 @@ def ticked(text: str) -> None:
 
 
 class Copies(Scorer):
-    """Every letter costs 3 nats, and 0.5 where it stands exactly `lag` tokens earlier too; it remembers how much it has read at once."""
+    """Every letter costs 3 nats, or 0.5 if the same letter is `lag` tokens earlier; `read` lists the lengths of the texts."""
 
     def __init__(self, lag: int) -> None:
         self.lag, self.read = lag, list[int]()
@@ -63,7 +65,7 @@ class Copies(Scorer):
 
 
 @pytest.mark.parametrize("stride", [1, 4, 7])
-def test_key_tokens_are_those_that_only_the_long_context_tells(setting: Setting, model: Any, stride: int) -> None:
+def test_key_tokens_are_those_that_only_the_long_context_predicts(setting: Setting, model: Any, stride: int) -> None:
     reading = Copies(30)
     evaluation = LongPPL(length=64, short_length=16, stride=stride)
     row = evaluation.measure(model, replace(setting, reading=reading), ticked)
@@ -79,7 +81,7 @@ def test_key_tokens_are_those_that_only_the_long_context_tells(setting: Setting,
     assert set(reading.read[1:]) == {16}  # never more than a short context
 
 
-def test_what_a_short_context_tells_too_is_no_key(setting: Setting, model: Any) -> None:
+def test_a_token_that_a_short_context_predicts_is_not_a_key(setting: Setting, model: Any) -> None:
     row = LongPPL(length=64, short_length=16, stride=1).measure(model, replace(setting, reading=Copies(10)), ticked)
     assert row["key_tokens"] == 0
     assert row["longppl"] is row["loss"] is row["standard_error"] is None
@@ -92,7 +94,7 @@ def prefix_loss(model: Any, tokens: np.ndarray, position: int, start: int) -> fl
     return -logits.log_softmax(-1)[int(tokens[position])].item()
 
 
-def test_of_a_model_against_one_prefix_at_a_time(setting: Setting, model: Any) -> None:
+def test_key_tokens_of_a_model_against_one_prefix_at_a_time(setting: Setting, model: Any) -> None:
     short, stride, gain, limit = 16, 5, 0.1, 6.0
     evaluation = LongPPL(length=40, short_length=short, stride=stride, min_gain=gain, max_loss=limit)
     row = evaluation.measure(model, setting, ticked)
@@ -107,24 +109,26 @@ def test_of_a_model_against_one_prefix_at_a_time(setting: Setting, model: Any) -
     assert row["loss"] == pytest.approx(np.mean(kept), abs=1e-9)
 
 
-def test_an_evaluator_chooses_once_for_all_rows(ran: Callable[..., Any], tmp_path: Any) -> None:
-    other, _ = ran("other", "seed=1")
-    fields = ["evaluation.longppl.min_gain=0.001", "evaluation.longppl.max_loss=9", f"evaluation.longppl.evaluator={other.path}"]
-    directory, results = ran("run", "evaluation=[curve,needle,longppl]", *fields)
-    section = results["longppl"]
+@pytest.mark.slow
+def test_an_evaluator_chooses_once_for_all_rows(finished: Run, tmp_path: Path) -> None:
+    fields = ["evaluation=[longppl]", "evaluation.longppl.min_gain=0.001", "evaluation.longppl.max_loss=9"]
+    evaluator = f"evaluation.longppl.evaluator={finished.path}"
+    run = trained(tmp_path, "seed=1", *fields, evaluator)
+    section = run.results["longppl"]
     assert section["before"]["key_tokens"] == section["after"]["key_tokens"] == section["untuned"]["key_tokens"] > 0
     assert section["before"]["loss"] != section["after"]["loss"]
-    chosen = [json.loads(line) for line in (directory.path / "samples.jsonl").read_text().splitlines()[1:]]
+    chosen = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()[1:]]
     keys = [record["keys"] for record in chosen if (record["evaluation"], record["row"]) == ("longppl", "evaluator")]
     assert len(keys) == section["n"]
     assert sum(map(len, keys)) == section["after"]["key_tokens"]
-    assert f"{section['after']['longppl']:,.2f}" in (directory.path / "report.html").read_text()
-    # The evaluator's own choice for itself is the same.
-    own = evaluated(other.path, tmp_path / "own", "evaluation=[longppl]", *fields[:2], f"data.path={tmp_path}/text", "data=text")
+    assert f"{section['after']['longppl']:,.2f}" in (run.path / "report.html").read_text()
+    # The evaluator's own choice for itself is the same, for the same held-out documents.
+    data = ["data=text", f"data.path={tmp_path}/text", f"data.cache={tmp_path}/cache", "seed=1"]
+    own = evaluated(finished.path, tmp_path / "own", *fields, *data)
     assert own["longppl"]["after"]["key_tokens"] == section["after"]["key_tokens"]
 
 
-def test_what_was_chosen_is_not_chosen_again(setting: Setting, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chosen_tokens_are_not_chosen_again(setting: Setting, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = LongPPL(length=64, short_length=16, evaluator="/somewhere")
     opened = []
 
@@ -139,7 +143,7 @@ def test_what_was_chosen_is_not_chosen_again(setting: Setting, model: Any, monke
     assert opened == [64]
 
 
-def test_a_table_that_ends_before_gives_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
+def test_a_table_of_positions_that_is_too_short_gives_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
     short = build_tiny("model=gpt2").model.build(257, seed=0)  # 32 positions
     row = LongPPL(length=64, short_length=16).measure(short, setting, ticked)
     assert row["longppl"] is None
@@ -155,13 +159,13 @@ def test_a_table_that_ends_before_gives_no_figure(setting: Setting, build_tiny: 
         ({"num_sequences": 1}, "x.num_sequences=1: must be at least 2"),
     ],
 )
-def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
+def test_invalid_fields_are_refused(fields: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         LongPPL(**fields)
     assert str(caught.value.inside("x")).startswith(line)
 
 
-def test_what_cannot_be_measured(setting: Setting) -> None:
+def test_impossible_settings_are_refused(setting: Setting) -> None:
     with pytest.raises(ConfigError, match=r"evaluation=\[longppl\]: needs a model that reads from left to right"):
         LongPPL().header(replace(setting, reading=FillIn(0.15)))
     with pytest.raises(ConfigError, match=r"evaluation\.longppl\.short_length=64: is not below the length of 64 tokens"):
@@ -188,27 +192,28 @@ def test_what_cannot_be_measured(setting: Setting) -> None:
     ],
     ids=["vocabulary", "positions", "masked"],
 )
-def test_an_evaluator_that_cannot_read_the_texts_is_refused_before_anything(
-    network: Any, rule: str, setting: Setting, tmp_path: Path
-) -> None:
+def test_an_evaluator_that_cannot_read_the_texts_is_refused(network: Any, rule: str, setting: Setting, tmp_path: Path) -> None:
     network.save_pretrained(tmp_path / "evaluator")
     with pytest.raises(ConfigError) as caught:
         LongPPL(length=64, evaluator=str(tmp_path / "evaluator")).header(setting)
     assert str(caught.value).startswith(f"evaluation.longppl.evaluator={tmp_path}/evaluator: {rule}")
 
 
-def test_an_evaluator_that_was_measured_otherwise_than_it_would_be_read_is_refused(ran: Callable[..., Any], setting: Setting) -> None:
-    other, _ = ran("other", "context=window", "context.attention.window_length=16")
-    with pytest.raises(ConfigError, match=r"evaluator=.*other: was measured with attention window, and is read with full attention here"):
-        LongPPL(evaluator=str(other.path)).header(setting)
+def test_an_evaluator_that_was_measured_with_another_attention_is_refused(finished: Run, setting: Setting) -> None:
+    finished.results["strategy"]["evaluation_attention"] = "window"
+    (finished.path / "results.json").write_text(json.dumps(finished.results))
+    with pytest.raises(ConfigError, match=r"evaluator=.*: was measured with attention window, and is read with full attention here"):
+        LongPPL(evaluator=str(finished.path)).header(setting)
 
 
-def test_another_evaluator_in_the_same_place_chooses_anew(ran: Callable[..., Any], tmp_path: Path) -> None:
-    other, _ = ran("other", "seed=1")
-    directory, _ = ran("run")
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_another_evaluator_in_the_same_place_chooses_again(finished: Run, tmp_path: Path) -> None:
+    other = shutil.copytree(finished.path, tmp_path / "other")
     fields = ["evaluation=[longppl]", "evaluation.longppl.min_gain=0.001", "evaluation.longppl.max_loss=9"]
-    fields.append(f"evaluation.longppl.evaluator={other.path}")
-    first = evaluated(directory.path, tmp_path / "again", *fields)["longppl"]["after"]["key_tokens"]
-    shutil.copytree(directory.model, other.model, dirs_exist_ok=True)
-    os.utime(other.model / "model.safetensors")
-    assert evaluated(directory.path, tmp_path / "again", *fields)["longppl"]["after"]["key_tokens"] != first
+    fields.append(f"evaluation.longppl.evaluator={other}")
+    first = evaluated(finished.path, tmp_path / "again", *fields)["longppl"]["after"]["key_tokens"]
+    file = other / "model/model.safetensors"
+    save_file({name: weight * 1.5 for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    os.utime(file)
+    assert evaluated(finished.path, tmp_path / "again", *fields)["longppl"]["after"]["key_tokens"] != first

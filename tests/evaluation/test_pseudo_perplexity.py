@@ -1,16 +1,17 @@
-"""Every hidden token against transformers' own logits for a text in which it alone is hidden."""
+"""Every hidden token against the logits of transformers for a text in which only that token is hidden."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.evaluation.conftest import trained
 from tests.networks import VOCAB, network
 
 from elongate.data.tokenizer.byte import ByteTokenizer
@@ -79,7 +80,7 @@ def test_batches_change_nothing(setting: Setting, monkeypatch: pytest.MonkeyPatc
     assert EVALUATION.measure(masked("bert"), setting, ticked)["loss"] == pytest.approx(together["loss"], abs=1e-6)
 
 
-def test_what_the_table_does_not_reach_has_no_figure(setting: Setting) -> None:
+def test_lengths_beyond_the_table_have_no_figure(setting: Setting) -> None:
     table = masked("bert").network.config.max_position_embeddings
     longer = replace(setting, held_out=Tokens(np.tile(setting.held_out.flat, 8), np.arange(0, 8 * DOCUMENTS * LENGTH + 1, 512)))
     row = PseudoPerplexity(lengths=[16, 2 * table], num_positions=4).measure(masked("bert"), longer, ticked)
@@ -91,7 +92,7 @@ def test_what_the_table_does_not_reach_has_no_figure(setting: Setting) -> None:
 def test_a_model_that_reads_from_left_to_right_is_refused(setting: Setting) -> None:
     with pytest.raises(ConfigError) as caught:
         PseudoPerplexity().header(replace(setting, reading=LeftToRight()))
-    assert str(caught.value).startswith("evaluation=[pseudo_perplexity]: needs a model that fills in what is hidden")
+    assert str(caught.value).startswith("evaluation=[pseudo_perplexity]: needs a model that predicts hidden tokens")
 
 
 @pytest.mark.parametrize(
@@ -99,25 +100,26 @@ def test_a_model_that_reads_from_left_to_right_is_refused(setting: Setting) -> N
     [
         ({"num_positions": 5}, "x.num_positions=5: must be an even number from 2 to the shortest length"),
         ({"num_positions": 20, "lengths": [16]}, "x.num_positions=20: must be an even number from 2 to the shortest length"),
-        ({"lengths": [32, 16]}, "x.lengths=[32, 16]: must be one or more lengths of at least 2, the shortest first"),
+        ({"lengths": [32, 16]}, "x.lengths=[32,16]: must be one or more lengths of at least 2, the shortest first"),
     ],
 )
-def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
+def test_invalid_fields_are_refused(fields: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         PseudoPerplexity(**fields)
     assert str(caught.value.inside("x")).startswith(line)
 
 
-def test_a_run_of_a_masked_model_shows_it(ran: Callable[..., Any]) -> None:
+@pytest.mark.slow
+def test_it_is_on_the_page_of_a_masked_model(tmp_path: Path) -> None:
     words = [
         "model=bert",
         "objective=masked",
         "context=interpolate",
         "context.target_length=64",
-        "evaluation=[curve,needle,pseudo_perplexity]",
+        "evaluation=[pseudo_perplexity]",
     ]
-    directory, results = ran("run", *words, "evaluation.pseudo_perplexity.num_positions=4")
-    section = results["pseudo_perplexity"]
+    run = trained(tmp_path, *words, "evaluation.pseudo_perplexity.num_positions=4")
+    section = run.results["pseudo_perplexity"]
     assert section["lengths"] == [32, 64]
     assert section["before"]["loss"][1] is None
-    assert f"{section['after']['pseudo_perplexity'][1]:,.2f}" in (directory.path / "report.html").read_text()
+    assert f"{section['after']['pseudo_perplexity'][1]:,.2f}" in (run.path / "report.html").read_text()

@@ -100,7 +100,7 @@ def test_a_model_with_a_pretrained_encoder_is_extended_and_saved(latents: int, b
         ({"num_encoder_layers": 1}, r"model\.num_encoder_layers=1: must be 2"),
         (
             {"block_length": 8, "latents_per_block": 8},
-            r"model\.block_length=8: exceeds the encoder's 6 positions, 0 of which .*=6",
+            r"model\.block_length=8: exceeds the encoder's 6 positions, and the latents need 0 of them; .*=6",
         ),
         ({"encoder": "./nowhere"}, r"encoder=\./nowhere: there is no such folder"),
     ],

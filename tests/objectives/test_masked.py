@@ -129,7 +129,7 @@ def test_a_ratio_outside_0_and_1_is_refused(ratio: float) -> None:
         (
             {"causal", "rotary"},
             "gpt",
-            "objective=masked: needs a model that fills in what is masked, which model=gpt does not; use objective=causal",
+            "needs a model that fills in what is masked, which model=gpt does not; use objective=causal",
         ),
         (
             {"bidirectional", "autoencoder"},

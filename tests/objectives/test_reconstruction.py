@@ -31,7 +31,7 @@ def test_the_encoder_reads_a_corrupted_text_and_all_places_are_scored(ratio: flo
     assert example.scored.all()
     assert example.context is None
     hidden = (example.inputs == MASK).sum().item()
-    # Each row chooses the same number of tokens, of which 80% are masked.
+    # Each row chooses the same number of tokens and masks 80% of them.
     assert hidden == pytest.approx(0.8 * ratio * 320, rel=0.2)
     assert ((example.inputs != example.targets).sum(1) <= round(ratio * 40)).all()
 

@@ -28,10 +28,10 @@ class Bert(Model):
     """A masked model with learned positions and random weights."""
 
     original_length: int = 128  # tokens that the base is trained on and rows of the table of positions, at least 1
-    num_layers: int = 4
+    num_layers: int = 4  # at least 1
     dim: int = 128  # of the residual stream, a multiple of num_heads
-    num_heads: int = 2
-    mlp_dim: int = 512
+    num_heads: int = 2  # of attention, a divisor of dim
+    mlp_dim: int = 512  # width of the MLP, at least 1
     dropout: float = 0.0  # of embeddings and of the output of each sublayer, in [0, 1); BERT-Base: 0.1
     attention_dropout: float = 0.0  # in [0, 1); above 0 memory is quadratic in the length
 

@@ -1,6 +1,6 @@
 """A bidirectional autoencoder with random weights: an encoder reads a text block by block, a decoder sees all blocks.
 
-A longer text has more blocks, each of which costs the same, because the encoder sees one block at a
+A longer text has more blocks at the same cost per block, because the encoder sees one block at a
 time. What an extension changes is the reach of the decoder, through its rotary positions. Fails
 where a block cannot be compressed without knowing what will be asked about it: the encoder sees no
 question.
@@ -30,12 +30,12 @@ class BidirectionalAutoencoder(Model):
     original_length: int = 256  # tokens that the base is trained on, a multiple of block_length
     block_length: int = 64  # tokens that the encoder reads together, at least 1
     latents_per_block: int = 64  # vectors per block, at most block_length; equal: nothing is compressed
-    num_encoder_layers: int = 2
-    num_decoder_layers: int = 4
+    num_encoder_layers: int = 2  # at least 1
+    num_decoder_layers: int = 4  # at least 1
     dim: int = 128  # of the residual streams, an even multiple of num_heads
-    num_heads: int = 8
+    num_heads: int = 8  # of attention, a divisor of dim
     num_kv_heads: int = 2  # a divisor of num_heads
-    mlp_dim: int = 352
+    mlp_dim: int = 352  # width of the MLP, at least 1
     rope_theta: float = 10_000.0  # above 1
     tie_weights: bool = True  # the head is the embedding
     encoder: str | None = None  # hub id or folder of a pretrained BERT; null: random weights
@@ -115,7 +115,7 @@ class BidirectionalAutoencoder(Model):
             require(own == given, f"model.{name}", own, rule, f"use {{key}}={given}")
         slots = self.latents_per_block if self.latents_per_block < self.block_length else 0
         longest = config.max_position_embeddings - slots
-        rule = f"exceeds the encoder's {config.max_position_embeddings} positions, {slots} of which the latents need"
+        rule = f"exceeds the encoder's {config.max_position_embeddings} positions, and the latents need {slots} of them"
         block = self.block_length
         require(block <= longest, "model.block_length", block, rule, f"use {{key}}={longest} or less")
         rule = f"has {vocab_size} tokens, the encoder's embedding {config.vocab_size}"

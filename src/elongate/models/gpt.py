@@ -21,11 +21,11 @@ class Gpt(Model):
     """A rotary decoder with random weights."""
 
     original_length: int = 256  # tokens that the base is trained on, at least 1
-    num_layers: int = 4
+    num_layers: int = 4  # at least 1
     dim: int = 128  # of the residual stream, a multiple of num_heads
-    num_heads: int = 8
+    num_heads: int = 8  # of attention, a divisor of dim
     num_kv_heads: int = 2  # a divisor of num_heads
-    mlp_dim: int = 352
+    mlp_dim: int = 352  # width of the MLP, at least 1
     rope_theta: float = 10_000.0  # above 1
     tie_weights: bool = True  # the head is the embedding
 

@@ -20,10 +20,10 @@ class Gpt2(Model):
     """A decoder with learned positions and random weights."""
 
     original_length: int = 256  # tokens that the base is trained on and rows of the table of positions, at least 1
-    num_layers: int = 4
+    num_layers: int = 4  # at least 1
     dim: int = 128  # of the residual stream, a multiple of num_heads
-    num_heads: int = 8
-    mlp_dim: int = 512
+    num_heads: int = 8  # of attention, a divisor of dim
+    mlp_dim: int = 512  # width of the MLP, at least 1
     dropout: float = 0.1  # of embeddings and of the output of each sublayer, in [0, 1)
     attention_dropout: float = 0.0  # in [0, 1); above 0 memory is quadratic in the length
 

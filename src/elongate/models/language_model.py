@@ -1,7 +1,7 @@
 """A transformers network with the operations that training and evaluation need.
 
-Where its tokens are is the job of positions.py, what lies above its last hidden states that of
-head.py; whether a strategy can act on it is checked in compatibility.py.
+positions.py sets the positions of its tokens, head.py finds the parts of its head, and
+compatibility.py checks whether a strategy can act on it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from elongate.context.position.position import Position
 from elongate.context.strategy import Strategy
 from elongate.models import elongate_format
 from elongate.models.head import HeadWeights, head_transform, head_weights
-from elongate.models.positions import Positions
+from elongate.models.positions import NetworkPositions
 from elongate.models.rotary import head_dim
 
 # Show one progress bar at a time: the one of the training.
@@ -44,7 +44,7 @@ class LanguageModel:
         self.word = word
         self.precision = "fp32"
         self.attention: Attention = Full()
-        self.positions = Positions(network)
+        self.positions = NetworkPositions(network)
         self.mask_token: int | None = None  # the token that hides others; None: the tokenizer has none
 
     # -- properties --------------------------------------------------------------------------------

@@ -23,10 +23,10 @@ class ModernBert(Model):
     """A rotary masked model with random weights."""
 
     original_length: int = 128  # tokens that the base is trained on, at least 1
-    num_layers: int = 4
+    num_layers: int = 4  # at least 1
     dim: int = 128  # of the residual stream, an even multiple of num_heads
-    num_heads: int = 8
-    mlp_dim: int = 352
+    num_heads: int = 8  # of attention, a divisor of dim
+    mlp_dim: int = 352  # width of the MLP, at least 1
     global_every: int = 2  # every n-th layer, from the first, sees the whole sequence; the others are local
     local_length: int = 64  # tokens that a local layer sees besides the query's own, half on either side; even
     rope_theta: float = 10_000.0  # above 1

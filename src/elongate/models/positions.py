@@ -1,6 +1,6 @@
 """The positions of a network: rotary embeddings, a learned table, or slopes that replace both.
 
-`Positions` is what a context position acts on (`Positioned` in context/position/position.py).
+`NetworkPositions` is what a context position acts on (`Positioned` in context/position/position.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from elongate.models.rotary import RotaryPositions
 from elongate.models.tables import LearnedPositions
 
 
-class Positions:
+class NetworkPositions:
     """Sets the positions of a network and numbers the tokens of a call."""
 
     def __init__(self, network: PreTrainedModel) -> None:

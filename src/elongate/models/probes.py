@@ -1,4 +1,4 @@
-"""Properties of a network that are found by running it on a few tokens, whatever its architecture."""
+"""Properties of a network that are found by running it on a few tokens, for any architecture."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ in the others, no distance exceeds their window, however long the text is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,13 +49,13 @@ class RotaryPositions:
         return getattr(self.modules()[0][2], f"{self._prefix}inv_freq")
 
     def read(self, length: int) -> None:
-        """Set length-dependent frequencies for texts of `length` tokens, whatever was read before."""
+        """Set length-dependent frequencies for texts of `length` tokens, independent of earlier texts."""
         for module, rope_type, layers in self._length_dependent:
             built = getattr(module, "_".join([*layers.values(), "inv_freq"]))
             # transformers passes a tensor too, so the rounding is the same.
             seq_len = torch.tensor(length, device=built.device)
-            inv_freq, _ = ROPE_INIT_FUNCTIONS[rope_type](module.config, built.device, seq_len=seq_len, **layers)  # type: ignore[arg-type]
-            built.copy_(inv_freq)
+            compute: Callable[..., Any] = ROPE_INIT_FUNCTIONS[rope_type]
+            built.copy_(compute(module.config, built.device, seq_len=seq_len, **layers)[0])
 
     def unlike_plain(self) -> str | None:
         """Return how the trained parameters differ from plain RoPE, from which a scaling starts; None: they do not."""

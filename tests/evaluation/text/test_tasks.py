@@ -20,7 +20,7 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
-from elongate.evaluation.samples import Samples
+from elongate.evaluation.measurement.samples import Samples
 from elongate.evaluation.text.classification import Classification
 from elongate.evaluation.text.dialogue import Dialogue
 from elongate.evaluation.text.question_answering import QuestionAnswering

@@ -32,7 +32,7 @@ class Dropped(Scaling):
         # Without a causal mask, a model without positions sees a bag of words.
         return frozenset({"rotary", "causal"})
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         return rotary.frequencies() / _SLOWED
 
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:

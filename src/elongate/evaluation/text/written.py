@@ -38,7 +38,7 @@ class Written(TextTask):
     def estimates(self, predictions: list[str], records: list[Record]) -> dict[str, tuple[float, float | None]]:
         """Figures over all samples with their standard errors."""
         scores = [self.score(prediction, record) for prediction, record in zip(predictions, records, strict=True)]
-        return {figure: mean_of([score[figure] for score in scores]) for figure in self.figures}
+        return {figure: mean_of([score[figure] for score in scores]) for figure in self.measures}
 
     def check(self, reading: Scorer) -> None:
         check_writes(reading, f"evaluation.{self.word}", self.word, "use evaluation=[classification], which needs none")

@@ -144,7 +144,7 @@ class BidirectionalAutoencoderModel(BidirectionalAutoencoderPreTrainedModel):
         return self.norm(hidden)
 
     def _own_blocks(self, ids: Int[Tensor, "batch length"], encoded: Encoded) -> tuple[tuple[int, int], ...]:
-        """Return segments of one block, each of which sees all latents: places of different blocks never meet."""
+        """Return segments of one block that see all latents: places of different blocks never meet."""
         size, length, seen = self.config.block_length, ids.shape[1], encoded[0].shape[1]
         return tuple((min(size, length - start), seen) for start in range(0, length, size))
 

@@ -1,4 +1,4 @@
-"""How sure a figure is: 95% confidence intervals, each for what it is made for."""
+"""95% confidence intervals, each for the kind of figure that it suits."""
 
 from __future__ import annotations
 
@@ -14,31 +14,34 @@ DRAWS = 2000  # of a bootstrap
 Interval = tuple[float, float]
 
 
-def of_share(successes: int, n: int) -> Interval:
-    """Of a share of n independent trials (Wilson 1927): never below 0 nor above 1, and not of width 0 where all or none succeeded."""
+def share_interval(successes: int, n: int) -> Interval:
+    """The interval of a share of n independent trials (Wilson 1927).
+
+    It stays within 0 and 1, and its width is above 0 even if all or none of the trials succeed.
+    """
     from scipy.stats import binomtest
 
     low, high = binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
     return float(low), float(high)
 
 
-def of_mean(samples: Float[np.ndarray, " n"]) -> Interval:
-    """Of the mean of n independent samples, by Student's t. At least two samples."""
+def mean_interval(samples: Float[np.ndarray, " n"]) -> Interval:
+    """The interval of the mean of at least two independent samples, by Student's t."""
     from scipy.stats import t
 
     half = t.ppf((1 + LEVEL) / 2, len(samples) - 1) * samples.std(ddof=1) / len(samples) ** 0.5
     return float(samples.mean() - half), float(samples.mean() + half)
 
 
-def by_bootstrap(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> Interval:
-    """Of any figure of n independent samples, n or n × of, bias-corrected and accelerated (Efron 1987).
+def bootstrap_interval(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> Interval:
+    """The interval of any figure of n independent samples (n, or n × values), bias-corrected and accelerated (Efron 1987).
 
-    `statistic` is given many draws at once, draws × n or draws × n × of. Where all draws give one figure the interval has no width.
+    `statistic` gets many draws together: draws × n, or draws × n × values. If all draws give the same figure, the width is 0.
     """
     from scipy.stats import bootstrap
 
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of draws that are all alike, which is answered below
+        warnings.simplefilter("ignore")  # scipy warns if all draws are the same, which is handled below
         found = bootstrap(
             (np.arange(len(samples)),),
             lambda rows, axis: statistic(samples[rows.reshape(-1, rows.shape[-1])]).reshape(rows.shape[:-1]),
@@ -51,10 +54,10 @@ def by_bootstrap(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarr
     return float(found.low), float(found.high)
 
 
-def by_percentiles(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> Interval:
-    """Of a figure that takes few values, such as a length out of several: the middle of what draws come to (Efron 1979).
+def percentile_interval(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> Interval:
+    """The interval of a figure with few possible values, such as one of several lengths: the middle of the draws (Efron 1979).
 
-    As `by_bootstrap`, which such a figure gives no acceleration to correct by. Too narrow for few samples: for fewer than 20 use none.
+    Such a figure has no acceleration for `bootstrap_interval` to correct. Too narrow for fewer than 20 samples.
     """
     rows = np.random.default_rng(seed).integers(len(samples), size=(DRAWS, len(samples)))
     low, high = np.quantile(statistic(samples[rows]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")

@@ -1,4 +1,4 @@
-"""What measuring costs: seconds, FLOPs and the most memory that the process held meanwhile."""
+"""What a measurement costs: seconds, FLOPs and the peak memory of the process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     import torch
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one of several samples that were measured together."""
+    """The cost of one of several samples that were measured together."""
 
     seconds: float
     flops: int  # of matrix products and attention
@@ -23,29 +23,29 @@ class Cost:
 
 
 class Meter:
-    """Times work as it is, and counts that of one sample of each shape apart: counting takes time itself."""
+    """Times work without instruments, and counts the FLOPs of one sample of each shape separately: counting itself takes time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._flops: dict[Hashable, int] = {}
 
-    def measured(self, work: Callable[[slice], Made], count: int, shape: Hashable) -> tuple[Made, Cost]:
-        """What the work on `count` samples of a shape comes to, and what each of them took. `work` is given which of them to work on."""
+    def run(self, work: Callable[[slice], Result], count: int, shape: Hashable) -> tuple[Result, Cost]:
+        """Return the result of the work on `count` samples of a shape, and the cost of each. `work` gets the slice to work on."""
         import torch
 
         from elongate.peak_memory import peak_memory_bytes, reset_peak_memory
 
         if shape not in self._flops:
-            self._flops[shape] = _flops_of(lambda: work(slice(1)))
+            self._flops[shape] = _count_flops(lambda: work(slice(1)))
         reset_peak_memory(self._device)
         began = perf_counter()
-        made = work(slice(count))
+        result = work(slice(count))
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        return made, Cost((perf_counter() - began) / count, self._flops[shape], peak_memory_bytes(self._device))
+        return result, Cost((perf_counter() - began) / count, self._flops[shape], peak_memory_bytes(self._device))
 
 
-def _flops_of(work: Callable[[], object]) -> int:
+def _count_flops(work: Callable[[], object]) -> int:
     from torch._library.custom_ops import OPDEFS
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -56,10 +56,10 @@ def _flops_of(work: Callable[[], object]) -> int:
 
         def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
             keywords = kwargs or {}
-            # An operator that is written in Python is made of others.
-            if (written := OPDEFS.get(func._schema.name)) is not None:
+            # An operator written in Python calls others, which are counted instead of it.
+            if (definition := OPDEFS.get(func._schema.name)) is not None:
                 with self:
-                    return written._init_fn(*args, **keywords)
+                    return definition._init_fn(*args, **keywords)
             result = func(*args, **keywords)
             self.flops += flops_of(func, args, keywords, result)
             return result
