@@ -49,7 +49,11 @@ Command = Callable[..., Result]
 
 
 def run_here(program: str, *arguments: str, cwd: Path, torch: bool = True, **environment: str) -> Result:
-    """Runs `python <program>.py <arguments>` in `cwd`. Without `torch`, importing it fails."""
+    """Runs `python <program>.py <arguments>` in `cwd`, or an installed command if `program` is its path.
+
+    Without `torch`, importing it fails.
+    """
+    word = program.rpartition("elongate-")[2]
     out, err = io.StringIO(), io.StringIO()
     handler, code = signal.getsignal(signal.SIGTERM), 0
     with pytest.MonkeyPatch.context() as patched:
@@ -60,7 +64,7 @@ def run_here(program: str, *arguments: str, cwd: Path, torch: bool = True, **env
         patched.setattr(logging.config, "_clearExistingHandlers", lambda: None)
         patched.chdir(cwd)
         patched.setattr(sys, "path", list(sys.path))
-        patched.setattr(sys, "argv", [f"{program}.py", *arguments])
+        patched.setattr(sys, "argv", [program if word != program else f"{program}.py", *arguments])
         # The program sets the first variable for Hydra; the next command must find it unset.
         for name, value in {"HYDRA_FULL_ERROR": "0", **environment}.items():
             patched.setenv(name, value)
@@ -68,7 +72,7 @@ def run_here(program: str, *arguments: str, cwd: Path, torch: bool = True, **env
             patched.setitem(sys.modules, "torch", None)
         GlobalHydra.instance().clear()
         try:
-            PROGRAMS[program]()
+            PROGRAMS[word]()
         except SystemExit as ended:
             code = int(ended.code or 0)
         finally:
