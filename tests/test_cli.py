@@ -18,6 +18,7 @@ from hypothesis.strategies import text
 from elongate.arguments import remove_dashes
 from elongate.cli import _slug
 from tests.commands import ROOT, Command, Result, command, processor_seconds, run_here
+from tests.conftest import TINY_EVALUATION
 from tests.test_tracking import offline_runs
 
 # A locale in which neither the output nor a file written without an encoding can have an arrow.
@@ -104,7 +105,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("smoke")
     (folder / "file").touch()
     environment = {"HOME": str(folder / "file" / "home"), "TMPDIR": str(folder), "WANDB_API_KEY": "", **ASCII}
-    done = command("train", "experiment=smoke", "tracking=wandb", cwd=folder, torch=True, **environment)
+    done = command("train", "experiment=smoke", "tracking=wandb", *TINY_EVALUATION, cwd=folder, torch=True, **environment)
     assert done.code == 0, done.err
     return folder / "runs/gpt-yarn-smoke", done
 
@@ -177,7 +178,8 @@ def test_evaluate_takes_a_plain_checkpoint_other_text_and_the_keys_of_train(smok
 
 @pytest.mark.slow
 def test_a_sweep_ends_with_one_comparison(tmp_path: Path, text_folder: Path) -> None:
-    tiny = ["experiment=smoke", "evaluation=[curve]", "data=text", f"data.path={text_folder}", "context.curriculum.base.steps=2", "steps=2"]
+    tiny = ["experiment=smoke", "steps=2", "context.curriculum.base.steps=2", "data=text", f"data.path={text_folder}"]
+    tiny += ["evaluation=[curve]", "evaluation.curve.num_sequences=4"]
     sweep_words = ["-m", "context=none,pi", "seed=0,1", *tiny]
     done = run_here("train", *sweep_words, cwd=tmp_path)
     assert done.code == 0, done.err
