@@ -38,6 +38,7 @@ install_import_hook(
 )
 
 from elongate.cli import conf_directory, register_resolvers  # noqa: E402
+from tests.commands import here  # noqa: E402, F401  # a fixture of several files
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

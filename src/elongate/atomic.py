@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, synced, renamed."""
+"""Files that are complete or absent: written under another name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from safetensors import SafetensorError
 
 @contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write a file or a folder at, renamed to `target` when the block ends well and removed when it does not."""
+    """A path next to `target` at which the block writes a file or a folder.
+
+    It is renamed to `target` when the block ends, and removed if the block raises.
+    """
     for left_behind in target.parent.glob(f".{target.name}.*.partial"):
         remove(left_behind)
     aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -30,22 +33,26 @@ def written_aside(target: Path) -> Iterator[Path]:
         aside.rename(target)
     except SafetensorError as fault:
         remove(aside)
-        # It words the system's faults itself: "… (os error 28)".
+        # safetensors reports faults of the system in its own words: "… (os error 28)".
         if number := re.search(r"os error (\d+)", str(fault)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from fault
         raise
     except BaseException:
         remove(aside)
         raise
+    # The rename itself is only on the disk once the folder that contains the name is.
     _sync(target.parent)
 
 
 def write_json(target: Path, value: Any) -> None:
+    """Writes the value as a JSON file. Raises `ValueError` for a number that is not finite."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with written_aside(target) as aside:
-        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        aside.write_text(text, encoding="utf-8")
 
 
 def remove(path: Path) -> None:
+    """Removes a file or a folder with its contents. A missing file is not an error."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -55,15 +55,15 @@ def written(value: Any) -> str:
     return f"[{','.join(map(written, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
+def first_line(fault: BaseException) -> str:
+    """The first line of an exception's message, or its class if it has no message."""
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0].strip().rstrip(".")
+
+
 def require(condition: bool, key: str, value: Any, rule: str, remedy: str) -> None:
     """Raises `ConfigError` unless the condition is true."""
     if not condition:
         raise ConfigError(key, value, rule, remedy)
-
-
-def first_line(fault: Exception) -> str:
-    """Return the first line of an exception's message, or its class if it has no message."""
-    return (str(fault).strip() or type(fault).__name__).splitlines()[0].rstrip(".")
 
 
 @contextmanager

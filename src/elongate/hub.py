@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be reached, found out at once."""
+"""Finds out within seconds whether the Hugging Face hub can be reached."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import urllib.request
 
 
 def hub_answers(seconds: float = 4.0) -> bool:
-    """True if the hub answers at all; also True in offline mode, where the libraries fail at once by themselves.
+    """Whether the hub answers at all. Also true in offline mode, in which the libraries fail immediately.
 
-    Asked before the libraries are: without a network they repeat every request for half a minute.
+    Call it before the libraries: without a network they repeat every request for half a minute.
     """
     from huggingface_hub import constants
 
@@ -25,13 +25,13 @@ def hub_answers(seconds: float = 4.0) -> bool:
             answers.append(True)
         except urllib.error.HTTPError:
             answers.append(True)
-        except urllib.error.URLError as error:
-            # Python's own certificates may be missing where those of the libraries are not.
-            answers.append(isinstance(error.reason, ssl.SSLError))
+        except urllib.error.URLError as fault:
+            # The certificates of Python may be missing where the libraries bring their own.
+            answers.append(isinstance(fault.reason, ssl.SSLError))
         except OSError:
             answers.append(False)
 
-    # In a thread, since no timeout of ours ends a name look-up of the operating system.
+    # In a thread, because the timeout does not end a name look-up of the operating system.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)

@@ -12,6 +12,8 @@ from types import FrameType
 
 # Each of them says how long an idle OpenMP thread waits.
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+# Directories that libraries otherwise create in the home directory.
+_CACHES = ("MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
 
 
 def prepare_process() -> None:
@@ -23,9 +25,10 @@ def prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # an ASCII terminal has no arrows and no box lines
-    if "MPLCONFIGDIR" not in os.environ and not _has_writable_home():
-        # Otherwise matplotlib warns in several lines and builds its font cache at every start.
-        os.environ["MPLCONFIGDIR"] = str(Path(tempfile.gettempdir()) / f"elongate-matplotlib-{os.getuid()}")
+    if not _has_writable_home():
+        # Otherwise matplotlib warns in several lines at every start, and W&B records no tables and images.
+        for name in _CACHES:
+            os.environ.setdefault(name, str(Path(tempfile.gettempdir()) / f"elongate-{os.getuid()}" / name.lower()))
     # The user's own packages, behind everything else, so that they replace no module by accident.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -63,11 +65,23 @@ def _build_strategy(arguments: list[str]) -> Position | Attention:
         raise ConfigError("command line", line, first_line(fault), f"write {USAGE}") from fault
     target = OmegaConf.select(given, "strategy._target_")
     require(set(given) == {"strategy"} and target is not None, "command line", line, "names no strategy", f"write {USAGE}")
-    chosen = build(given.strategy, "strategy")
+    with _naming_strategy():
+        chosen = build(given.strategy, "strategy")
     known = isinstance(chosen, Position | Attention)
     require(known, "strategy", target, "is neither a Position nor an Attention", "derive it from one of these classes")
     require(isinstance(getattr(chosen, "word", None), str), "strategy", target, "has no word", 'add word: ClassVar[str] = "my_word"')
     return chosen
+
+
+@contextmanager
+def _naming_strategy() -> Iterator[None]:
+    """Renames the key of errors about the class, which is `strategy` on this command line."""
+    try:
+        yield
+    except ConfigError as fault:
+        if fault.key != "strategy._target_":
+            raise
+        raise ConfigError("strategy", fault.value, fault.rule, fault.remedy) from fault.__cause__
 
 
 def _find_model(chosen: Position | Attention) -> tuple[Model, Strategy]:

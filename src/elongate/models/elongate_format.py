@@ -28,7 +28,7 @@ def save(network: PreTrainedModel, position: Position, original_length: int, len
     """Write the folder. `position` was set for a model of `original_length` and sequences of `length` tokens."""
     network.save_pretrained(folder, safe_serialization=True, variant=VARIANT)
     file = folder / "config.json"
-    config = json.loads(file.read_text())
+    config = json.loads(file.read_text(encoding="utf-8"))
     config["model_type"] = _TYPE + config["model_type"]
     config["architectures"] = [_ARCHITECTURE + name for name in config["architectures"]]
     placed = {"word": position.word, **asdict(position)}  # type: ignore[call-overload]  # every position is a dataclass

@@ -63,7 +63,7 @@ class Pretrained(Model):
         if not self.is_folder:
             return None
         try:
-            return _trained_length(json.loads((self.folder / "config.json").read_text()))
+            return _trained_length(json.loads((self.folder / "config.json").read_text(encoding="utf-8")))
         except (ValueError, AttributeError) as fault:
             what = f"its config.json cannot be read ({first_line(fault)})"
             raise self._where.damaged(_KEY, what) from fault

@@ -83,7 +83,7 @@ class RunDirectory:
         """Raises `ConfigError` if the directory belongs to another configuration."""
         if not self.config.exists():
             return
-        there = yaml.safe_load(self.config.read_text())
+        there = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         if differing := _differing(there, config):
             rule = f"belongs to another configuration ({'; '.join(differing)})"
             raise ConfigError("hydra.run.dir", self.path, rule, "use another name=, or start over with overwrite=true")
@@ -101,7 +101,7 @@ class RunDirectory:
             remove(self.config)
         if not self.config.exists():
             with written_aside(self.config) as aside:
-                aside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+                aside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def discard_results(self) -> None:
         """Removes everything that follows from the trained weights: they are about to change."""
@@ -115,7 +115,7 @@ class RunDirectory:
 
     def read_results(self) -> dict[str, Any]:
         """Returns the sections that are finished; none for a new run."""
-        return dict(json.loads(self.results.read_text())) if self.results.exists() else {}
+        return dict(json.loads(self.results.read_text(encoding="utf-8"))) if self.results.exists() else {}
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Replaces results.json."""
@@ -123,13 +123,13 @@ class RunDirectory:
 
     def read_metrics(self) -> Lines:
         """Returns the lines of metrics.jsonl."""
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()] if self.metrics.exists() else []
 
     def keep_metrics(self, earlier: Lines, last_step: int) -> Lines:
         """Rewrites metrics.jsonl to the `earlier` lines and the run's own up to `last_step`; later steps are repeated."""
         first = earlier[-1]["step"] if earlier else 0
         # An incomplete line was being written when the run was killed; its step comes after the checkpoint.
-        lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.exists() else []
+        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True) if self.metrics.exists() else []
         own = [json.loads(line) for line in lines if line.endswith("\n")]
         kept = earlier + [line for line in own if first < line["step"] <= last_step]
         with written_aside(self.metrics) as aside:
@@ -141,7 +141,7 @@ class MetricsFile:
     """Appends lines to metrics.jsonl."""
 
     def __init__(self, path: Path) -> None:
-        self._stream = path.open("a")
+        self._stream = path.open("a", encoding="utf-8")
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Writes a line."""
