@@ -27,6 +27,7 @@ from elongate.context.position.table import Table
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
 from elongate.models import elongate_format as own_format
+from elongate.models.gradient_sink import GradientSink
 from elongate.models.mlm_heads import transform_of
 from elongate.models.probes import knows_distances, turns_as_we_do, windows_of
 from elongate.models.rotary import RotaryPositions, head_dim
@@ -45,6 +46,7 @@ class LanguageModel:
         self.network = network
         self.word = word
         self.precision = "fp32"
+        self.gradients = GradientSink()  # receives gradients that bypass autograd
         self.attention: Attention = Full()
         self.rotary = RotaryPositions(network)
         self.learned = LearnedPositions(network)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from elongate.models.gradient_sink import GradientSink
 from elongate.models.language_model import LanguageModel
 from elongate.objectives.agreement import meeting, summed_disagreement
 from elongate.objectives.cross_entropy import summed_cross_entropy
@@ -12,11 +13,11 @@ from elongate.objectives.objective import Example
 
 
 def summed_loss(
-    model: LanguageModel, hidden: Float[Tensor, "batch length dim"], example: Example, head_scale: float | None = None
+    model: LanguageModel, hidden: Float[Tensor, "batch length dim"], example: Example, sink: GradientSink | None = None
 ) -> Float[Tensor, ""]:
-    """Σ w·CE over the targets of the example that are scored, in nats, and the disagreement of pairs of rows where it has a weight.
+    """Return Σ w·CE over the scored targets, in nats, plus the weighted disagreement of paired rows if `agreement` is set.
 
-    Only what is scored meets the head, and what lies before it. `head_scale`: see `summed_cross_entropy`.
+    Only scored tokens pass through the head and the layers before it. `sink`: see `summed_cross_entropy`.
     """
     targets, weights = example.targets, example.weights
     if bool(example.scored.all()):  # nothing is gathered
@@ -25,7 +26,7 @@ def summed_loss(
     else:
         states, targets = hidden[example.scored], targets[example.scored]
         weights = None if weights is None else weights[example.scored]
-    loss = summed_cross_entropy(model.before_head(states), model.head, targets, weights, model.precision, head_scale)
+    loss = summed_cross_entropy(model.before_head(states), model.head, targets, weights, model.precision, sink)
     if not example.agreement:
         return loss
     forward, backward = map(model.before_head, meeting(hidden, example.scored))
