@@ -3,21 +3,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/ready ## the environment, from the lock file
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 train: setup ## a small GPT on real text, extended four-fold; ends with a table and a report (about 9 minutes on two cores)
 	$(BIN)/python train.py
 
-test: setup ## all tests
-	$(BIN)/python -m pytest -n auto --dist loadfile
+test: setup ## all tests but the full grids (below 8 minutes on two cores)
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-fast: setup ## the tests that take less than about a second each (below a minute)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-all: setup ## all tests with the full grids
+	$(BIN)/python -m pytest -n auto --dist worksteal --grid 1
+
+mutants: setup ## checks that the tests catch 64 planted faults (tests/mutants)
+	$(BIN)/python -m tests.mutants
 
 check: setup ## lint and types
 	$(BIN)/ruff check .
@@ -27,6 +36,10 @@ check: setup ## lint and types
 smoke: setup ## every part once, in seconds
 	$(BIN)/python train.py experiment=smoke overwrite=true
 
+docs: setup ## the documentation as a site in build/site
+	$(BIN)/python -m tests.reference
+	$(BIN)/mkdocs build --strict --quiet
+
 bench: setup ## training speed beside transformers.Trainer; time and memory of long sequences beside it and TRL
 	$(BIN)/python -m pip install --quiet accelerate==1.15.0 trl==1.16.0
 	$(BIN)/python benchmarks/training_speed.py
@@ -35,4 +48,4 @@ bench: setup ## training speed beside transformers.Trainer; time and memory of l
 clean: ## the environment and everything that runs wrote
 	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup train test check smoke bench clean
+.PHONY: help setup train test test-fast test-all mutants check smoke docs bench clean

@@ -26,9 +26,9 @@ def main() -> None:
     from elongate.data.tokens import load_corpus
     from elongate.evaluation.curve import BATCH_TOKENS, Curve
     from elongate.evaluation.evaluation import Setting
-    from elongate.evaluation.samples import Samples
+    from elongate.evaluation.measurement.samples import Samples
     from elongate.models.pretrained import Pretrained
-    from elongate.objectives.reading import LeftToRight
+    from elongate.scoring.left_to_right import LeftToRight
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run of a causal model")

@@ -26,7 +26,14 @@ from omegaconf import DictConfig, open_dict
 
 # Every shape in a signature is checked at every call.
 install_import_hook(
-    ["elongate.models", "elongate.objectives", "elongate.context", "elongate.evaluation.curve", "elongate.evaluation.text"],
+    [
+        "elongate.models",
+        "elongate.scoring",
+        "elongate.objectives",
+        "elongate.context",
+        "elongate.evaluation.curve",
+        "elongate.evaluation.text",
+    ],
     "beartype.beartype",
 )
 
@@ -91,7 +98,7 @@ def evaluated(checkpoint: Path, directory: Path, *overrides: str) -> dict[str, A
     directory.mkdir(exist_ok=True)
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         config = compose("evaluate", overrides=[f"checkpoint={checkpoint}", *overrides])
-    return evaluate_checkpoint(config, conf_directory(), directory)
+    return evaluate_checkpoint(config, conf_directory(), directory)[0]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from elongate.build import build_job
@@ -41,8 +42,9 @@ class Cell:
         table = self.word in SAMPLINGS and self.model in ("gpt2", "bert")
         return [f"model={self.model}", f"context={self.word}", *(["context/position=interpolate"] if table else [])]
 
+    @cache  # noqa: B019  # cells are few and live as long as the tests
     def refusal(self) -> str | None:
-        """The one line that the choice is refused with, as it is told at the default sizes; None: it runs."""
+        """The one line with which the choice is refused at the default sizes; None if it runs."""
         try:
             build_job(*composed(*self.choice))
         except ConfigError as fault:

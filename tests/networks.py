@@ -1,4 +1,7 @@
-"""Small networks of transformers with weights that attend: fresh ones hardly do, and would hide what is wrong with attention."""
+"""Small transformers networks whose attention depends on the tokens.
+
+That of fresh weights hardly does, which would hide faults of the attention.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from elongate.context.attention import interface  # noqa: F401  # registers our attention
+from elongate.context.attention.kernel import interface  # noqa: F401  # registers our attention
 
 VOCAB = 50
 NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}

@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.commands import run_here
 from tests.conftest import TINY, TINY_MODEL
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +34,8 @@ class Ended:
     lines: list[str]  # on standard error
     seconds: float  # of the processor, since another program may have the other core
 
-    def told(self, code: int) -> str:
-        """The one line."""
+    def reported(self, code: int) -> str:
+        """The one line on standard error."""
         assert self.code == code, self
         assert len(self.lines) == 1, self.lines
         assert self.lines[0].startswith("error: ")
@@ -68,6 +69,22 @@ def command(script: str, *words: str, cwd: Path, torch: bool = False, **extra: s
     return Ended(done.returncode, done.stdout, done.stderr.splitlines(), seconds)
 
 
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Like `command`, in this process and in the test's folder."""
+
+    def here(script: str, *words: str, torch: bool = False) -> Ended:
+        capfd.readouterr()
+        code = run_here(script, *words, cwd=tmp_path, patched=monkeypatch, torch=torch)
+        printed = capfd.readouterr()
+        return Ended(code, printed.out, printed.err.splitlines(), 0.0)
+
+    return here
+
+
 def contents(folder: Path) -> dict[str, str]:
     """Every file below the folder and the hash of what it holds."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -90,15 +107,23 @@ VISIBLE = [
     ("steps=many", "steps=many: must be an integer"),
     ("steps=1e3", "steps=1000.0: must be an integer; use steps=1000"),
     ("overwrite=maybe", "overwrite=maybe: must be true or false; write it like overwrite=true"),
-    ("evaluation.needle.depths=0.5", "must be a list, each of it a number; write it like evaluation.needle.depths=[0.1]"),
-    ("context.position=yarn", "context.position=yarn: is a group, whose choices are set with slashes; use context/position=yarn"),
+    ("evaluation.needle.depths=0.5", "must be a list, each element a number; write it like evaluation.needle.depths=[0.5]"),
+    ("context.position=yarn", "context.position=yarn: is a group, and groups are written with slashes; use context/position=yarn"),
     ("optimizer=Adam", "optimizer=Adam: there is no such choice; did you mean adamw?"),
-    ("evaluation=[curv]", "evaluation=curv: there is no such choice; did you mean curve?"),
+    ("evaluation=[curv]", "evaluation=[curv]: there is no curv; did you mean curve?"),
     ("evaluation=none", "evaluation=none: there is no such choice; use evaluation=[]"),
-    ("context=null", "context=null: is no choice; choose one of abf"),
+    ("context=null", "context=null: is not a choice; choose one of abf"),
     ("experiment=smok", "experiment=smok: there is no such choice; did you mean smoke?"),
-    ("~optimizer", "optimizer=: must be there; leave ~optimizer out"),
-    ("~steps", "steps=: must be there; leave ~steps out"),
+    ("~optimizer", "optimizer: is required; remove ~optimizer"),
+    ("data=[text,jsonl]", "data=[text,jsonl]: takes one word; use data=text, or compare them in a sweep: -m data=text,jsonl"),
+    ("optimizer=[adamw,muon]", "optimizer=[adamw,muon]: takes one word; use optimizer=adamw"),
+    ("context.target_length=100k", "context.target_length=100k: must be an integer; use context.target_length=102400"),
+    ("context.target_length=far", "context.target_length=far: must be an integer; write it like context.target_length=4096"),
+    ("batch_tokens=8k", "batch_tokens=8k: must be an integer; use batch_tokens=8192"),
+    ("steps=1.5k", "steps=1.5k: must be an integer; use steps=1500"),
+    ("data.path=x", "data.path=x: is a key of data=text or data=jsonl or data=hub, which is not chosen; add data=text"),
+    ("--steps=0", "steps=0: must be at least 1"),
+    ("~steps", "steps: is required; remove ~steps"),
     ("context.target_length=128", "context.target_length=128: is below the model's original length of 256"),
     ("context.target_length=0", "context.target_length=0: must be at least 1"),
     ("steps=0", "steps=0: must be at least 1"),
@@ -111,10 +136,10 @@ VISIBLE = [
     ("tuning=lora tuning.alpha=0", "tuning.alpha=0.0: must be above 0; use tuning.alpha=16"),
     ("tuning=lora_plus tuning.dropout=1", "tuning.dropout=1.0: must be in [0, 1); use tuning.dropout=0"),
     ("tuning=lora tuning.dropout=-0.1", "tuning.dropout=-0.1: must be in [0, 1)"),
-    ("tuning=lora tuning.targets=[]", "tuning.targets=[]: names no layer; use tuning.targets=null"),
-    ("tuning=lora tuning.targets=q_proj", "must be a list, each of it a word or null; write it like tuning.targets=[word]"),
+    ("tuning=lora tuning.targets=[]", "tuning.targets=[]: is empty; use tuning.targets=null"),
+    ("tuning=lora tuning.targets=q_proj", "must be a list, each element a word or null; write it like tuning.targets=[q_proj]"),
     ("tuning.rank=4", "tuning.rank=4: is a key of tuning=lora or tuning=lora_plus, which is not chosen; add tuning=lora"),
-    ("context/position=longrope context.position.long_factor=[1,2]", "long_factor=[1.0, 2.0]: must have a factor for each of the 8 pairs"),
+    ("context/position=longrope context.position.long_factor=[1,2]", "long_factor=[1.0,2.0]: must have a factor for each of the 8 pairs"),
     ("context/position=longrope context.position.long_factor=[1,nan]", "long_factor=nan: must be a finite number, at least 1"),
     ("context/position=longrope context.position.factors=missing.json", "factors=missing.json: cannot be read: No such file"),
     ("context/position=abf context.position.theta=5000", "theta=5000: must be above the model's own theta of 10000"),
@@ -130,16 +155,16 @@ VISIBLE = [
     ("seed=-1", "seed=-1: must be at least 0; use seed=0"),
     ("precision=fp16", "precision=fp16: must be one of fp32, bf16"),
     ("device=nonsense", "device=nonsense: must be auto, cpu, cuda or cuda:<number>; use device=auto"),
-    ("name=a/b", "name=a/b: must be the end of a folder's name"),
-    ("hydra.run.dir=", "hydra.run.dir=: names no folder"),
+    ("name=a/b", "name=a/b: must be part of a directory name, without a slash"),
+    ("hydra.run.dir=", "hydra.run.dir: is empty"),
     ("tracking.mode=offlin", "tracking.mode=offlin: must be online, offline or null"),
     ("data=text", "data.path=???: must be given; add data.path=…"),
     ("data=text data.path=missing.txt", "data.path=missing.txt: no such file or folder; give data.path a file"),
-    ("data=text data.path=~/x.txt", "data.path=~/x.txt: holds a ~, which nobody expands here; write data.path=/"),
+    ("data=text data.path=~/x.txt", "data.path=~/x.txt: ~ is not expanded inside an override; write data.path=/"),
     ("model=pretrained model.source=/nowhere", "model.source=/nowhere: there is no such folder; name a folder written by save_pretrained"),
     (
         "model=pretrained model.source=.",
-        "model.source=.: is no checkpoint: it holds no config.json; name a folder written by save_pretrained",
+        "model.source=.: is not a checkpoint: it contains no config.json; name a folder written by save_pretrained",
     ),
     ("context=interpolate", "context/position=interpolate: needs a table of learned positions, which model=gpt does not have; use"),
     (
@@ -160,17 +185,23 @@ VISIBLE = [
     ("context=randomized context/attention=self_extend", "context/sampling=randomized: cannot be had with context/attention=self_extend"),
     ("context=pose context.target_length=256", "is the model's original length: context/sampling=pose has no further positions to sample"),
     ("steps=[1", "command line=steps=[1: is not an override; write key=value"),
-    ("--lr 3e-4", "command line=--lr 3e-4: unrecognized arguments: --lr; write key=value without dashes"),
-    ("steps=10,20", "steps=10,20: holds several values, which make a sweep; add -m to the command line, or quote what is one value"),
+    ("--lr 3e-4", "command line=unrecognized arguments: --lr: is not understood; write key=value"),
+    ("steps=10,20", "steps=10,20: is several values, which make a sweep; add -m to the command line, or quote what is one value"),
 ]
 
 
 @pytest.mark.parametrize(("words", "line"), VISIBLE, ids=[words for words, _ in VISIBLE])
-def test_what_the_configuration_shows_is_told_before_torch_is_imported(words: str, line: str, tmp_path: Path) -> None:
-    ended = command("train", *words.split(), cwd=tmp_path)
-    told = ended.told(2)
-    assert told.startswith(line) or line in told
+def test_a_configuration_that_cannot_work_is_one_line(words: str, line: str, here: Command, tmp_path: Path) -> None:
+    reported = here("train", *words.split()).reported(2)
+    assert reported.startswith(line) or line in reported
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["steps=0", "optimizer=Adam", "context=interpolate"])
+def test_a_configuration_error_comes_before_torch_is_imported(words: str, tmp_path: Path) -> None:
+    ended = command("train", words, cwd=tmp_path)
+    ended.reported(2)
     assert ended.seconds < 2
 
 
@@ -178,13 +209,13 @@ EVALUATE = [
     ("", "checkpoint=???: must be given"),
     ("chekpoint=x", "chekpoint=x: there is no such key; did you mean checkpoint?"),
     ("checkpoint=/nowhere", "checkpoint=/nowhere: there is no such folder; name a folder written by save_pretrained"),
-    ("checkpoint=.", "checkpoint=.: is no checkpoint: it holds no config.json"),
+    ("checkpoint=.", "checkpoint=.: is not a checkpoint: it contains no config.json"),
 ]
 
 
 @pytest.mark.parametrize(("words", "line"), EVALUATE, ids=[words or "nothing" for words, _ in EVALUATE])
-def test_evaluate_refuses_what_is_no_checkpoint(words: str, line: str, tmp_path: Path) -> None:
-    assert command("evaluate", *words.split(), cwd=tmp_path).told(2).startswith(line)
+def test_evaluate_refuses_a_folder_without_checkpoint(words: str, line: str, here: Command, tmp_path: Path) -> None:
+    assert here("evaluate", *words.split()).reported(2).startswith(line)
     assert not (tmp_path / "runs").exists()
 
 
@@ -201,18 +232,18 @@ DATA = [
     ("text", "empty.txt", b"", "is empty; leave it out"),
     ("text", "binary.txt", b"\0\1\2" * 99, "is a binary file; leave it out, or convert it to plain text"),
     ("text", "latin.txt", b"caf\xe9", "is not UTF-8 (byte 3); convert it"),
-    ("jsonl", "broken.jsonl", b'{"text": "good"}\n{"text": "bad\n', ":2: this line is no JSON"),
-    ("jsonl", "other.jsonl", b'{"txt": "good"}\n', "has no such field (it has: txt); try data.field=txt"),
+    ("jsonl", "broken.jsonl", b'{"text": "good"}\n{"text": "bad\n', ":2: this line is not JSON"),
+    ("jsonl", "other.jsonl", b'{"txt": "good"}\n', "has no such field (it has: txt); use data.field=txt"),
     ("text", "short.txt", b"too short for one sequence", "a sequence needs 1025 tokens, the training text has 2"),
 ]
 
 
 @pytest.mark.parametrize(("data", "name", "content", "line"), DATA, ids=[name for _, name, _, _ in DATA])
-def test_data_that_cannot_be_used_is_told_before_torch_is_imported(data: str, name: str, content: bytes, line: str, tmp_path: Path) -> None:
+def test_unusable_data_is_refused(data: str, name: str, content: bytes, line: str, here: Command, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    told = command("train", f"data={data}", f"data.path={name}", cwd=tmp_path).told(2)
-    assert line in told
-    assert told.startswith("data.") or name == "short.txt"
+    reported = here("train", f"data={data}", f"data.path={name}").reported(2)
+    assert line in reported
+    assert reported.startswith("data.") or name == "short.txt"
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"cache"}
 
 
@@ -227,25 +258,25 @@ def test_data_that_cannot_be_used_is_told_before_torch_is_imported(data: str, na
 )
 def test_the_hub_without_a_network_is_told_at_once(words: str, key: str, tmp_path: Path) -> None:
     ended = command("train", *words.split(), cwd=tmp_path, **UNREACHABLE)
-    assert ended.told(2).startswith(f"{key}: no such folder here, and the hub cannot be reached to look there; connect to the network")
+    assert ended.reported(2).startswith(f"{key}: no such folder here, and the hub cannot be reached to look there; connect to the network")
     assert not list(tmp_path.glob("runs/gpt-*")) + list(tmp_path.glob("runs/pretrained-*"))
 
 
 def test_a_checkpoint_is_called_what_it_was_called_on_the_command_line(tmp_path: Path) -> None:
-    told = command("evaluate", "checkpoint=nobody/nothing", cwd=tmp_path, **UNREACHABLE).told(2)
-    assert told.startswith("checkpoint=nobody/nothing: no such folder here, and the hub cannot be reached")
-    told = command("evaluate", 'checkpoint="runs/a,b"', cwd=tmp_path, **UNREACHABLE).told(2)
-    assert told.startswith("checkpoint=runs/a,b: ")
-    assert told.endswith("choose another checkpoint with checkpoint=<hub id or folder>")
+    reported = command("evaluate", "checkpoint=nobody/nothing", cwd=tmp_path, **UNREACHABLE).reported(2)
+    assert reported.startswith("checkpoint=nobody/nothing: no such folder here, and the hub cannot be reached")
+    reported = command("evaluate", 'checkpoint="runs/a,b"', cwd=tmp_path, **UNREACHABLE).reported(2)
+    assert reported.startswith("checkpoint=runs/a,b: ")
+    assert reported.endswith("choose another checkpoint with checkpoint=<hub id or folder>")
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_below_a_file_is_refused(here: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    assert "file/run: cannot be written (Not a directory)" in command("train", "hydra.run.dir=file/run", cwd=tmp_path).told(2)
-    assert "data.cache=file/cache/tokens: cannot be written" in command("train", "data.cache=file/cache", cwd=tmp_path).told(2)
+    assert "file/run: cannot be written (Not a directory)" in here("train", "hydra.run.dir=file/run").reported(2)
+    assert "data.cache=file/cache/tokens: cannot be written" in here("train", "data.cache=file/cache").reported(2)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -264,26 +295,26 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
-def test_a_read_only_folder_is_refused(disk: Path, tmp_path: Path) -> None:
+def test_a_read_only_folder_is_refused(disk: Path, here: Command) -> None:
     (disk / "run").mkdir()
     remount(disk, "ro")
     for folder in ("disk/new", "disk/run"):
-        told = command("train", f"hydra.run.dir={folder}", cwd=tmp_path).told(2)
-        assert "cannot be written (Read-only file system); choose another folder with hydra.run.dir=" in told
+        reported = here("train", f"hydra.run.dir={folder}").reported(2)
+        assert "cannot be written (Read-only file system); choose another folder with hydra.run.dir=" in reported
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_run_and_loses_nothing(disk: Path, text_folder: Path, tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_and_loses_nothing(disk: Path, text_folder: Path, here: Command, tmp_path: Path) -> None:
     words = [*SHORT, "steps=12", "evaluation=[]", "hydra.run.dir=disk/run", "training.checkpoint_steps=1", "training.keep_checkpoints=99"]
     words = [word for word in words if not word.startswith("evaluation.")] + ["data=text", f"data.path={text_folder}"]
-    told = command("train", *words, cwd=tmp_path, torch=True).told(1)
-    assert "No space left on device" in told
-    assert "free some space" in told
+    reported = here("train", *words, torch=True).reported(1)
+    assert "No space left on device" in reported
+    assert "free some space" in reported
     last = sorted((disk / "run" / "checkpoints").glob("step-*"))[-1]
     manifest = json.loads((last / "manifest.json").read_text())
     assert {name: digest for name, digest in contents(last).items() if name in manifest} == manifest
     remount(disk, "size=64m")
-    ended = command("train", *words, cwd=tmp_path, torch=True)
+    ended = here("train", *words, torch=True)
     assert ended.code == 0
     assert f"going on from {last.name}" in ended.out
     metrics = (disk / "run" / "metrics.jsonl").read_text().splitlines()
@@ -293,7 +324,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(disk: Path, text_folder: Pa
 # -- checkpoints -----------------------------------------------------------------------------------------------------------
 
 
-def test_checkpoints_that_cannot_be_used_are_refused(text_folder: Path, tmp_path: Path) -> None:
+def test_checkpoints_that_cannot_be_used_are_refused(text_folder: Path, here: Command, tmp_path: Path) -> None:
     """In one sweep, since a job that is refused does not keep the next from its turn."""
     from safetensors.torch import load_file, save_file
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -325,9 +356,7 @@ def test_checkpoints_that_cannot_be_used_are_refused(text_folder: Path, tmp_path
         "data=text",
         f"data.path={text_folder}",
     ]
-    ended = command(
-        "train", "-m", *words, "model.source=./truncated,./flipped,./lacking,./sound", "context=yarn,none", cwd=tmp_path, torch=True
-    )
+    ended = here("train", "-m", *words, "model.source=./truncated,./flipped,./lacking,./sound", "context=yarn,none", torch=True)
     assert ended.code == 2
     lines = ended.lines
     assert len(lines) == 8
@@ -345,15 +374,15 @@ def test_checkpoints_that_cannot_be_used_are_refused(text_folder: Path, tmp_path
     assert contents(sound) == before
 
 
-def test_a_damaged_configuration_of_a_checkpoint_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+def test_a_damaged_configuration_of_a_checkpoint_is_refused(here: Command, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": ')
-    told = command("train", "model=pretrained", "model.source=.", "tokenizer=byte", cwd=tmp_path).told(2)
-    assert told.startswith("model.source=.: is damaged: its config.json cannot be read")
+    reported = here("train", "model=pretrained", "model.source=.", "tokenizer=byte").reported(2)
+    assert reported.startswith("model.source=.: is damaged: its config.json cannot be read")
 
 
-def test_a_device_that_is_not_there_is_refused(text_folder: Path, tmp_path: Path) -> None:
-    told = command("train", *TINY, *TINY_MODEL, "data=text", f"data.path={text_folder}", "device=cuda", cwd=tmp_path, torch=True).told(2)
-    assert told == "device=cuda: there is no CUDA device that torch can use here; use device=cpu or device=auto"
+def test_a_missing_device_is_refused(text_folder: Path, here: Command, tmp_path: Path) -> None:
+    reported = here("train", *TINY, *TINY_MODEL, "data=text", f"data.path={text_folder}", "device=cuda", torch=True).reported(2)
+    assert reported == "device=cuda: there is no CUDA device that torch can use here; use device=cpu or device=auto"
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"cache"}
 
 
@@ -361,10 +390,10 @@ def test_a_device_that_is_not_there_is_refused(text_folder: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_sweep_finishes_the_jobs_that_are_sound_and_a_run_keeps_its_folder(text_folder: Path, tmp_path: Path) -> None:
+def test_a_sweep_finishes_the_jobs_that_are_sound_and_a_run_keeps_its_folder(text_folder: Path, here: Command, tmp_path: Path) -> None:
     words = [*SHORT, "data=text", f"data.path={text_folder}"]
-    ended = command("train", "-m", *words, "optimizer.lr=abc,1e-3", "hydra.sweep.subdir=lr-${optimizer.lr}", cwd=tmp_path, torch=True)
-    assert ended.told(2) == "optimizer.lr=abc: must be a number; use optimizer.lr=0.0005"
+    ended = here("train", "-m", *words, "optimizer.lr=abc,1e-3", "hydra.sweep.subdir=lr-${optimizer.lr}", torch=True)
+    assert ended.reported(2) == "optimizer.lr=abc: must be a number; use optimizer.lr=0.0005"
     sweep = tmp_path / "runs" / "sweep-default"
     assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"lr-0.001"}
     assert json.loads((sweep / "lr-0.001" / "results.json").read_text())["finished"]
@@ -379,24 +408,24 @@ def test_a_sweep_finishes_the_jobs_that_are_sound_and_a_run_keeps_its_folder(tex
         one = [f"hydra.run.dir={folder}"]
         swept = ["-m", f"hydra.sweep.dir={folder.parent}", f"hydra.sweep.subdir={folder.name}"]
         for way in (one, swept):
-            told = command("train", *way, *words, "optimizer.lr=1e-3", "steps=4", "seed=7", cwd=tmp_path).told(2)
+            reported = here("train", *way, *words, "optimizer.lr=1e-3", "steps=4", "seed=7").reported(2)
             rule = "belongs to another configuration (seed=0 there, 7 here; steps=3 there, 4 here)"
-            assert told.startswith(f"hydra.run.dir={folder}: {rule}")
-            assert told.endswith("; choose another name=, or start over with overwrite=true")
+            assert reported.startswith(f"hydra.run.dir={folder}: {rule}")
+            assert reported.endswith("; choose another name=, or start over with overwrite=true")
             assert contents(folder) == before
-    told = command("evaluate", "checkpoint=unfinished", cwd=tmp_path).told(2)
-    assert told == "checkpoint=unfinished: is a run whose training is not finished; finish it by its own command first"
+    reported = here("evaluate", "checkpoint=unfinished").reported(2)
+    assert reported == "checkpoint=unfinished: is a run whose training is not finished; run its training command again first"
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_names_step_data_and_last_checkpoint(text_folder: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_names_step_data_and_last_checkpoint(text_folder: Path, here: Command, tmp_path: Path) -> None:
     words = [*SHORT, "steps=5", "optimizer.lr=1e30", "training.clip_norm=null", "training.checkpoint_steps=1"]
-    told = command("train", *words, "data=text", f"data.path={text_folder}", cwd=tmp_path, torch=True).told(1)
+    reported = here("train", *words, "data=text", f"data.path={text_folder}", torch=True).reported(1)
     kept = sorted(path.name for path in tmp_path.glob("runs/gpt-yarn-default/checkpoints/step-*"))
     step = int(kept[-1].removeprefix("step-"))
-    assert told.startswith(("the loss is nan", "the loss is inf", "the norm of the gradient is"))
-    assert f"at step {step + 1} (stage extend, sequences {2 * step} to {2 * step + 1} of length 128)" in told
-    assert f"the last good checkpoint is {tmp_path}/runs/gpt-yarn-default/checkpoints/{kept[-1]}" in told
+    assert reported.startswith(("the loss is nan", "the loss is inf", "the norm of the gradient is"))
+    assert f"at step {step + 1} (stage extend, sequences {2 * step} to {2 * step + 1} of length 128)" in reported
+    assert f"the last good checkpoint is {tmp_path}/runs/gpt-yarn-default/checkpoints/{kept[-1]}" in reported
 
 
 def test_a_signal_before_training_leaves_nothing(tmp_path: Path) -> None:
@@ -420,7 +449,7 @@ def test_a_signal_before_training_leaves_nothing(tmp_path: Path) -> None:
         started.send_signal(number)
         _, error = started.communicate(timeout=20)
         assert started.returncode == 3
-        assert error == "error: stopped by a signal; what was written before is whole, and the same command goes on from it\n"
+        assert error == "error: stopped by a signal; run the same command to resume\n"
         assert not (tmp_path / "runs").exists()
 
 

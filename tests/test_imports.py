@@ -19,6 +19,7 @@ LEVELS = [
     ("report",),
     ("evaluation",),
     ("memory", "objectives", "tuning", "data", "tracking"),
+    ("scoring",),
     ("models",),
     ("context",),
     ("errors", "atomic", "console", "hub", "peak_memory"),

@@ -14,7 +14,6 @@ from elongate.data.tokenizer.tokenizer import TokenizerConfig
 from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Evaluation
 from elongate.models.model import Model
-from elongate.models.pretrained import Pretrained
 from elongate.training.job import Job, Limits, check_able, check_lengths, check_together
 
 GROUPS = (
@@ -65,7 +64,7 @@ def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
     if model.has is not None and model.original_length is not None:
         job = check_able(job, model.has, model.original_length)
         for evaluation in job.evaluations:
-            evaluation.check(job.objective.reading)
+            evaluation.check(job.objective.scorer)
     check_together(job)
     if model.original_length is not None:
         check_lengths(job, model.original_length, model.block_length)
@@ -76,11 +75,11 @@ def pretrained_tokenizer(tokenizer: TokenizerConfig, model: Model) -> TokenizerC
     """The tokenizer, that of the model where it says so."""
     if not isinstance(tokenizer, PretrainedTokenizer) or tokenizer.source is not None:
         return tokenizer
-    if not isinstance(model, Pretrained):
+    if model.tokenizer_source is None:
         raise ConfigError(
-            "tokenizer.source", None, f"model={model.word} brings no tokenizer", "name a hub id or folder, or use tokenizer=byte"
+            "tokenizer.source", None, f"model={model.word} has no tokenizer of its own", "name a hub id or folder, or use tokenizer=byte"
         )
-    own = replace(tokenizer, source=model.source)
+    own = replace(tokenizer, source=model.tokenizer_source)
     own.key = "model.source"
     return own
 

@@ -1,4 +1,4 @@
-"""The two commands. Nothing here imports torch, so that help, completion and a refusal cost a second."""
+"""The command line: `train` and `evaluate`. Does not import torch, so help, completion and errors take a second."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -22,10 +23,13 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from elongate.errors import ConfigError, ElongateError, RunError, Stopped
+from elongate.arguments import check_arguments, without_dashes
+from elongate.errors import ConfigError, ElongateError, RunError, Stopped, require
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from elongate.evaluation.evaluation import Evaluation
 
 Task = Callable[["DictConfig"], None]
 
@@ -41,7 +45,7 @@ def evaluate() -> None:
 
 
 def conf_directory() -> Path:
-    """Beside the modules in an installed package, at the top of a clone."""
+    """The directory of YAML files: next to the modules in an installed package, at the top of a clone."""
     installed = Path(__file__).parent / "conf"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
 
@@ -64,11 +68,11 @@ def _train(config: DictConfig) -> None:
         try:
             results = run(job, directory)
         finally:
-            # Under the lock: the folder may look unused while another process trains its base.
+            # While holding the lock: the directory looks unused while another process trains its base.
             directory.remove_if_unused()
-    say(terminal_table(results))
+    say(terminal_table(results, job.evaluations))
     say(f"report: {directory.path / 'report.html'}    model: {directory.model}")
-    _gated(results)
+    _check_failures(results, job.evaluations)
 
 
 def _evaluate(config: DictConfig) -> None:
@@ -77,22 +81,22 @@ def _evaluate(config: DictConfig) -> None:
     from elongate.report.table import terminal_table
 
     directory = Path(HydraConfig.get().runtime.output_dir)
-    results = evaluate_checkpoint(config, conf_directory(), directory)
-    say(terminal_table(results))
+    results, evaluations = evaluate_checkpoint(config, conf_directory(), directory)
+    say(terminal_table(results, evaluations))
     say(f"report: {directory / 'report.html'}")
-    _gated(results)
+    _check_failures(results, evaluations)
 
 
-def _gated(results: dict[str, Any]) -> None:
-    """Raises `RunError` where a gate is closed: all else is written and shown by then."""
-    if "gate" in results and not results["gate"]["passed"]:
-        from elongate.report.verdict import gate_verdict
+def _check_failures(results: dict[str, Any], evaluations: tuple[Evaluation, ...]) -> None:
+    """Raise `RunError` if an evaluation has failed, such as a gate. Call last, after everything is written and shown."""
+    from elongate.report.verdict import failures
 
-        raise RunError(gate_verdict(results["gate"]).rstrip("."))
+    for reason in failures(results, evaluations):
+        raise RunError(reason)
 
 
 class SweepComparison(Callback):
-    """Hydra calls it after a multirun: one page that compares all runs of the sweep."""
+    """Writes the page that compares all runs of a sweep. Hydra calls it after a multirun."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from elongate.report.comparison import comparison_summary, write_comparison
@@ -103,78 +107,78 @@ class SweepComparison(Callback):
 
 
 def _main(config_name: str, task: Task) -> None:
-    """Runs hydra so that every fault is one line on standard error with its exit code; HYDRA_FULL_ERROR=1 shows the traceback."""
+    """Runs the task under Hydra. Every fault becomes one line on standard error and an exit code.
+
+    HYDRA_FULL_ERROR=1 shows the traceback too.
+    """
     show = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-    # Hydra hands faults on to its caller only under this variable; without it, it prints several lines and exits with 1.
+    # With this variable Hydra passes exceptions on; without it, it prints several lines and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     codes: list[int] = []
 
     def guarded(config: DictConfig) -> None:
         folder = HydraConfig.get().runtime.output_dir
         try:
-            if not HydraConfig.get().run.dir:
-                raise ConfigError("hydra.run.dir", "", "names no folder", "leave {key} out, or give it a folder")
+            require(HydraConfig.get().run.dir != "", "hydra.run.dir", "", "is empty", "leave {key} out, or give it a folder")
             task(config)
         except (ElongateError, OSError, OmegaConfBaseException) as fault:
-            codes.append(_tell(fault, config_name, show))
-            # A broken job does not end a sweep, a signal does.
+            codes.append(_report(fault, config_name, show))
+            # A failed job does not end a sweep, a signal does.
             if HydraConfig.get().mode is not RunMode.MULTIRUN or codes[-1] == 3:
                 sys.exit(codes[-1])
         finally:
             _remove_empty(Path(folder))
 
-    # Hydra copies its store of structured configs for every group that help lists, which is half of the time that help takes.
+    # Hydra copies its store of structured configs for every group that --help lists, half of the time that help takes.
     ConfigStore.__deepcopy__ = lambda store, _memo: store
     register_resolvers()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Until training takes them over, both signals end the program in the same way.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    prepare_process()
     try:
-        _check_options()
+        sys.argv[1:] = without_dashes(sys.argv[1:])
+        check_arguments(sys.argv[1:], conf_directory())
         hydra.main(config_path=str(conf_directory()), config_name=config_name, version_base="1.3")(guarded)()
     except KeyboardInterrupt:
-        stopped = Stopped("stopped by a signal; what was written before is whole, and the same command goes on from it")
-        sys.exit(_tell(stopped, config_name, show))
-    except Exception as fault:  # noqa: BLE001  # the outermost frame: what is not ours to word is raised again
-        sys.exit(_tell(fault, config_name, show))
+        sys.exit(_report(Stopped("stopped by a signal; run the same command to resume"), config_name, show))
+    except Exception as fault:  # noqa: BLE001  # the outermost frame: a fault without a user-facing message is raised again
+        sys.exit(_report(fault, config_name, show))
     if codes:
         sys.exit(codes[0])
 
 
-def _tell(fault: Exception, config_name: str, show: bool) -> int:
-    """Prints the fault in one line and returns the exit code; raises it again where it is not ours to word."""
-    from elongate.hydra_errors import worded
+def prepare_process() -> None:
+    """Settings of the process that must be made before torch is imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Idle OpenMP threads spin by default, and two runs on one machine then slow each other down more than ten times.
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may lack the arrows and signs of the tables
+    if "HOME" not in os.environ:
+        # matplotlib warns at length when it has no place for its cache.
+        os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / "elongate-matplotlib"))
+    # Until training installs its own handlers, both signals end the program in the same way.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-    told = fault if isinstance(fault, ElongateError) else worded(fault, config_name, conf_directory())
-    if told is None:
+
+def _report(fault: Exception, config_name: str, show: bool) -> int:
+    """Prints the fault in one line and returns the exit code. Raises the fault again if it has no user-facing message."""
+    from elongate.hydra_errors import to_elongate_error
+
+    error = fault if isinstance(fault, ElongateError) else to_elongate_error(fault, config_name, conf_directory())
+    if error is None:
         raise fault
     if show:
         traceback.print_exception(fault)
-    print("error:", " ".join(str(told).split()), file=sys.stderr, flush=True)
-    return told.exit_code
-
-
-def _check_options() -> None:
-    """Raises `ConfigError` for an option that hydra does not know; hydra itself would print its usage, ten lines of it."""
-    parser = get_args_parser()
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(
-            "command line",
-            " ".join(sys.argv[1:]),
-            message,
-            "write key=value without dashes, and options such as -m before them; see --help",
-        )
-
-    parser.error = refuse
-    parser.parse_args()
+    print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 def _remove_empty(folder: Path) -> None:
-    """Removes the folder that hydra made for a job which then wrote nothing, and those above it, up to the current one."""
+    """Removes the directory that Hydra made for a job that wrote nothing, and its empty parents up to the current directory."""
     for path in (folder, *(parent for parent in folder.parents if Path.cwd() in parent.parents)):
         if path != Path.cwd():
-            with suppress(OSError):  # what holds something, or cannot be changed, stays
+            with suppress(OSError):  # not empty, or not ours to change
                 path.rmdir()
 
 
@@ -184,12 +188,19 @@ def _one_process() -> None:
 
 
 def register_resolvers() -> None:
-    """What the YAML files use beyond omegaconf's own."""
+    """Registers the resolvers that the YAML files use."""
     OmegaConf.register_new_resolver("slug", _slug, replace=True)
+    OmegaConf.register_new_resolver("program", _program, replace=True)
     OmegaConf.register_new_resolver("fourfold", lambda length: 4 * length, replace=True)
 
 
+def _program(name: str) -> str:
+    """The command as the user typed it: `python train.py` or `elongate-train`."""
+    typed = Path(sys.argv[0]).name
+    return typed if typed == f"elongate-{name}" else f"python {name}.py"
+
+
 def _slug(text: str) -> str:
-    """The text as a folder's name: no `=`, `,` or `/`, which break overrides and paths, and not too long for a file system."""
+    """The text as a directory name: no `=`, `,` or `/`, which break overrides and paths, and at most 100 characters."""
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.+")
     return plain if len(plain) <= 100 else f"{plain[:91]}-{sha256(text.encode()).hexdigest()[:8]}"

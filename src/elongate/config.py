@@ -1,4 +1,4 @@
-"""From nodes of the configuration to objects, with every mistake told in one line."""
+"""Builds objects from nodes of the configuration. The class that a node names is its schema; every mistake is one line."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from elongate.errors import ConfigError, require
+from elongate.errors import ConfigError, first_line, require
 
 PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scalars:
-    """What stands at the top of the configuration beside the groups."""
+    """The top-level keys of the training configuration that are not groups."""
 
-    name: str  # of the run, within its folder's name
+    name: str  # end of the run directory's name
     seed: int  # at least 0
-    steps: int  # optimizer steps after the base, at least 1
-    batch_tokens: int  # of one optimizer step, whatever the length, at least 1
+    steps: int  # optimizer steps of the extension, at least 1
+    batch_tokens: int  # tokens of one optimizer step, at every length, at least 1
     precision: str  # fp32 or bf16
     device: str  # auto, cpu, cuda, cuda:1 …
-    compile: bool  # layer by layer, through torch.compile
-    overwrite: bool  # start over in a folder that holds a run
-    plan: bool  # nothing is trained: what each memory plan would take
+    compile: bool  # compile each layer with torch.compile
+    overwrite: bool  # start over in a directory that contains a run
+    plan: bool  # print what each memory plan needs instead of training
 
     def __post_init__(self) -> None:
-        rule, remedy = "must be the end of a folder's name", "use {key}=default, or hydra.run.dir=<folder> for any folder"
+        rule, remedy = "must be part of a directory name, without a slash", "use {key}=default, or hydra.run.dir=<folder> for any directory"
         require(self.name != "" and "/" not in self.name, "name", self.name, rule, remedy)
         require(self.seed >= 0, "seed", self.seed, "must be at least 0", "use {key}=0")
         require(self.steps > 0, "steps", self.steps, "must be at least 1", "use {key}=60")
@@ -44,16 +44,16 @@ class Scalars:
 
 
 def check_device(device: str) -> None:
-    """Raises `ConfigError` for what is no device at all; whether it is there is known once torch is loaded."""
+    """Raises `ConfigError` for a word that names no device. Whether the device exists is only known with torch."""
     known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is not None
     require(known, "device", device, "must be auto, cpu, cuda or cuda:<number>", "use {key}=auto")
 
 
 def scalars(config: DictConfig, groups: Iterable[str]) -> Scalars:
-    """The top of the configuration. Raises `ConfigError` for what is neither a scalar nor a group, and for a group that was taken out."""
+    """The top-level keys. Raises `ConfigError` for a key that is neither a scalar nor a group, and for a group that was removed."""
     groups = list(groups)
     for group in groups:
-        require(group in config, group, "", "must be there", "leave ~{key} out")
+        require(group in config, group, "", "is required", "remove ~{key}")
     known = [f.name for f in fields(Scalars)]
     for key in config:
         _known_key(str(key), config._get_node(key), [*known, *groups], "")
@@ -61,15 +61,16 @@ def scalars(config: DictConfig, groups: Iterable[str]) -> Scalars:
 
 
 def build(node: DictConfig, path: str) -> Any:
-    """The object that a node describes: its `_target_` with the node's values. The class is the schema.
+    """The object that a node describes: its `_target_` class, called with the node's values.
 
-    Raises `ConfigError` with the full key for what is unknown, missing, of the wrong type or out of range.
+    Raises `ConfigError` with the full key for a key that is unknown, missing, of the wrong type or out of range.
     """
     module, _, name = str(node["_target_"]).rpartition(".")
     return build_class(getattr(import_module(module), name), node, path)
 
 
 def build_class(cls: type, node: DictConfig, path: str) -> Any:
+    """An instance of the dataclass from the node's values; `path` is the node's place in the configuration. Raises as `build` does."""
     known = {f.name: f for f in fields(cls) if f.init}
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -87,13 +88,13 @@ def build_class(cls: type, node: DictConfig, path: str) -> Any:
         elif isinstance(value, DictConfig) and (inner := _dataclass_in(hints[key])):
             values[key] = build_class(inner, value, full)
         elif isinstance(hints[key], type) and ABC in hints[key].__mro__:  # issubclass would count what others register
-            raise ConfigError(full, value, "is a group, whose choices are set with slashes", f"use {full.replace('.', '/')}={value}")
+            raise ConfigError(full, value, "is a group, and groups are written with slashes", f"use {full.replace('.', '/')}={value}")
         else:
             plain[key] = value
     values |= _typed(cls, {key: (hints[key], known[key]) for key in plain}, plain, path)
     for key, field in known.items():
         given = key in values or field.default is not MISSING or field.default_factory is not MISSING
-        require(given, f"{path}.{key}" if path else key, "", "must be there", "leave ~{key} out")
+        require(given, f"{path}.{key}" if path else key, "", "is required", "remove ~{key}")
     try:
         return cls(**values)
     except ConfigError as fault:
@@ -104,11 +105,11 @@ def _value(node: DictConfig, key: str, full: str) -> Any:
     try:
         return node[key]
     except OmegaConfBaseException as fault:
-        raise ConfigError(full, node._get_node(key), _first_line(fault), "give {key} a value") from None
+        raise ConfigError(full, node._get_node(key), first_line(fault), "give {key} a value") from None
 
 
 def _typed(cls: type, kinds: Mapping[str, tuple[Any, Field[Any]]], values: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The values in the types of the class's fields, converted as omegaconf converts them (3 is a float too, "3" an int)."""
+    """The values in the types of the class's fields, converted by omegaconf's rules (3 becomes a float, "3" an int)."""
     found: dict[str, Any] = {}
     for key, (hint, _) in kinds.items():
         full = f"{path}.{key}" if path else key
@@ -116,10 +117,10 @@ def _typed(cls: type, kinds: Mapping[str, tuple[Any, Field[Any]]], values: Mappi
         try:
             typed = OmegaConf.merge(OmegaConf.structured(schema), {key: values[key]})
         except OmegaConfBaseException:
-            raise ConfigError(full, values[key], f"must be {_type_word(hint)}", _type_remedy(*kinds[key], values[key])) from None
+            raise ConfigError(full, values[key], f"must be {_type_word(hint)}", _type_remedy(key, *kinds[key], values[key])) from None
         found[key] = OmegaConf.to_container(typed)[key]  # type: ignore[index,call-overload]  # a mapping, since a mapping went in
         finite = not isinstance(found[key], float) or math.isfinite(found[key])
-        require(finite, full, found[key], "must be a finite number", _type_remedy(*kinds[key], None))
+        require(finite, full, found[key], "must be a finite number", _type_remedy(key, *kinds[key], None))
     return found
 
 
@@ -130,7 +131,7 @@ def _known_key(key: str, node: Any, known: list[str], path: str) -> None:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What may have been meant, else what there is. Keys are compared with those of their own group, then with their names elsewhere."""
+    """A remedy: the key that was probably meant, or the keys that exist. Prefers keys of the same group, then the same name elsewhere."""
     group, name = _parted(word)
     here, elsewhere = {}, []
     for key in sorted(known):
@@ -148,7 +149,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _parted(key: str) -> tuple[str, str]:
-    """The group and the name of a key, or of a group within a group."""
+    """The group and the name of a key; subgroups count as keys."""
     group, _, name = key.replace("/", ".").rpartition(".")
     return group, name
 
@@ -157,29 +158,43 @@ def _dataclass_in(hint: Any) -> type | None:
     return next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None)
 
 
-_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a word", type(None): "null", Any: "a value"}
+_TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a word", type(None): "null", Any: "a value"}
 _EXAMPLES = {int: "1", float: "0.1", bool: "true", str: "word"}
 
 
 def _type_word(hint: Any) -> str:
     if getattr(hint, "__origin__", None) is list:
-        return f"a list, each of it {_type_word(get_args(hint)[0])}"
+        return f"a list, each element {_type_word(get_args(hint)[0])}"
     return " or ".join(
-        _WORDS.get(kind, str(kind)) if not hasattr(kind, "__origin__") else _type_word(kind) for kind in (get_args(hint) or (hint,))
+        _TYPES.get(kind, str(kind)) if not hasattr(kind, "__origin__") else _type_word(kind) for kind in (get_args(hint) or (hint,))
     )
 
 
-def _type_remedy(hint: Any, field: Field[Any], value: Any) -> str:
+def _type_remedy(key: str, hint: Any, field: Field[Any], value: Any) -> str:
+    if int in (hint, *get_args(hint)) and (number := _with_suffix(key, value)):
+        return f"use {{key}}={number}"
     if int in (hint, *get_args(hint)) and isinstance(value, float) and value.is_integer():
         return f"use {{key}}={int(value)}"
     lists = [kind for kind in (hint, *get_args(hint)) if getattr(kind, "__origin__", None) is list]
     if lists and value is not None:
-        return f"write it like {{key}}=[{_EXAMPLES[get_args(lists[0])[0]]}]"
+        return f"write it like {{key}}=[{_element(get_args(lists[0])[0], value)}]"
     if field.default is not MISSING and field.default is not None:
         return f"use {{key}}={str(field.default).lower() if isinstance(field.default, bool) else field.default}"
     examples = [_EXAMPLES[kind] for kind in (hint, *get_args(hint)) if kind in _EXAMPLES]
-    return f"write it like {{key}}={examples[0] if examples else '[1,2]'}"
+    return f"write it like {{key}}={'4096' if key.endswith('length') else examples[0] if examples else '[1,2]'}"
 
 
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().splitlines()[0]
+def _with_suffix(key: str, value: Any) -> int | None:
+    """The number that `8k` or `1.5M` stands for: multiples of 1024 for tokens, of 1000 for everything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([km])", str(value).lower())
+    if match is None:
+        return None
+    unit = 1024 if key.endswith(("length", "tokens")) else 1000
+    return round(float(match[1]) * unit ** (1 if match[2] == "k" else 2))
+
+
+def _element(kind: Any, value: Any) -> str:
+    """The value as an element of a list of that type, or an example of the type."""
+    kinds = get_args(kind) or (kind,)
+    fits = isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+    return str(value) if fits else next(_EXAMPLES[k] for k in kinds if k in _EXAMPLES)

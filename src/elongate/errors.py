@@ -1,4 +1,4 @@
-"""What is said to the person at the keyboard: one line each, with the exit code that a script can act on."""
+"""Errors for the user: one line each, with an exit code that a script can act on."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 
 class ElongateError(Exception):
-    """A fault that is told in one line, without a traceback (`HYDRA_FULL_ERROR=1` shows it)."""
+    """An error that is reported in one line, without a traceback (`HYDRA_FULL_ERROR=1` shows it)."""
 
     exit_code = 1
 
 
 class RunError(ElongateError):
-    """A run that cannot go on: a loss that is not finite, a full disk, a checkpoint that cannot be read."""
+    """A run that cannot continue: a loss that is not finite, a full disk, a checkpoint that cannot be read."""
 
 
 class Stopped(ElongateError):
-    """A run that a signal ended after its checkpoint was written; the same command goes on from there."""
+    """A run that a signal ended after its checkpoint was written. The same command resumes it."""
 
     exit_code = 3
 
@@ -26,9 +26,9 @@ class Stopped(ElongateError):
 class ConfigError(ElongateError):
     """A configuration that cannot work: the key, its value, the rule that it breaks and the remedy.
 
-    Classes that are built from a node of the configuration know only their own field names; whoever builds them
-    puts the path in front with `inside`, which leaves a key with a dot in it as it is: that one is whole. `{key}` in the
-    remedy stands for the full key.
+    A class that is built from a node of the configuration knows only its own field names. The caller that builds it
+    adds the path with `inside`. A key that contains a dot is complete and stays as it is. `{key}` in the remedy
+    stands for the full key.
     """
 
     exit_code = 2
@@ -38,24 +38,37 @@ class ConfigError(ElongateError):
         self.key, self.value, self.rule, self.remedy = key, value, rule, remedy
 
     def inside(self, group: str) -> ConfigError:
+        """The same error with the group in front of the key."""
         if "." in self.key:
             return self
         return ConfigError(f"{group}.{self.key}" if self.key else group, self.value, self.rule, self.remedy)
 
     def __str__(self) -> str:
-        value = "null" if self.value is None else self.value
-        return f"{self.key}={value}: {self.rule}; {self.remedy.replace('{key}', self.key)}"
+        named = f"{self.key}={_written(self.value)}" if self.value != "" else self.key
+        return f"{named}: {self.rule}; {self.remedy.replace('{key}', self.key)}"
 
 
-def require(holds: bool, key: str, value: Any, rule: str, remedy: str) -> None:
-    """Raises `ConfigError` unless the rule holds."""
-    if not holds:
+def _written(value: Any) -> str:
+    """The value as it is written on the command line."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return f"[{','.join(map(_written, value))}]" if isinstance(value, list | tuple) else str(value)
+
+
+def require(condition: bool, key: str, value: Any, rule: str, remedy: str) -> None:
+    """Raises `ConfigError` unless the condition is true."""
+    if not condition:
         raise ConfigError(key, value, rule, remedy)
+
+
+def first_line(fault: Exception) -> str:
+    """Return the first line of an exception's message, or its class if it has no message."""
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0].rstrip(".")
 
 
 @contextmanager
 def inside(group: str) -> Iterator[None]:
-    """Puts the group in front of the key of a `ConfigError` that is raised in the block."""
+    """Puts the group in front of the key of a `ConfigError` raised in the block."""
     try:
         yield
     except ConfigError as fault:

@@ -20,10 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
-from statistics import fmean
 from threading import Thread, main_thread
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TextIO
 from urllib.parse import urlsplit
@@ -389,26 +388,8 @@ def _text(tag: str, markdown: str) -> Summary.Value:
 
 
 def flatten(results: Values) -> dict[str, Any]:
-    """The scalars of `results.json`: strategy/…, budget/…, curve/after/512-1024, needle/after/margin/1024 (mean), retrieval/…"""
+    """Single values by their path; lists and nulls are left out."""
     flat = dict(_leaves(results, ""))
-    if "curve" in results:
-        table = results["curve"]["table"]
-        bins = [f"{start}-{end}" for start, end in pairwise(table["edges"])]
-        for row in table.keys() - {"edges"}:
-            flat |= {f"curve/{row}/{name}": loss for name, loss in zip(bins, table[row]["loss"], strict=True)}
-    if "needle" in results:
-        lengths = results["needle"]["lengths"]
-        for row, figures in results["needle"].items():
-            for measure, matrix in figures.items() if isinstance(figures, Mapping) else ():
-                if not measure.endswith("_standard_error"):
-                    means = zip(lengths, (None if None in cells else fmean(cells) for cells in matrix), strict=True)
-                    flat |= {f"needle/{row}/{measure}/{length}": mean for length, mean in means}
-    if "retrieval" in results:
-        lengths = results["retrieval"]["lengths"]
-        for task in results["retrieval"]["tasks"]:
-            for row, figures in results["retrieval"][task].items():
-                for measure in ("exact_match", "preferred"):
-                    flat |= {f"retrieval/{task}/{row}/{measure}/{n}": share for n, share in zip(lengths, figures[measure], strict=True)}
     return {key: value for key, value in flat.items() if value is not None}
 
 

@@ -35,9 +35,10 @@ from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.memory import Memory
 from elongate.memory.plain import Plain
 from elongate.memory.stream import Stream
+from elongate.models.compatibility import check_strategy
 from elongate.models.language_model import LanguageModel
 from elongate.objectives.objective import Example
-from elongate.objectives.reading import LeftToRight
+from elongate.scoring.left_to_right import LeftToRight
 
 LENGTH = 36
 TOKENS = torch.randint(VOCAB, (2, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -359,8 +360,8 @@ def test_a_model_whose_positions_cannot_be_switched_off_is_refused() -> None:
     model = LanguageModel(built, "llama")
     message = "context/position=alibi: cannot act on a llama, whose own positions cannot be switched off; name a checkpoint of another"
     with pytest.raises(ConfigError, match=message):
-        model.check(strategy(), LENGTH)
-    assert model.slopes is None
+        check_strategy(model, strategy(), LENGTH)
+    assert model.positions.slopes is None
 
 
 PLANS: dict[str, Memory] = {
@@ -404,7 +405,7 @@ def test_answers_are_read_with_the_bias(attention: Attention) -> None:
             losses = LeftToRight().losses(model, text.numpy(), LENGTH)[0, -3:]
             assert totals[row, choice] == pytest.approx(-losses.sum(), abs=1e-5)
     assert greedy.shape == (2, 2)
-    model.slopes = None
+    model.positions.slopes = None
     without, _ = LeftToRight().answers(model, TOKENS.numpy(), choices)
     assert np.abs(without - totals).max() > 1e-2
 

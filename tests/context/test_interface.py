@@ -21,6 +21,7 @@ from elongate.context.attention.self_extend import SelfExtend
 from elongate.context.attention.sinks import Sinks
 from elongate.context.attention.window import Window
 from elongate.errors import ConfigError
+from elongate.models.compatibility import check_attention
 from elongate.models.language_model import LanguageModel
 
 LENGTH, BORDER = 30, 11
@@ -145,9 +146,9 @@ def test_layers_with_a_window_of_their_own_take_no_other_positions(kind: str) ->
     model = LanguageModel(network(kind, IMPLEMENTATION), kind)
     for chosen in (Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()):
         with pytest.raises(ConfigError, match="whose layers have windows of their own; use context/attention=full or window"):
-            model._check_attention(chosen)
-    model._check_attention(Full())
-    model._check_attention(Window(window_length=4))
+            check_attention(model, chosen)
+    check_attention(model, Full())
+    check_attention(model, Window(window_length=4))
 
 
 # -- positions of our own --------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def test_layers_with_a_window_of_their_own_take_no_other_positions(kind: str) ->
 def test_up_to_the_original_length_our_rotation_is_that_of_the_network(kind: str, chosen: Attention) -> None:
     theirs, ours = both(kind)
     model = LanguageModel(ours, kind)
-    model._check_attention(chosen)
+    check_attention(model, chosen)
     model.attention = chosen.for_length(4 * LENGTH, LENGTH)
     with torch.no_grad():
         found = model.hidden(TOKENS) @ model.head[0].T
@@ -190,7 +191,7 @@ def test_a_network_that_rotates_otherwise_is_refused() -> None:
             if parameter.ndim == 2:
                 parameter.normal_(std=0.3)
     with pytest.raises(ConfigError, match="does not rotate the two halves of a head alike in all layers"):
-        LanguageModel(interleaved, "cohere")._check_attention(Sinks(num_sinks=2))
+        check_attention(LanguageModel(interleaved, "cohere"), Sinks(num_sinks=2))
 
 
 def test_factors_of_the_query_reach_the_dimensions_that_are_not_turned() -> None:

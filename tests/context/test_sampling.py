@@ -189,7 +189,7 @@ def test_every_plan_computes_the_gradient_of_plain_transformers_at_sampled_posit
     ours, theirs = (LanguageModel(network(kind, implementation), kind) for implementation in ("elongate", "sdpa"))
     if kind == "gpt2":
         for model in (ours, theirs):
-            model.set_table(Interpolate(), 64, 256)
+            model.positions.set_table(Interpolate(), 64, 256)
 
     example = next_token(batch)
     loss = PLANS[plan].backward(ours, example)

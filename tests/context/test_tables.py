@@ -65,6 +65,7 @@ from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError, Stopped
 from elongate.memory.planner.planner import advise
 from elongate.models.bert import Bert
+from elongate.models.compatibility import check_head, check_strategy
 from elongate.models.gpt import Gpt
 from elongate.models.gpt2 import Gpt2
 from elongate.models.language_model import LanguageModel
@@ -182,7 +183,7 @@ def opened(folder: Callable[[str], Path]) -> Callable[[str], LanguageModel]:
 
 def logits(model: LanguageModel, tokens: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
     with torch.no_grad():
-        return F.linear(model.before_head(model.hidden(tokens, positions)), *model.head)
+        return F.linear(model.head_inputs(model.hidden(tokens, positions)), *model.head)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -190,9 +191,9 @@ def test_the_length_of_a_checkpoint_counts_no_rows_for_padding(
     kind: str, folder: Callable[[str], Path], opened: Callable[[str], LanguageModel]
 ) -> None:
     model = opened(kind)
-    assert Pretrained(source=str(folder(kind))).original_length == model.original_length == model.learned.length == 16
+    assert Pretrained(source=str(folder(kind))).original_length == model.original_length == model.positions.learned.length == 16
     assert "learned_positions" in model.has
-    model.check_head()
+    check_head(model)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -232,9 +233,9 @@ def test_plain_transformers_computes_our_logits_at_the_target(
 @pytest.mark.parametrize("kind", ["roberta", "opt"])
 def test_rows_that_are_no_positions_are_kept(kind: str, opened: Callable[[str], LanguageModel]) -> None:
     model = opened(kind)
-    before = model.learned._tables()[0][1].weight.detach().clone()
+    before = model.positions.learned._tables()[0][1].weight.detach().clone()
     model.extend(extended(Tile(), 64), 16, 64)
-    after = model.learned._tables()[0][1].weight.detach()
+    after = model.positions.learned._tables()[0][1].weight.detach()
     assert torch.equal(after[:2], before[:2])
     assert torch.equal(after[2:18], before[2:])
     assert len(after) == 66
@@ -260,7 +261,7 @@ def test_a_table_that_is_shared_stays_shared_and_a_frozen_one_frozen(opened: Cal
     network.weight = nn.Module()
     network.weight.wpe = nn.Embedding(16, 32)
     network.weight.wpe.weight = network.transformer.wpe.weight.requires_grad_(False)
-    LanguageModel(network, "gpt2").set_table(Tile(), 16, 64)
+    LanguageModel(network, "gpt2").positions.set_table(Tile(), 16, 64)
     assert network.module.wpe is network.transformer.wpe
     assert network.weight.wpe.weight is network.transformer.wpe.weight
     assert network.transformer.wpe.weight.shape == (64, 32)
@@ -272,7 +273,7 @@ def test_a_network_that_does_not_look_up_the_longer_table_is_found_out(word: str
     model = opened("gpt2")
     table = model.network.transformer.wpe
     table.forward = lambda ids: F.embedding(ids.clamp(max=15), table.weight)  # what lies past the trained end is its last row
-    with pytest.raises(AssertionError, match=f"{word} is not on: rows off by"):
+    with pytest.raises(AssertionError, match=f"{word} is not active: rows differ by"):
         model.extend(extended(TABLES[word], 64), 16, 64)
 
 
@@ -400,7 +401,7 @@ def test_the_control_is_refused_past_the_table_and_left_alone_within(opened: Cal
     model = opened("gpt2")
     none = replace(extended(Interpolate(), 64), position=Unchanged())
     with pytest.raises(ConfigError, match=r"use context/position=interpolate, or context=none with context\.target_length=16"):
-        model.check(none, 16)
+        check_strategy(model, none, 16)
     before = logits(model, TOKENS[:, :16])
     model.extend(replace(none, target_length=16), 16, 16)
     assert torch.equal(logits(model, TOKENS[:, :16]), before)

@@ -171,7 +171,7 @@ def test_training_texts_are_the_same_for_the_same_settings() -> None:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"tasks": ["pass"]}, "data.tasks=['pass']: must be of passkey, single"),
+        ({"tasks": ["pass"]}, "data.tasks=[pass]: must be of passkey, single"),
         ({"num_documents": 1}, "data.num_documents=1: must be at least 2: one is held out"),
         ({"length": 0}, "data.length=0: must be between 1 and 1000000; use data.length=4096"),
         (

@@ -80,7 +80,7 @@ def test_positions_and_starts_come_only_with_isolated_documents():
 def test_too_few_tokens_name_their_number_and_the_remedy():
     with pytest.raises(ConfigError) as error:
         Sequences(numbered(16), 16, 0, False)
-    rule = "length=16: the train split has 16 tokens, one sequence needs 17; try length=15 or less, or more data"
+    rule = "length=16: the train split has 16 tokens, one sequence needs 17; use length=15 or less, or more data"
     assert str(error.value) == rule
 
 

@@ -81,7 +81,7 @@ def test_text_names_the_file_that_is_no_text(tmp_path, name, content, rule):
 
 
 def test_a_folder_without_text_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="holds no text file"):
+    with pytest.raises(ConfigError, match="contains no text file"):
         list(Text(path=str(tmp_path)).documents())
 
 
@@ -94,7 +94,7 @@ def test_jsonl_is_a_document_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b'{"text": "x"', ["this line is no JSON", "column"]),
+        (b'{"text": "x"', ["this line is not JSON", "column"]),
         (b'{"text": "\xff"}', ["this line is not UTF-8"]),
         (b'{"content": "x", "id": 1}', ["no such field", "content, id", "try field=content"]),
         (b'{"text": 3}', ["holds a int in this field"]),

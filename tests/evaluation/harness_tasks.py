@@ -14,8 +14,9 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.lm_eval import LmEval
-from elongate.evaluation.samples import Samples
-from elongate.objectives.reading import LeftToRight, Reading
+from elongate.evaluation.measurement.samples import Samples
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 WORDS = ["the", "sky", "sea", "was", "blue", "red", "deep", "and", "stone", "rain", "falls", "over", "every", "old", "hill", "turns"]
 LENGTH = 64  # tokens that the checkpoints hold
@@ -83,7 +84,7 @@ def written(folder: Path, *answers: str, **settings: Any) -> str:
     return task(folder, "written", documents, **WRITTEN | settings)
 
 
-def of_bytes(documents: list[list[int]] | None = None, reading: Reading | None = None, samples: Samples | None = None) -> Setting:
+def of_bytes(documents: list[list[int]] | None = None, reading: Scorer | None = None, samples: Samples | None = None) -> Setting:
     flat = [token for document in documents or [[0] * 10] for token in document]
     ends = np.cumsum([0, *map(len, documents or [[0] * 10])])
     part = (samples or Samples()).part("lm_eval", "after")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,20 +15,13 @@ from elongate.errors import ConfigError
 from elongate.evaluation import curve as module
 from elongate.evaluation.curve import Curve, _fine_edges, _mean, _sums, _table_edges
 from elongate.evaluation.evaluation import Setting
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
 
 
 def setting(lengths: list[int], original: int = 16, target: int = 32) -> Setting:
     flat = np.random.default_rng(0).integers(256, size=sum(lengths)).astype(np.uint16)
     return Setting(Tokens(flat, np.concatenate([[0], np.cumsum(lengths)])), None, original, target, seed=0, reading=LeftToRight())  # type: ignore[arg-type]  # the curve needs no tokenizer
-
-
-@pytest.fixture
-def model(build_tiny: Callable[..., Any]) -> Any:
-    built = build_tiny().model.build(257, seed=0)
-    built.network.double()
-    return built
 
 
 def test_the_mean_over_all_bins_is_the_loss_of_transformers(model: Any) -> None:

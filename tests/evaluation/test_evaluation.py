@@ -1,4 +1,4 @@
-"""What all evaluations share: an end for want of memory in one line, and everything that was measured before it kept."""
+"""Every evaluation: running out of memory is one line that keeps earlier measurements; samples of another text are measured again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.conftest import evaluated
+from tests.conftest import TINY_EVALUATION, evaluated
+from tests.evaluation.conftest import Run
 
 from elongate.errors import ConfigError, RunError
-from elongate.evaluation.evaluation import doublings, ratio_of_sums
+from elongate.evaluation.evaluation import run_evaluation
+from elongate.evaluation.measurement.lengths import doublings
+from elongate.evaluation.measurement.statistics import mean, ratio_of_sums, standard_error
 from elongate.evaluation.needle import Needle
+
+CURVE_AND_NEEDLE = ["evaluation=[curve,needle]", *TINY_EVALUATION]
 
 
 def of_torch() -> Any:
@@ -30,48 +35,59 @@ def of_python() -> Any:
 
 
 @pytest.mark.parametrize("allocate", [of_torch, of_numpy, of_python])
-def test_want_of_memory_is_told_and_what_came_before_stays(
-    allocate: Callable[[], Any], ran: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory, _ = ran("run")
+def test_running_out_of_memory_is_one_line(allocate: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = None
     monkeypatch.setattr(Needle, "measure", lambda *given: allocate())
     with pytest.raises(RunError) as caught:
-        evaluated(directory.path, tmp_path / "again")
+        run_evaluation(Needle(), nothing, nothing, print)
     assert str(caught.value).startswith("evaluation needle needs more memory than there is (")
     assert "measure needle on shorter texts" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_faults_are_raised_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = None
+    monkeypatch.setattr(Needle, "measure", lambda *given: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        run_evaluation(Needle(), nothing, nothing, print)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_measured_before_memory_ran_out_is_kept(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Needle, "measure", lambda *given: of_python())
+    with pytest.raises(RunError):
+        evaluated(finished.path, tmp_path / "again", *CURVE_AND_NEEDLE)
     assert "after" in json.loads((tmp_path / "again/results.json").read_text())["curve"]["table"]
 
 
-def test_other_faults_are_not_taken_for_it(ran: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory, _ = ran("run")
-    monkeypatch.setattr(Needle, "measure", lambda *given: torch.ones(2) @ torch.ones(3))
-    with pytest.raises(RuntimeError, match="size"):
-        evaluated(directory.path, tmp_path / "again")
-
-
-def test_another_text_in_the_same_place_is_measured_anew(ran: Callable[..., Any], text_folder: Path, tmp_path: Path) -> None:
-    directory, _ = ran("run")
-    first = evaluated(directory.path, tmp_path / "again")
-    assert evaluated(directory.path, tmp_path / "again") == first
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_another_text_in_the_same_place_is_measured_again(finished: Run, text_folder: Path, tmp_path: Path) -> None:
+    words = [*CURVE_AND_NEEDLE, "data=text", f"data.path={text_folder}", f"data.cache={tmp_path}/cache"]
+    first = evaluated(finished.path, tmp_path / "again", *words)
+    samples = (tmp_path / "again/samples.jsonl").read_text()
+    assert evaluated(finished.path, tmp_path / "again", *words) == first
+    assert (tmp_path / "again/samples.jsonl").read_text() == samples  # with the seconds that each took
     for file in text_folder.iterdir():
         file.write_text(file.read_text().swapcase())
-    changed = evaluated(directory.path, tmp_path / "again")
+    changed = evaluated(finished.path, tmp_path / "again", *words)
     assert changed["curve"]["table"]["after"]["loss"] != first["curve"]["table"]["after"]["loss"]
     assert changed["needle"]["after"]["log_probability"] != first["needle"]["after"]["log_probability"]
 
 
-def test_what_an_evaluation_writes_into_its_checkpoints_folder_does_not_start_it_anew(ran: Callable[..., Any]) -> None:
-    directory, _ = ran("run")
-    evaluated(directory.path, directory.path / "evaluation")
-    first = (directory.path / "evaluation/samples.jsonl").read_text()
-    evaluated(directory.path, directory.path / "evaluation")
-    assert (directory.path / "evaluation/samples.jsonl").read_text() == first
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_an_evaluation_inside_the_checkpoints_folder_resumes(finished: Run) -> None:
+    evaluated(finished.path, finished.path / "evaluation", *CURVE_AND_NEEDLE)
+    first = (finished.path / "evaluation/samples.jsonl").read_text()
+    evaluated(finished.path, finished.path / "evaluation", *CURVE_AND_NEEDLE)
+    assert (finished.path / "evaluation/samples.jsonl").read_text() == first
 
 
-def test_a_gate_without_another_model_is_refused_before_anything_is_measured(ran: Callable[..., Any], tmp_path: Path) -> None:
-    directory, _ = ran("run")
+def test_a_gate_without_another_model_is_refused_before_anything_is_measured(finished: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.gate\.base=null: names no other model"):
-        evaluated(directory.path, tmp_path / "again", "evaluation=[curve,gate]")
+        evaluated(finished.path, tmp_path / "again", "evaluation=[curve,gate]")
     assert list((tmp_path / "again").iterdir()) == []
 
 
@@ -89,3 +105,9 @@ def test_the_error_of_a_ratio_is_that_over_documents_and_unknown_for_one() -> No
     means = np.array([sums[d].sum() / counts[d].sum() for d in np.random.default_rng(1).integers(3, size=(4000, 120))])
     assert error == pytest.approx(means.std(), rel=0.05)
     assert ratio_of_sums(np.array([5.0, 0.0, 0.0]), np.array([3.0, 0.0, 0.0])) == (pytest.approx(5 / 3), None)
+
+
+def test_means_are_over_the_samples_that_were_measured() -> None:
+    samples = np.array([[1.0, np.nan, 5.0], [2.0, np.nan, np.nan], [6.0, np.nan, np.nan]])
+    assert mean(samples) == [3.0, None, 5.0]
+    assert standard_error(samples) == [pytest.approx(7**0.5 / 3**0.5), None, None]  # variance 7 by hand

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.conftest import evaluated
+from tests.evaluation.conftest import Run
 
 from elongate.errors import ConfigError
 from elongate.evaluation.gate import Gate
-from elongate.evaluation.samples import Samples
-from elongate.report.verdict import gate_verdict
+from elongate.evaluation.measurement.samples import Samples
 
 N = 40
 
@@ -99,7 +98,7 @@ def test_other_samples_are_not_compared() -> None:
     [
         (
             {"base": "nowhere"},
-            "evaluation.gate.base=nowhere: holds no samples.jsonl: it is not the folder of a run or an evaluation; evaluate",
+            "evaluation.gate.base=nowhere: contains no samples.jsonl: it is not the folder of a run or an evaluation; evaluate",
         ),
         ({"loss_margin": -1}, "evaluation.gate.loss_margin=-1: must be at least 0 nats; use evaluation.gate.loss_margin=0.05"),
         ({"share_margin": 5}, "evaluation.gate.share_margin=5: must be between 0 and 1"),
@@ -111,24 +110,24 @@ def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
     assert str(caught.value.inside("evaluation.gate")).startswith(line)
 
 
-def test_a_run_is_judged_against_its_own_beginning_and_against_another(ran: Callable[..., Any], tmp_path: Path) -> None:
-    words = ["evaluation=[curve,needle,retrieval,gate]", "evaluation.retrieval.tasks=[passkey]", "evaluation.retrieval.lengths=[64]"]
-    directory, results = ran("run", *words)
-    gate = results["gate"]
-    near = results["curve"]["table"]
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_is_judged_against_its_own_beginning_and_against_another(finished: Run, tmp_path: Path) -> None:
+    gate = finished.results["gate"]
+    near = finished.results["curve"]["table"]
     # Original length 32: the first two columns.
     rise = sum(w * (near["after"]["loss"][i] - near["before"]["loss"][i]) for i, w in ((0, 7), (1, 24))) / 31
     assert gate["loss"]["rise"] == pytest.approx(rise, abs=1e-9)
     assert "answers" not in gate  # 64 tokens are beyond it
-    assert f"{gate['loss']['rise']:.3f} nats" in (directory.path / "report.html").read_text()
+    assert f"{gate['loss']['rise']:.3f} nats" in (finished.path / "report.html").read_text()
     again = evaluated(
-        directory.path,
+        finished.path,
         tmp_path / "again",
         "evaluation=[curve,gate]",
         "evaluation.curve.num_sequences=4",
-        f"evaluation.gate.base={directory.path}",
+        f"evaluation.gate.base={finished.path}",
     )
     assert again["gate"]["loss"]["rise"] == pytest.approx(0, abs=1e-6)
     assert again["gate"]["passed"]
     closed = json.loads(json.dumps(gate)) | {"passed": False}
-    assert gate_verdict(closed).startswith("Gate closed: within 32 tokens, against before, the loss rose by ")
+    assert str(Gate().failure(closed)).startswith("Gate closed: within 32 tokens, against before, the loss rose by ")

@@ -43,14 +43,14 @@ from elongate.errors import ConfigError, Stopped
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.harness.model import HarnessModel
 from elongate.evaluation.lm_eval import DRAWS, LmEval
+from elongate.evaluation.measurement.samples import Samples
 from elongate.evaluation.perplexity import Perplexity
-from elongate.evaluation.samples import Samples
+from elongate.evaluation.presentation.estimate import Estimate
+from elongate.evaluation.presentation.numbers import rows_of
 from elongate.evaluation.text.classification import Classification
 from elongate.models.pretrained import Pretrained
-from elongate.objectives.reading import LeftToRight
-from elongate.report.estimate import Estimate
-from elongate.report.sections import rows_of
 from elongate.report.table import terminal_table
+from elongate.scoring.left_to_right import LeftToRight
 
 
 def network(kind: str, vocab_size: int) -> Any:
@@ -123,7 +123,7 @@ def texts_of(model: Any, setting: Setting, path: str, num_fewshot: int | None) -
     samples = Samples()
     given = replace(setting, samples=samples.part("lm_eval", "before"))
     measured(LmEval(tasks=[path], num_fewshot=num_fewshot), model, given)
-    found = {record["document"]: record["written"] for record in samples._known.values() if "written" in record}
+    found = {record["document"]: record["written"] for record in samples._records.values() if "written" in record}
     return [found[i] for i in sorted(found)]
 
 
@@ -303,7 +303,7 @@ def test_a_run_measures_tasks_of_the_harness_and_so_does_evaluate(ran: Any, tmp_
     assert "<h2>Tasks of the lm-evaluation-harness</h2>" in page
     cells = "".join(f"<td>{Estimate(section['rolling'][row]['bits_per_byte']):.3f}</td>" for row in rows_of(section["rolling"]))
     assert f'<tr><th scope="row">rolling</th><td>1.0</td><td>0</td><td class="words">bits_per_byte</td>{cells}</tr>' in page
-    table = terminal_table(results)
+    table = terminal_table(results, [LmEval(tasks=["unused"])])
     assert f"lm-evaluation-harness {version('lm-eval')}, 10 documents" in table
     assert re.search(rf"\nrolling +bits_per_byte +.*{section['rolling']['after']['bits_per_byte']:.4g}\n", table)
     assert (re.search(r"\nwritten +exact_match +- ", table) is not None) == (word == "gpt2")

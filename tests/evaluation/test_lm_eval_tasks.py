@@ -12,7 +12,7 @@ from tests.evaluation.harness_tasks import ROLLING, WRITTEN, choices, of_bytes, 
 from elongate.build import build_job
 from elongate.errors import ConfigError
 from elongate.evaluation.lm_eval import LmEval
-from elongate.objectives.fill_in import FillIn
+from elongate.scoring.fill_in import FillIn
 
 
 def named(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.conftest import evaluated
+from tests.evaluation.conftest import Run, trained
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from elongate.data.tokenizer.byte import ByteTokenizer
@@ -22,9 +24,10 @@ from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.longppl import LongPPL
-from elongate.evaluation.samples import Samples
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight, Reading
+from elongate.evaluation.measurement.samples import Samples
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 DOCUMENTS, LENGTH = 6, 64
 
@@ -40,7 +43,7 @@ def ticked(text: str) -> None:
     pass
 
 
-class Copies(Reading):
+class Copies(Scorer):
     """Every letter costs 3 nats, and 0.5 where it stands exactly `lag` tokens earlier too; it remembers how much it has read at once."""
 
     def __init__(self, lag: int) -> None:
@@ -106,20 +109,22 @@ def test_of_a_model_against_one_prefix_at_a_time(setting: Setting, model: Any) -
     assert row["loss"] == pytest.approx(np.mean(kept), abs=1e-9)
 
 
-def test_an_evaluator_chooses_once_for_all_rows(ran: Callable[..., Any], tmp_path: Any) -> None:
-    other, _ = ran("other", "seed=1")
-    fields = ["evaluation.longppl.min_gain=0.001", "evaluation.longppl.max_loss=9", f"evaluation.longppl.evaluator={other.path}"]
-    directory, results = ran("run", "evaluation=[curve,needle,longppl]", *fields)
-    section = results["longppl"]
+@pytest.mark.slow
+def test_an_evaluator_chooses_once_for_all_rows(finished: Run, tmp_path: Path) -> None:
+    fields = ["evaluation=[longppl]", "evaluation.longppl.min_gain=0.001", "evaluation.longppl.max_loss=9"]
+    evaluator = f"evaluation.longppl.evaluator={finished.path}"
+    run = trained(tmp_path, "seed=1", *fields, evaluator)
+    section = run.results["longppl"]
     assert section["before"]["key_tokens"] == section["after"]["key_tokens"] == section["untuned"]["key_tokens"] > 0
     assert section["before"]["loss"] != section["after"]["loss"]
-    chosen = [json.loads(line) for line in (directory.path / "samples.jsonl").read_text().splitlines()[1:]]
+    chosen = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()[1:]]
     keys = [record["keys"] for record in chosen if (record["evaluation"], record["row"]) == ("longppl", "evaluator")]
     assert len(keys) == section["n"]
     assert sum(map(len, keys)) == section["after"]["key_tokens"]
-    assert f"{section['after']['longppl']:,.2f}" in (directory.path / "report.html").read_text()
-    # The evaluator's own choice for itself is the same.
-    own = evaluated(other.path, tmp_path / "own", "evaluation=[longppl]", *fields[:2], f"data.path={tmp_path}/text", "data=text")
+    assert f"{section['after']['longppl']:,.2f}" in (run.path / "report.html").read_text()
+    # The evaluator's own choice for itself is the same, for the same held-out documents.
+    data = ["data=text", f"data.path={tmp_path}/text", f"data.cache={tmp_path}/cache", "seed=1"]
+    own = evaluated(finished.path, tmp_path / "own", *fields, *data)
     assert own["longppl"]["after"]["key_tokens"] == section["after"]["key_tokens"]
 
 
@@ -196,18 +201,21 @@ def test_an_evaluator_that_cannot_read_the_texts_is_refused_before_anything(
     assert str(caught.value).startswith(f"evaluation.longppl.evaluator={tmp_path}/evaluator: {rule}")
 
 
-def test_an_evaluator_that_was_measured_otherwise_than_it_would_be_read_is_refused(ran: Callable[..., Any], setting: Setting) -> None:
-    other, _ = ran("other", "context=window", "context.attention.window_length=16")
-    with pytest.raises(ConfigError, match=r"evaluator=.*other: was measured with attention window, and is read with full attention here"):
-        LongPPL(evaluator=str(other.path)).header(setting)
+def test_an_evaluator_that_was_measured_with_another_attention_is_refused(finished: Run, setting: Setting) -> None:
+    finished.results["strategy"]["evaluation_attention"] = "window"
+    (finished.path / "results.json").write_text(json.dumps(finished.results))
+    with pytest.raises(ConfigError, match=r"evaluator=.*: was measured with attention window, and is read with full attention here"):
+        LongPPL(evaluator=str(finished.path)).header(setting)
 
 
-def test_another_evaluator_in_the_same_place_chooses_anew(ran: Callable[..., Any], tmp_path: Path) -> None:
-    other, _ = ran("other", "seed=1")
-    directory, _ = ran("run")
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_another_evaluator_in_the_same_place_chooses_again(finished: Run, tmp_path: Path) -> None:
+    other = shutil.copytree(finished.path, tmp_path / "other")
     fields = ["evaluation=[longppl]", "evaluation.longppl.min_gain=0.001", "evaluation.longppl.max_loss=9"]
-    fields.append(f"evaluation.longppl.evaluator={other.path}")
-    first = evaluated(directory.path, tmp_path / "again", *fields)["longppl"]["after"]["key_tokens"]
-    shutil.copytree(directory.model, other.model, dirs_exist_ok=True)
-    os.utime(other.model / "model.safetensors")
-    assert evaluated(directory.path, tmp_path / "again", *fields)["longppl"]["after"]["key_tokens"] != first
+    fields.append(f"evaluation.longppl.evaluator={other}")
+    first = evaluated(finished.path, tmp_path / "again", *fields)["longppl"]["after"]["key_tokens"]
+    file = other / "model/model.safetensors"
+    save_file({name: weight * 1.5 for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    os.utime(file)
+    assert evaluated(finished.path, tmp_path / "again", *fields)["longppl"]["after"]["key_tokens"] != first

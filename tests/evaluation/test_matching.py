@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from elongate.evaluation.matching import any_named, share_named, values_of
+from elongate.evaluation.measurement.matching import answer_values, any_named, share_named
 
 
 @pytest.mark.parametrize(
@@ -27,5 +27,5 @@ def test_of_several_names_one_is_enough(text: str, score: float) -> None:
 
 
 def test_values_are_what_an_answer_lists() -> None:
-    assert values_of(" 12345, 67890") == ["12345", "67890"]
-    assert values_of(" bado bugi kema") == ["bado", "bugi", "kema"]
+    assert answer_values(" 12345, 67890") == ["12345", "67890"]
+    assert answer_values(" bado bugi kema") == ["bado", "bugi", "kema"]

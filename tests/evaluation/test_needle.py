@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError, Stopped
 from elongate.evaluation.evaluation import Setting
-from elongate.evaluation.needle import Needle, Sample, _sample_pair, _score
-from elongate.evaluation.samples import Samples
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight
+from elongate.evaluation.measurement.samples import Samples
+from elongate.evaluation.needle import Needle, Sample, _keys, _sample_pair, _score
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
 
 
 @pytest.fixture
@@ -28,19 +27,12 @@ def setting() -> Setting:
     return Setting(Tokens(flat, np.array([0, 5000])), ByteTokenizer(), 64, 128, seed=0, reading=LeftToRight())
 
 
-@pytest.fixture
-def model(build_tiny: Callable[..., Any]) -> Any:
-    built = build_tiny().model.build(257, seed=0)
-    built.network.double().eval()
-    return built
-
-
 def ticked(text: str) -> None:
     pass
 
 
 def one(setting: Setting, length: int, depth: float, number: int) -> Sample:
-    return _sample_pair(setting, length, depth, number)[0]
+    return _sample_pair(setting, _keys(setting), length, depth, number)[0]
 
 
 def test_a_sample_is_as_long_as_asked_and_holds_the_key_where_asked(setting: Setting) -> None:
@@ -65,7 +57,7 @@ def test_samples_are_a_function_of_seed_and_place(setting: Setting) -> None:
 
 def test_a_model_that_does_not_read_the_needle_has_no_margin(setting: Setting, model: Any) -> None:
     # The same haystack and the same two keys, right and wrong exchanged: a liking for one of them cancels.
-    first, second = _sample_pair(setting, 200, 0.5, 0)
+    first, second = _sample_pair(setting, _keys(setting), 200, 0.5, 0)
     np.testing.assert_array_equal(first.answers, second.answers[::-1])
     assert (first.prefix != second.prefix).sum() == 5
     deaf = [replace(sample, prefix=first.prefix) for sample in (first, second)]
@@ -123,7 +115,7 @@ def test_exact_match_is_what_greedy_generation_writes(setting: Setting, model: A
 
 def test_means_and_errors_are_over_the_samples_of_a_cell(setting: Setting, model: Any) -> None:
     figures = Needle(lengths=[100], depths=[0.5], num_samples=4).measure(model, setting, lambda text: None)
-    pairs = [_score(model, LeftToRight(), _sample_pair(setting, 100, 0.5, i)) for i in range(4)]
+    pairs = [_score(model, LeftToRight(), _sample_pair(setting, _keys(setting), 100, 0.5, i)) for i in range(4)]
     scores = np.stack([pair.mean(axis=0) for pair in pairs])
     assert figures["margin"] == [[pytest.approx(scores[:, 1].mean())]]
     assert figures["margin_standard_error"] == [[pytest.approx(scores[:, 1].std(ddof=1) / 2)]]

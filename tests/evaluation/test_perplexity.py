@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import evaluated
+from tests.evaluation.conftest import Run
 
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
-from elongate.evaluation import contexts
 from elongate.evaluation.context_gain import ContextGain
-from elongate.evaluation.contexts import losses_of
 from elongate.evaluation.evaluation import Setting
+from elongate.evaluation.measurement import contexts
+from elongate.evaluation.measurement.contexts import token_losses
 from elongate.evaluation.perplexity import Perplexity
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight, Reading
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 DOCUMENTS, LENGTH = 8, 200
 
@@ -42,15 +44,15 @@ def texts(setting: Setting) -> np.ndarray:
     return setting.held_out.flat.reshape(DOCUMENTS, LENGTH).astype(np.int64)
 
 
-def prefix_by_prefix(model: Any, tokens: np.ndarray) -> np.ndarray:
-    """Each token from a text that ends before it: nothing that comes later is there to be seen."""
+def prefix_by_prefix(model: Any, tokens: np.ndarray, last: int | None = None) -> np.ndarray:
+    """The losses of the last tokens, each from a text that ends before it: no later token is there to be seen."""
+    length = tokens.shape[1]
     losses = np.full(tokens.shape, np.nan)
-    for row, text in enumerate(tokens):
-        for end in range(1, len(text)):
-            with torch.no_grad():
-                logits = model.network(torch.from_numpy(text[None, :end])).logits[0, -1]
-            losses[row, end] = -logits.log_softmax(-1)[text[end]].item()
-    return losses
+    for end in range(length - (last or length - 1), length):
+        with torch.no_grad():
+            logits = model.network(torch.from_numpy(tokens[:, :end])).logits[:, -1]
+        losses[:, end] = -logits.log_softmax(-1)[range(len(tokens)), tokens[:, end]].numpy()
+    return losses if last is None else losses[:, -last:]
 
 
 def test_the_loss_is_that_of_transformers_with_labels(setting: Setting, model: Any) -> None:
@@ -67,7 +69,7 @@ def test_the_loss_is_that_of_transformers_with_labels(setting: Setting, model: A
 
 def test_each_token_is_told_from_what_comes_before_it(setting: Setting, model: Any) -> None:
     tokens = texts(setting)[:2, :40]
-    np.testing.assert_allclose(losses_of(model, setting, tokens, ticked), prefix_by_prefix(model, tokens), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(token_losses(model, setting, tokens, ticked), prefix_by_prefix(model, tokens), rtol=0, atol=1e-9)
 
 
 def leaks(model: Any, setting: Setting) -> bool:
@@ -75,7 +77,7 @@ def leaks(model: Any, setting: Setting) -> bool:
     tokens = texts(setting)[:2, :40]
     changed = tokens.copy()
     changed[:, 30] = (changed[:, 30] + 1) % 26 + 97
-    before, after = (losses_of(model, setting, rows, ticked)[:, :30] for rows in (tokens, changed))
+    before, after = (token_losses(model, setting, rows, ticked)[:, :30] for rows in (tokens, changed))
     return not np.array_equal(before, after, equal_nan=True)
 
 
@@ -99,8 +101,8 @@ def test_batches_and_their_order_change_nothing(setting: Setting, model: Any, mo
 def test_padding_changes_nothing(setting: Setting, model: Any, filler: int) -> None:
     tokens = texts(setting)[:3, :40]
     padded = np.pad(tokens, ((0, 0), (0, 25)), constant_values=filler)
-    alone = losses_of(model, setting, tokens, ticked)
-    np.testing.assert_allclose(losses_of(model, setting, padded, ticked)[:, :40], alone, rtol=0, atol=1e-9)
+    alone = token_losses(model, setting, tokens, ticked)
+    np.testing.assert_allclose(token_losses(model, setting, padded, ticked)[:, :40], alone, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 10_000])
@@ -117,7 +119,7 @@ def test_the_chunks_that_logits_are_made_in_change_nothing(
 
     whole = torch.Tensor.split
     monkeypatch.setattr(torch.Tensor, "split", split)
-    monkeypatch.setattr("elongate.objectives.cross_entropy.PIECE", piece)
+    monkeypatch.setattr("elongate.scoring.token_loss.LOGIT_TOKENS", piece)
     assert evaluation.measure(model, setting, ticked)["loss"] == pytest.approx(usual, abs=1e-9)
     assert piece in sizes
 
@@ -127,14 +129,14 @@ def test_the_same_tokens_are_scored_at_every_length(setting: Setting, model: Any
     rows = texts(setting)[:, :150]
     for length, loss in zip((20, 50, 150), row["loss"], strict=True):
         read = rows[:, -length:]
-        assert loss == pytest.approx(prefix_by_prefix(model, read[:, :])[:, -10:].mean(), abs=1e-9)
+        assert loss == pytest.approx(prefix_by_prefix(model, read, 10).mean(), abs=1e-9)
     assert row["tokens"] == [DOCUMENTS * 10] * 3
 
 
 def test_windows_score_every_token_once_and_their_mean_is_another_figure(setting: Setting, model: Any) -> None:
     fields = {"lengths": [40], "stride": 15, "num_sequences": DOCUMENTS}
     rows = texts(setting)[:, :80]  # two windows' worth of text: starts 0, 15, 30
-    windows = [losses_of(model, setting, rows[:, start : start + 40], ticked) for start in (0, 15, 30)]
+    windows = [token_losses(model, setting, rows[:, start : start + 40], ticked) for start in (0, 15, 30)]
     parts = [windows[0][:, 1:], windows[1][:, -15:], windows[2][:, -15:]]
     strided = Perplexity(form="strided", **fields).measure(model, setting, ticked)
     assert strided["loss"][0] == pytest.approx(np.concatenate(parts, axis=1).mean(), abs=1e-9)
@@ -147,7 +149,7 @@ def test_windows_score_every_token_once_and_their_mean_is_another_figure(setting
     assert strided["standard_error"][0] == pytest.approx(means.std(ddof=1) / DOCUMENTS**0.5, abs=1e-12)
 
 
-class Reach(Reading):
+class Reach(Scorer):
     """A token costs 2 nats less a share for each token before it, as far as `reach`: what lies beyond is of no use."""
 
     def __init__(self, reach: int) -> None:
@@ -215,7 +217,7 @@ def test_a_whole_that_cannot_be_read_makes_no_short_context_effective(setting: S
 def test_gain_is_the_difference_of_the_same_targets(setting: Setting, model: Any) -> None:
     row = ContextGain(lengths=[16, 40, 120], num_scored=8).measure(model, setting, ticked)
     rows = texts(setting)[:, :120]
-    told = [prefix_by_prefix(model, rows[:, -length:])[:, -8:] for length in (16, 40, 120)]
+    told = [prefix_by_prefix(model, rows[:, -length:], 8) for length in (16, 40, 120)]
     assert row["gain"] == pytest.approx([(part - told[-1]).mean() for part in told], abs=1e-9)
     assert row["gain"][-1] == 0
     assert row["gain_interval"][0][0] < row["gain"][0] < row["gain_interval"][0][1]
@@ -243,9 +245,9 @@ def test_a_model_that_sees_both_sides_is_refused(setting: Setting, evaluation: A
     [
         (Perplexity, {"form": "mean"}, "x.form=mean: must be one of same_tokens, strided, window_mean; use x.form=same_tokens"),
         (Perplexity, {"stride": 64, "lengths": [64]}, "x.stride=64: must be at least 1 and below the shortest length"),
-        (Perplexity, {"lengths": [64, 32]}, "x.lengths=[64, 32]: must be one or more lengths of at least 2, the shortest first"),
+        (Perplexity, {"lengths": [64, 32]}, "x.lengths=[64,32]: must be one or more lengths of at least 2, the shortest first"),
         (ContextGain, {"num_scored": 0}, "x.num_scored=0: must be at least 1 and below the shortest length"),
-        (ContextGain, {"num_sequences": 1}, "x.num_sequences=1: must be at least 2: one document says nothing of others"),
+        (ContextGain, {"num_sequences": 1}, "x.num_sequences=1: must be at least 2: one document gives no standard error"),
     ],
 )
 def test_what_cannot_be(kind: Any, fields: dict[str, Any], line: str) -> None:
@@ -256,7 +258,7 @@ def test_what_cannot_be(kind: Any, fields: dict[str, Any], line: str) -> None:
 
 def test_documents_that_are_too_short_are_told(setting: Setting) -> None:
     with pytest.raises(
-        ConfigError, match=r"evaluation\.perplexity\.lengths=\[32, 500\]: finds 0 held-out documents of 500 tokens, and needs 2"
+        ConfigError, match=r"evaluation\.perplexity\.lengths=\[32,500\]: finds 0 held-out documents of 500 tokens, and needs 2"
     ):
         Perplexity(lengths=[32, 500]).header(setting)
 
@@ -267,12 +269,14 @@ def test_by_default_lengths_go_as_far_as_there_are_documents(setting: Setting) -
     assert ContextGain().header(setting)["lengths"] == [4, 8, 16, 32, 64]
 
 
-def test_a_run_measures_both_and_the_page_stands(ran: Callable[..., Any], tmp_path: Any) -> None:
-    directory, results = ran("run", "evaluation=[curve,needle,perplexity,context_gain]", "evaluation.perplexity.num_sequences=4")
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_both_are_on_the_page_of_a_run_and_measured_again_by_evaluate(finished: Run, tmp_path: Any) -> None:
+    results = finished.results
     for word in ("perplexity", "context_gain"):
         assert {"before", "untuned", "after"} <= results[word].keys()
-    page = (directory.path / "report.html").read_text()
+    page = (finished.path / "report.html").read_text()
     assert f"{results['perplexity']['after']['perplexity'][0]:.2f}" in page
     assert f"{results['context_gain']['after']['gain'][0]:.3f}" in page
-    again = evaluated(directory.path, tmp_path / "again")
+    again = evaluated(finished.path, tmp_path / "again", "evaluation=[perplexity]", "evaluation.perplexity.num_sequences=4")
     assert again["perplexity"]["after"]["loss"] == pytest.approx(results["perplexity"]["after"]["loss"], abs=1e-6)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.evaluation.conftest import trained
 from tests.networks import VOCAB, network
 
 from elongate.data.tokenizer.byte import ByteTokenizer
@@ -20,8 +21,8 @@ from elongate.evaluation import pseudo_perplexity
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.pseudo_perplexity import PseudoPerplexity
 from elongate.models.language_model import LanguageModel
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
 
 MASK, DOCUMENTS, LENGTH = VOCAB - 1, 4, 64
 EVALUATION = PseudoPerplexity(lengths=[16, 40], num_positions=4)
@@ -91,7 +92,7 @@ def test_what_the_table_does_not_reach_has_no_figure(setting: Setting) -> None:
 def test_a_model_that_reads_from_left_to_right_is_refused(setting: Setting) -> None:
     with pytest.raises(ConfigError) as caught:
         PseudoPerplexity().header(replace(setting, reading=LeftToRight()))
-    assert str(caught.value).startswith("evaluation=[pseudo_perplexity]: needs a model that fills in what is hidden")
+    assert str(caught.value).startswith("evaluation=[pseudo_perplexity]: needs a model that predicts hidden tokens")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_a_model_that_reads_from_left_to_right_is_refused(setting: Setting) -> N
     [
         ({"num_positions": 5}, "x.num_positions=5: must be an even number from 2 to the shortest length"),
         ({"num_positions": 20, "lengths": [16]}, "x.num_positions=20: must be an even number from 2 to the shortest length"),
-        ({"lengths": [32, 16]}, "x.lengths=[32, 16]: must be one or more lengths of at least 2, the shortest first"),
+        ({"lengths": [32, 16]}, "x.lengths=[32,16]: must be one or more lengths of at least 2, the shortest first"),
     ],
 )
 def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
@@ -108,16 +109,17 @@ def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
     assert str(caught.value.inside("x")).startswith(line)
 
 
-def test_a_run_of_a_masked_model_shows_it(ran: Callable[..., Any]) -> None:
+@pytest.mark.slow
+def test_a_run_of_a_masked_model_shows_it(tmp_path: Path) -> None:
     words = [
         "model=bert",
         "objective=masked",
         "context=interpolate",
         "context.target_length=64",
-        "evaluation=[curve,needle,pseudo_perplexity]",
+        "evaluation=[pseudo_perplexity]",
     ]
-    directory, results = ran("run", *words, "evaluation.pseudo_perplexity.num_positions=4")
-    section = results["pseudo_perplexity"]
+    run = trained(tmp_path, *words, "evaluation.pseudo_perplexity.num_positions=4")
+    section = run.results["pseudo_perplexity"]
     assert section["lengths"] == [32, 64]
     assert section["before"]["loss"][1] is None
-    assert f"{section['after']['pseudo_perplexity'][1]:,.2f}" in (directory.path / "report.html").read_text()
+    assert f"{section['after']['pseudo_perplexity'][1]:,.2f}" in (run.path / "report.html").read_text()

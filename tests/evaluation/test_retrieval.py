@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import evaluated
+from tests.evaluation.conftest import EVALUATIONS, Run
 
 from elongate.data.retrieval.sample import Place, made
 from elongate.data.retrieval.tasks import TASKS
@@ -19,13 +20,13 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError, Stopped
 from elongate.evaluation.evaluation import Setting
-from elongate.evaluation.intervals import of_share
+from elongate.evaluation.measurement.intervals import share_interval
+from elongate.evaluation.measurement.samples import Samples
 from elongate.evaluation.retrieval import Retrieval
-from elongate.evaluation.samples import Samples
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight, Reading
-from elongate.report.table import terminal_table
-from elongate.tracking import flatten
+from elongate.report.scalars import scalars
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 
 @pytest.fixture
@@ -34,14 +35,7 @@ def setting() -> Setting:
     return Setting(Tokens(flat, np.array([0, 5000])), ByteTokenizer(), 300, 600, seed=0, reading=LeftToRight())
 
 
-@pytest.fixture
-def model(build_tiny: Callable[..., Any]) -> Any:
-    built = build_tiny().model.build(257, seed=0)
-    built.network.double().eval()
-    return built
-
-
-class Oracle(Reading):
+class Oracle(Scorer):
     """Writes the right answer after texts of up to `reach` tokens, the wrong one after others."""
 
     def __init__(self, reach: int, writes_down: str = "") -> None:
@@ -68,7 +62,7 @@ def measured(setting: Setting, model: Any, reach: int, **fields: Any) -> tuple[d
     return Retrieval(**fields).measure(model, afresh(setting, reading), ticked), reading
 
 
-def afresh(setting: Setting, reading: Reading) -> Setting:
+def afresh(setting: Setting, reading: Scorer) -> Setting:
     """With nothing measured yet."""
     return replace(setting, reading=reading, samples=Samples().part("retrieval", "after"))
 
@@ -92,8 +86,9 @@ def test_scores_are_those_of_a_whole_forward(setting: Setting, model: Any) -> No
         assert record["depth"] == sample.depth
 
 
+@pytest.mark.slow
 def test_effective_length_is_the_last_length_up_to_which_all_are_sure(setting: Setting, model: Any) -> None:
-    row, _ = measured(setting, model, 600, num_samples=8)
+    row, _ = measured(setting, model, 600, num_samples=5)
     for task in TASKS:
         assert row[task]["exact_match"] == [1.0, 1.0, 0.0, 0.0]  # 300, 600, 1200 and 2400 tokens
         assert row[task]["effective_length"] == {"exact_match": 600, "preferred": 600}
@@ -143,7 +138,7 @@ def test_what_is_written_is_searched_for_the_values(setting: Setting, model: Any
         row = Retrieval(**fields).measure(model, afresh(setting, reading), ticked)["multi_query"]
         assert row["named"] == [share]
         assert row["exact_match"] == [0.0]
-        assert row["named_interval"] == [of_share(int(share), 1)]
+        assert row["named_interval"] == [share_interval(int(share), 1)]
 
 
 def test_a_model_that_does_not_write_is_not_asked_to(setting: Setting) -> None:
@@ -225,13 +220,13 @@ def test_samples_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"tasks": ["passky"]}, "evaluation.retrieval.tasks=['passky']: must be of passkey, single, "),
+        ({"tasks": ["passky"]}, "evaluation.retrieval.tasks=[passky]: must be of passkey, single, "),
         ({"tasks": []}, "evaluation.retrieval.tasks=[]: must be of "),
-        ({"tasks": ["copy", "copy"]}, "evaluation.retrieval.tasks=['copy', 'copy']: must be of "),
-        ({"depths": [0.5, 0.5]}, "evaluation.retrieval.depths=[0.5, 0.5]: must be one or more depths between 0 and 1, unlike each other"),
+        ({"tasks": ["copy", "copy"]}, "evaluation.retrieval.tasks=[copy,copy]: must be of "),
+        ({"depths": [0.5, 0.5]}, "evaluation.retrieval.depths=[0.5,0.5]: must be one or more different depths between 0 and 1"),
         ({"num_samples": 0}, "evaluation.retrieval.num_samples=0: must be at least 1; use evaluation.retrieval.num_samples=2"),
-        ({"depths": [1.5]}, "evaluation.retrieval.depths=[1.5]: must be one or more depths between 0 and 1"),
-        ({"lengths": [600, 300]}, "evaluation.retrieval.lengths=[600, 300]: must be one or more lengths of at least 1, the shortest first"),
+        ({"depths": [1.5]}, "evaluation.retrieval.depths=[1.5]: must be one or more different depths between 0 and 1"),
+        ({"lengths": [600, 300]}, "evaluation.retrieval.lengths=[600,300]: must be one or more lengths of at least 1, the shortest first"),
         ({"threshold": "high"}, "evaluation.retrieval.threshold=high: must be one of ruler, nolima"),
     ],
 )
@@ -250,26 +245,27 @@ def test_a_length_that_is_too_short_is_told_with_what_a_task_takes(setting: Sett
         Retrieval(tasks=["passkey"], lengths=[300, 6000]).header(setting)
 
 
-def test_a_run_measures_it_and_every_figure_is_on_the_page(ran: Callable[..., Any], tmp_path: Path) -> None:
-    words = ["evaluation=[curve,needle,retrieval]", "evaluation.retrieval.tasks=[passkey,copy]", "evaluation.retrieval.lengths=[64,128]"]
-    directory, results = ran("run", *words, "evaluation.retrieval.depths=[0,1]", "evaluation.retrieval.num_samples=1")
-    section = results["retrieval"]
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_shows_every_figure_and_evaluate_measures_the_same(finished: Run, tmp_path: Path) -> None:
+    section = finished.results["retrieval"]
     assert (section["n"], section["tasks"], section["lengths"]) == (2, ["passkey", "copy"], [64, 128])
-    page, lines = (directory.path / "report.html").read_text(), (directory.path / "retrieval.csv").read_text().splitlines()
+    page, lines = (finished.path / "report.html").read_text(), (finished.path / "retrieval.csv").read_text().splitlines()
     assert "<h2>Retrieval</h2>" in page
     assert len(lines) == 1 + 3 * 3 * 2  # task, and both together × row × length
     assert "time for each answer written exactly" in page
-    table = terminal_table(results)
+    flat = scalars(finished.results, [Retrieval()])
     for row in ("before", "untuned", "after"):
         for task in ("passkey", "copy"):
             for length, share in zip((64, 128), section[task][row]["preferred"], strict=True):
-                assert f"retrieval/{task}/{row}/preferred/{length}" in flatten(results)
+                assert flat[f"retrieval/{task}/{row}/preferred/{length}"] == share
                 assert f"{100 * share:.0f}%" in page
-                assert f"{100 * share:.0f}" in table
-    records = [json.loads(line) for line in (directory.path / "samples.jsonl").read_text().splitlines()[1:]]
+                assert f"{100 * share:.0f}" in finished.table
+    records = [json.loads(line) for line in (finished.path / "samples.jsonl").read_text().splitlines()[1:]]
     # Three rows of two tasks: two lengths at two depths, these without needles at one, and one without haystack at two.
     assert sum(record["evaluation"] == "retrieval" for record in records) == 3 * 2 * (2 * 2 + 2 + 2)
-    again = evaluated(directory.path, tmp_path / "again")
+    words = [word for word in EVALUATIONS if word.startswith("evaluation.retrieval")]
+    again = evaluated(finished.path, tmp_path / "again", "evaluation=[retrieval]", *words)
     for task in ("passkey", "copy"):
         for measure in ("preferred", "exact_match", "effective_length"):
             assert again["retrieval"][task]["after"][measure] == section[task]["after"][measure]

@@ -22,36 +22,23 @@ from elongate.models.language_model import LanguageModel
 from elongate.objectives.objective import Example
 
 
-@pytest.mark.parametrize(
-    ("fields", "length", "line"),
-    [
-        ({"chunk_length": 0}, 36, "memory.chunk_length=0: must be at least 1; use memory.chunk_length=512"),
-        ({"chunk_length": -3}, 36, "memory.chunk_length=-3: must be at least 1; use memory.chunk_length=512"),
-        ({"chunk_length": 37}, 36, "memory.chunk_length=37: is above the length of 36 tokens: there would be nothing to stream; use "),
-        ({"chunk_length": 37}, 36, "use memory.chunk_length=9, or memory=plain"),
-        ({"chunk_length": 2}, 1, "use memory.chunk_length=1, or memory=plain"),
-    ],
-)
-def test_a_chunk_that_is_none_or_above_the_length(fields: dict[str, int], length: int, line: str) -> None:
-    def refused() -> None:
-        with inside("memory"):
-            Stream(**fields).check(length)
-
-    with pytest.raises(ConfigError) as caught:
-        refused()
-    assert line in str(caught.value)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("chunk_length", [0, -3])
+def test_a_chunk_has_at_least_one_token(chunk_length: int) -> None:
+    with pytest.raises(ConfigError) as caught, inside("memory"):
+        Stream(chunk_length=chunk_length)
+    assert str(caught.value) == f"memory.chunk_length={chunk_length}: must be at least 1; use memory.chunk_length=512"
 
 
-def test_a_chunk_of_the_whole_length_is_no_fault() -> None:
-    Stream(chunk_length=36).check(36)
-    Stream(chunk_length=1).check(1)
+def test_a_sequence_shorter_than_a_chunk_is_one_chunk(build_tiny: Callable[..., Any]) -> None:
+    """Its gradient is that of other plans: "stream longer" in test_exactness.py."""
+    assert build_tiny("memory=stream", "memory.chunk_length=129").memory.chunk_length == 129
+    assert Stream(chunk_length=36).helps(36)
+    assert not Stream(chunk_length=37).helps(36)
 
 
-@pytest.mark.parametrize("words", [["memory.chunk_length=0"], ["memory.chunk_length=129"]], ids=str)
-def test_the_command_line_is_told_the_whole_key(words: list[str], build_tiny: Callable[..., Any]) -> None:
+def test_an_error_of_the_command_line_has_the_whole_key(build_tiny: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match=r"^memory\.chunk_length="):
-        build_tiny("memory=stream", *words)
+        build_tiny("memory=stream", "memory.chunk_length=0")
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])

@@ -1,4 +1,4 @@
-"""Fresh models: what they have, which tokens they see, and that what lies before the head is transformers' own."""
+"""Fresh models: what they have, which tokens they see, and that the transform before the head is transformers' own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models import small
+from tests.models.autoencoders import autoencoder
+from tests.models.small import LENGTH as ORIGINAL
+from tests.models.small import TARGET, strategy
 from tests.networks import VOCAB
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -29,59 +33,71 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.errors import ConfigError
 from elongate.models.bert import Bert, sinusoids
+from elongate.models.bidirectional_autoencoder import BidirectionalAutoencoder
+from elongate.models.compatibility import check_head
+from elongate.models.gpt import Gpt
+from elongate.models.gpt2 import Gpt2
 from elongate.models.language_model import LanguageModel
+from elongate.models.model import Model
+from elongate.models.modernbert import ModernBert
 from elongate.training.origin import export
 
-FRESH = ["gpt", "gpt2", "bert", "modernbert"]
+FRESH: dict[str, type[Any]] = {"gpt": Gpt, "gpt2": Gpt2, "bert": Bert, "modernbert": ModernBert}
 LEARNED = ["gpt2", "bert"]
 LENGTH, AT = 20, 9
 
 
-@pytest.fixture
-def built(build_tiny: Callable[..., Any]) -> Callable[..., LanguageModel]:
-    """A tiny model in float64, without dropout, whose weights attend: fresh ones hardly do."""
-
-    def built(word: str, *overrides: str) -> LanguageModel:
-        model = build_tiny(f"model={word}", *overrides).model.build(VOCAB, seed=0)
-        model.network.double().eval()
-        draw = torch.Generator().manual_seed(0)
-        for parameter in model.network.parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.3, generator=draw)
-        return model
-
-    return built
+def chosen(word: str, **fields: Any) -> Model:
+    """A tiny model as the configuration describes it."""
+    return FRESH[word](**small.SIZES | fields)
 
 
-@pytest.mark.parametrize("word", FRESH)
-def test_a_model_has_what_its_class_says(word: str, build_tiny: Callable[..., Any]) -> None:
-    model = build_tiny(f"model={word}").model
-    assert model.build(VOCAB, seed=0).has == model.has
+def built(word: str, **fields: Any) -> LanguageModel:
+    """A tiny model in float64, without dropout, whose attention depends on the tokens."""
+    model = chosen(word, **fields).build(VOCAB, seed=0)
+    model.network.double().eval()
+    draw = torch.Generator().manual_seed(0)
+    for parameter in model.network.parameters():
+        if parameter.ndim == 2:
+            nn.init.normal_(parameter, std=0.3, generator=draw)
+    return model
 
 
 @pytest.mark.parametrize("word", FRESH)
-def test_attention_has_no_dropout_by_default(word: str, build_tiny: Callable[..., Any]) -> None:
-    config = build_tiny(f"model={word}").model.build(VOCAB, seed=0).network.config
+def test_a_model_has_the_properties_that_its_class_states(word: str) -> None:
+    assert chosen(word).build(VOCAB, seed=0).has == chosen(word).has
+
+
+def test_an_autoencoder_has_the_properties_that_its_class_states() -> None:
+    model = autoencoder()
+    assert model.has == BidirectionalAutoencoder.has
+    check_head(model)
+
+
+@pytest.mark.parametrize("word", FRESH)
+def test_attention_has_no_dropout_by_default(word: str) -> None:
+    config = chosen(word).build(VOCAB, seed=0).network.config
     rates = [getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")]
     assert rates == [0, 0, 0]
 
 
 @pytest.mark.parametrize("word", LEARNED)
-def test_dropout_is_that_of_the_configuration(word: str, build_tiny: Callable[..., Any]) -> None:
-    network = build_tiny(f"model={word}", "model.dropout=0.3", "model.attention_dropout=0.2").model.build(VOCAB, seed=0).network
+def test_dropout_is_that_of_the_configuration(word: str) -> None:
+    network = chosen(word, dropout=0.3, attention_dropout=0.2).build(VOCAB, seed=0).network
     assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} >= {0.3}
-    # A draw of each kind that is not the same twice.
+    # Two passes draw different dropouts.
     tokens = torch.arange(LENGTH)[None] % VOCAB
     assert (network.train()(tokens).logits - network(tokens).logits).abs().max() > 0
 
 
-# -- who sees whom ---------------------------------------------------------------------------------------------------
+# -- which tokens a token sees -----------------------------------------------------------------
 
 
-def reached(model: LanguageModel, rows: Tensor) -> Tensor:
-    """How far the state of token `AT` depends on each row: the sum of the gradient's absolute values."""
+def dependence(model: LanguageModel, rows: Tensor) -> Tensor:
+    """How much the state of token `AT` depends on each row: the sum of the gradient's absolute values."""
     tokens = torch.arange(LENGTH)[None] % VOCAB
     return torch.autograd.grad(model.hidden(tokens)[0, AT].square().sum(), rows)[0][:LENGTH].abs().sum(-1)
 
@@ -91,26 +107,24 @@ def position_table(model: LanguageModel) -> Tensor:
 
 
 @pytest.mark.parametrize("word", FRESH)
-def test_a_causal_model_sees_the_past_only_and_a_bidirectional_one_both_sides(word: str, built: Callable[..., LanguageModel]) -> None:
+def test_a_causal_model_sees_the_past_and_a_bidirectional_one_both_sides(word: str) -> None:
     model = built(word)
-    # Token i is token i of the embedding: its row tells of token i alone, unless the head is tied, which is not reached here.
-    gradient = reached(model, model.network.get_input_embeddings().weight)
+    # Token i has row i of the embedding, and hidden states do not depend on a tied head.
+    gradient = dependence(model, model.network.get_input_embeddings().weight)
     assert (gradient[: AT + 1] > 0).all()
     assert (gradient[AT + 1 :] == 0).all() if "causal" in model.has else (gradient[AT + 1 :] > 0).all()
 
 
 @pytest.mark.parametrize("word", LEARNED)
-def test_the_same_told_by_the_table_of_positions(word: str, built: Callable[..., LanguageModel]) -> None:
+def test_the_table_of_positions_shows_the_same(word: str) -> None:
     model = built(word)
-    gradient = reached(model, position_table(model))
+    gradient = dependence(model, position_table(model))
     assert (gradient[: AT + 1] > 0).all()
     assert (gradient[AT + 1 :] == 0).all() if word == "gpt2" else (gradient[AT + 1 :] > 0).all()
 
 
-def test_a_local_layer_of_modernbert_sees_its_window_on_both_sides_and_a_global_one_everything(
-    built: Callable[..., LanguageModel],
-) -> None:
-    model = built("modernbert", "model.local_length=6")
+def test_a_local_layer_of_modernbert_sees_a_window_and_a_global_one_everything() -> None:
+    model = built("modernbert", local_length=6)
     seen: list[Tensor] = []
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -123,7 +137,7 @@ def test_a_local_layer_of_modernbert_sees_its_window_on_both_sides_and_a_global_
     assert [found.tolist() for found in seen] == [list(range(LENGTH)), list(range(AT - 3, AT + 4))]
 
 
-# -- the head --------------------------------------------------------------------------------------------------------
+# -- the head ----------------------------------------------------------------------------------
 
 SIZES: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -147,7 +161,7 @@ HEADS: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_what_lies_before_the_head_is_the_networks_own(kind: str) -> None:
+def test_head_inputs_are_those_of_the_network(kind: str) -> None:
     torch.manual_seed(0)
     network = HEADS[kind]().double().eval()
     network.set_attn_implementation("elongate")
@@ -157,14 +171,14 @@ def test_what_lies_before_the_head_is_the_networks_own(kind: str) -> None:
     tokens = torch.arange(1, 41).view(2, 20)
     with torch.no_grad():
         hidden = model.hidden(tokens)
-        logits = nn.functional.linear(model.before_head(hidden), *model.head)
+        logits = model.logits(hidden)
         assert_close(logits, network(tokens).logits, rtol=0, atol=1e-12)
-        # Token by token: what is scored may be gathered first.
-        assert_close(model.before_head(hidden[:, 3:5]), model.before_head(hidden)[:, 3:5], rtol=0, atol=1e-12)
-    model.check_head()
+        # It acts token by token, so scored tokens may be selected before it.
+        assert_close(model.head_inputs(hidden[:, 3:5]), model.head_inputs(hidden)[:, 3:5], rtol=0, atol=1e-12)
+    check_head(model)
 
 
-def test_a_head_that_is_not_known_is_refused_in_one_line() -> None:
+def test_an_unknown_head_is_refused() -> None:
     network = AlbertForMaskedLM(AlbertConfig(**SIZES, embedding_size=32)).eval()
     network.set_attn_implementation("elongate")
     for parameter in network.parameters():
@@ -172,37 +186,33 @@ def test_a_head_that_is_not_known_is_refused_in_one_line() -> None:
     with pytest.raises(
         ConfigError, match=r"is a albert, which changes its logits after the head; name a checkpoint whose head is one matrix"
     ):
-        LanguageModel(network, "albert").check_head()
+        check_head(LanguageModel(network, "albert"))
 
 
-# -- extended and exported -------------------------------------------------------------------------------------------
+# -- extended and exported ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("word", FRESH)
-def test_plain_transformers_computes_the_logits_of_the_extended_model(word: str, build_tiny: Callable[..., Any], tmp_path: Path) -> None:
-    job = build_tiny(f"model={word}")
-    tokenizer = job.tokenizer.fit(job.data)
-    tokenizer = tokenizer.with_mask() if job.objective.masks else tokenizer
-    model = job.model.build(tokenizer.vocab_size, seed=0)
+def test_plain_transformers_computes_the_logits_of_the_extended_model(word: str, tmp_path: Path) -> None:
+    tokenizer = ByteTokenizer().with_mask()
+    model = chosen(word).build(tokenizer.vocab_size, seed=0)
     model.network.eval()
-    model.extend(job.strategy, 32, 128)
+    model.extend(strategy("interpolate" if word in LEARNED else "yarn"), ORIGINAL, TARGET)
     export(model, tokenizer, tmp_path / "model")
     auto = AutoModelForCausalLM if "causal" in model.has else AutoModelForMaskedLM
     opened = auto.from_pretrained(tmp_path / "model")
-    assert opened.config.max_position_embeddings == 128
-    tokens = torch.randint(257, (2, 128), generator=torch.Generator().manual_seed(0))
-    for length in (32, 128):
+    assert opened.config.max_position_embeddings == TARGET
+    for length in (ORIGINAL, TARGET):
+        tokens = small.TOKENS[:, :length]
         with torch.no_grad():
-            ours = nn.functional.linear(model.before_head(model.hidden(tokens[:, :length])), *model.head)
-            assert_close(opened(tokens[:, :length]).logits, ours, rtol=0, atol=1e-5)
+            assert_close(opened(tokens).logits, model.logits(model.hidden(tokens)), rtol=0, atol=1e-5)
 
 
-def test_a_scaling_acts_on_the_global_layers_of_modernbert_alone(build_tiny: Callable[..., Any]) -> None:
-    job = build_tiny("model=modernbert", "context=ntk")
-    model = job.model.build(VOCAB, seed=0)
+def test_a_scaling_acts_on_the_global_layers_of_modernbert_alone() -> None:
+    model = chosen("modernbert").build(VOCAB, seed=0)
     rotary = model.network.model.rotary_emb
     before = {layer: getattr(rotary, f"{layer}_inv_freq").clone() for layer in ("full_attention", "sliding_attention")}
-    proof = model.extend(job.strategy, 32, 128)
+    proof = model.extend(strategy("ntk"), ORIGINAL, TARGET)
     rotary = model.network.model.rotary_emb
     assert torch.equal(rotary.sliding_attention_inv_freq, before["sliding_attention"])
     # NTK-aware: theta · 4^(d/(d-2)), by hand.
@@ -215,25 +225,28 @@ def test_a_scaling_acts_on_the_global_layers_of_modernbert_alone(build_tiny: Cal
 
 
 @pytest.mark.parametrize(
-    ("setting", "line"),
+    ("field", "line"),
     [
-        ("model.dropout=1", "model.dropout=1.0: must be at least 0 and below 1; use model.dropout=0.0"),
-        ("model.local_length=7", "model.local_length=7: must be even: as many tokens on either side; use model.local_length=8"),
-        ("model.global_every=0", "model.global_every=0: must be at least 1; use model.global_every=2"),
-        ("model.dim=36", "model.dim=36: must be an even multiple of num_heads=4: rotary positions turn pairs; use model.dim=32"),
+        ({"dropout": 1.0}, "dropout=1.0: must be at least 0 and below 1; use dropout=0.0"),
+        ({"local_length": 7}, "local_length=7: must be even: half of the tokens are on either side; use local_length=8"),
+        ({"global_every": 0}, "global_every=0: must be at least 1; use global_every=2"),
+        (
+            {"dim": 36},
+            "dim=36: must be an even multiple of num_heads=4: rotary positions rotate pairs; use dim=32",
+        ),
     ],
 )
-def test_what_modernbert_cannot_be_is_told_in_one_line(setting: str, line: str, build_tiny: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError) as told:
-        build_tiny("model=modernbert", setting)
-    assert str(told.value) == line
+def test_sizes_of_modernbert_that_do_not_fit_are_refused(field: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        chosen("modernbert", **field)
+    assert str(refused.value) == line
 
 
 @pytest.mark.parametrize("dim", [6, 7])
-def test_rows_of_sinusoids_tell_how_far_apart_they_are(dim: int) -> None:
+def test_products_of_sinusoids_depend_on_the_distance(dim: int) -> None:
     rows = sinusoids(20, dim)
     assert rows.shape == (20, dim)
-    # sin(a) sin(b) + cos(a) cos(b) = cos(a - b): of pairs, the sum depends on the distance alone.
+    # sin(a) sin(b) + cos(a) cos(b) = cos(a - b): summed over pairs, it depends on the distance alone.
     sines, cosines = rows[:, : dim // 2], rows[:, (dim + 1) // 2 :][:, : dim // 2]
     pairs = sines @ sines.T + cosines @ cosines.T
     for distance in range(20):
@@ -242,7 +255,7 @@ def test_rows_of_sinusoids_tell_how_far_apart_they_are(dim: int) -> None:
     assert_close(pairs[0, 2], expected)
 
 
-def test_a_fresh_bert_starts_with_them_as_large_as_its_words() -> None:
+def test_a_fresh_bert_starts_with_sinusoids_as_large_as_its_words() -> None:
     network = Bert(dim=64).build(VOCAB, seed=0).network
     words, table = (network.bert.embeddings.get_parameter(f"{name}_embeddings.weight") for name in ("word", "position"))
     assert_close(table.square().mean().sqrt(), words.square().mean().sqrt(), rtol=0.05, atol=0)

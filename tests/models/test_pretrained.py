@@ -1,4 +1,4 @@
-"""Masked checkpoints: opened, refused for what they cannot learn, and measured as they are."""
+"""Checkpoints: opened with their head, refused in one line, and measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file, save_file
+from tests.conftest import evaluated
 from torch.testing import assert_close
 from transformers import (
     BertConfig,
@@ -23,17 +24,23 @@ from transformers import (
     PreTrainedModel,
 )
 
-from elongate.cli import conf_directory
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.errors import ConfigError
-from elongate.evaluate import evaluate_checkpoint
 from elongate.models.pretrained import Pretrained
 from elongate.training.run import run
 from elongate.training.run_directory import RunDirectory
 
 SIZES = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
 BERT = BertConfig(**SIZES, max_position_embeddings=64, pad_token_id=None)
-DISTILBERT = DistilBertConfig(vocab_size=258, dim=32, hidden_dim=48, n_layers=1, n_heads=4, max_position_embeddings=64, pad_token_id=None)
+DISTILBERT = DistilBertConfig(
+    vocab_size=258,
+    dim=32,
+    hidden_dim=48,
+    n_layers=1,
+    n_heads=4,
+    max_position_embeddings=64,
+    pad_token_id=None,
+)
 GPT2 = GPT2Config(vocab_size=258, n_positions=64, n_embd=32, n_layer=1, n_head=2)
 
 
@@ -59,7 +66,7 @@ def bert(tmp_path: Path) -> Path:
     ],
     ids=["masked", "pre-training", "decoder", "masked only", "causal"],
 )
-def test_a_checkpoint_is_opened_with_the_head_that_it_was_saved_with(network: Any, able: str, tmp_path: Path) -> None:
+def test_a_checkpoint_is_opened_with_the_head_it_was_saved_with(network: Any, able: str, tmp_path: Path) -> None:
     network = network().eval()
     folder = saved(network, tmp_path / "checkpoint")
     model = Pretrained(source=str(folder)).build(258, seed=0)
@@ -68,11 +75,11 @@ def test_a_checkpoint_is_opened_with_the_head_that_it_was_saved_with(network: An
     with torch.no_grad():
         theirs = network(tokens)
         logits = theirs.prediction_logits if hasattr(theirs, "prediction_logits") else theirs.logits
-        ours = torch.nn.functional.linear(model.before_head(model.hidden(tokens)), *model.head)
+        ours = model.logits(model.hidden(tokens))
     assert_close(ours, logits, rtol=0, atol=1e-5)
 
 
-def test_a_masked_checkpoint_is_told_apart_by_its_architecture_alone_where_it_names_no_head(tmp_path: Path) -> None:
+def test_a_checkpoint_that_names_no_head_is_opened_by_its_architecture(tmp_path: Path) -> None:
     folder = saved(DistilBertForMaskedLM(DISTILBERT), tmp_path / "checkpoint")
     config = json.loads((folder / "config.json").read_text())
     del config["architectures"]
@@ -80,61 +87,115 @@ def test_a_masked_checkpoint_is_told_apart_by_its_architecture_alone_where_it_na
     assert "masked" in Pretrained(source=str(folder)).build(258, seed=0).has
 
 
+def config_without(folder: Path, key: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config[key]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def without_a_weight(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.h.0.mlp.c_fc.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "config": (
+        lambda folder: (folder / "config.json").write_text("{"),
+        r"is damaged: .*; fetch or save the checkpoint again|cannot be opened: .*; name a folder written by",
+    ),
+    "weights": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 100),
+        r"is damaged: .*; fetch or save the checkpoint again",
+    ),
+    "a missing weight": (
+        without_a_weight,
+        r"is damaged: transformer\.h\.0\.mlp\.c_fc\.weight is missing or its shape differs .* \(1 such weights\)",
+    ),
+    "an unknown architecture": (
+        lambda folder: config_without(folder, "model_type"),
+        r"is not a causal or masked language model that transformers can open: .*; name a causal or masked checkpoint",
+    ),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        r"cannot be opened: .*; name a folder written by save_pretrained",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_checkpoint_is_refused_in_one_line(what: str, tmp_path: Path) -> None:
+    folder = saved(GPT2LMHeadModel(GPT2), tmp_path / "checkpoint")
+    damage, message = DAMAGE[what]
+    damage(folder)
+    with pytest.raises(ConfigError, match=message) as refused:
+        Pretrained(source=str(folder)).build(258, seed=0)
+    assert str(refused.value).startswith(f"model.source={folder}: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_without_a_checkpoint_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"is not a checkpoint: it contains no config\.json; name a folder written by"):
+        Pretrained(source=str(tmp_path / "empty"))
+    with pytest.raises(ConfigError, match=r"source=\./nowhere: there is no such folder; .* or a hub id"):
+        Pretrained(source="./nowhere")
+    with pytest.raises(ConfigError, match="source=: must be a hub id or a folder; use source=<folder>"):
+        Pretrained(source="")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path: Path) -> None:
+    folder = saved(GPT2LMHeadModel(GPT2), tmp_path / "checkpoint")
+    with pytest.raises(ConfigError, match="tokenizer=: has 259 tokens, the checkpoint's embedding 258"):
+        Pretrained(source=str(folder)).build(259, seed=0)
+
+
 @pytest.mark.parametrize(
-    ("overrides", "line"),
+    ("overrides", "message"),
     [
+        (["context=none"], "objective=causal: needs a model that reads from left to right, .*; use objective=masked"),
         (
-            ["context=none"],
-            "objective=causal: needs a model that reads from left to right, which model=pretrained does not; use objective=masked",
+            ["objective=masked", "context=yarn", "context.target_length=256"],
+            "context/position=yarn: .*; use context/position=interpolate",
         ),
-        (["objective=masked", "context=yarn", "context.target_length=256"], "use context/position=interpolate"),
     ],
 )
-def test_what_a_masked_checkpoint_cannot_do_is_told_in_one_line(
-    overrides: list[str], line: str, bert: Path, build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path
+def test_a_run_refuses_what_a_masked_checkpoint_cannot_do(
+    overrides: list[str],
+    message: str,
+    bert: Path,
+    build_tiny: Callable[..., Any],
+    text_folder: Path,
+    tmp_path: Path,
 ) -> None:
-    job = build_tiny(
-        "model=pretrained", f"model.source={bert}", "data=text", f"data.path={text_folder}", "context.target_length=64", *overrides
-    )
-    with pytest.raises(ConfigError) as told:
-        run(job, RunDirectory(tmp_path / "run"))
-    assert line in str(told.value)
-    assert "\n" not in str(told.value)
+    source = ["model=pretrained", f"model.source={bert}", "data=text", f"data.path={text_folder}"]
+    with pytest.raises(ConfigError, match=message) as refused:
+        run(build_tiny(*source, "context.target_length=64", *overrides), RunDirectory(tmp_path / "run"))
+    assert "\n" not in str(refused.value)
 
 
-def test_a_causal_tokenizer_cannot_hide(build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_mask_is_refused(build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path) -> None:
     folder = saved(BertForMaskedLM(BERT), tmp_path / "bert")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": config["eos_token"]}))
-    job = build_tiny(
-        "model=pretrained", f"model.source={folder}", "objective=masked", "context=interpolate", "data=text", f"data.path={text_folder}"
-    )
+    source = ["model=pretrained", f"model.source={folder}", "data=text", f"data.path={text_folder}"]
     with pytest.raises(ConfigError, match="tokenizer=pretrained: has no mask token"):
-        run(job, RunDirectory(tmp_path / "run"))
+        run(build_tiny(*source, "objective=masked", "context=interpolate"), RunDirectory(tmp_path / "run"))
 
 
-def evaluated(checkpoint: Path, directory: Path, *overrides: str) -> dict[str, Any]:
-    directory.mkdir()
-    few = ["evaluation=[curve,needle]", "evaluation.curve.num_sequences=4", "evaluation.needle.num_samples=2"]
-    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
-        config = compose("evaluate", overrides=[f"checkpoint={checkpoint}", *few, *overrides])
-    return evaluate_checkpoint(config, conf_directory(), directory)
+@pytest.mark.slow
+def test_a_masked_checkpoint_is_measured_up_to_its_table_of_positions(bert: Path, text_folder: Path, tmp_path: Path) -> None:
+    more = ["evaluation=[curve,needle]", "evaluation.curve.num_sequences=4", "evaluation.needle.num_samples=2"]
+    more += ["data=text", f"data.path={text_folder}", f"data.cache={tmp_path}/cache"]
+    within = evaluated(bert, tmp_path / "within", *more)
+    assert within["curve"]["length"] == 64  # its own length, since it reads no further
+    assert all(2 < loss < 12 for loss in within["curve"]["table"]["after"]["loss"])
+    assert within["needle"]["lengths"] == [64]
+    assert all(value is not None for value in within["needle"]["after"]["margin"][0])
 
-
-def test_a_masked_checkpoint_is_measured_by_what_it_fills_in(bert: Path, text_folder: Path, tmp_path: Path) -> None:
-    results = evaluated(bert, tmp_path / "evaluation", "data=text", f"data.path={text_folder}", f"data.cache={tmp_path}/cache")
-    assert results["curve"]["length"] == 64  # its own: it reads no farther
-    assert all(2 < loss < 12 for loss in results["curve"]["table"]["after"]["loss"])
-    assert results["needle"]["lengths"] == [64]
-    assert all(value is not None for value in results["needle"]["after"]["margin"][0])
-    assert (tmp_path / "evaluation/report.html").exists()
-
-
-def test_beyond_its_table_of_positions_nothing_is_measured_and_the_report_says_so(bert: Path, text_folder: Path, tmp_path: Path) -> None:
-    more = ["data=text", f"data.path={text_folder}", f"data.cache={tmp_path}/cache", "target_length=128"]
-    results = evaluated(bert, tmp_path / "evaluation", *more)
-    assert [loss is None for loss in results["curve"]["table"]["after"]["loss"]] == [False, False, True]
-    assert results["needle"]["lengths"] == [64, 128]
+    beyond = evaluated(bert, tmp_path / "beyond", *more, "context.target_length=128")
+    assert [loss is None for loss in beyond["curve"]["table"]["after"]["loss"]] == [False, False, True]
+    assert beyond["needle"]["lengths"] == [64, 128]
     for measure in ("margin", "exact_match", "log_probability"):
-        assert results["needle"]["after"][measure][1] == [None] * 5
-    assert (tmp_path / "evaluation/report.html").exists()
+        assert beyond["needle"]["after"][measure][1] == [None] * 5
+    assert (tmp_path / "beyond/report.html").exists()

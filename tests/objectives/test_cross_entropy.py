@@ -1,4 +1,4 @@
-"""The head in pieces against the whole matrix of logits."""
+"""The head applied to a few tokens at a time, compared with the whole matrix of logits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from torch.testing import assert_close
 
 from elongate.models.gradient_sink import GradientSink
 from elongate.objectives import cross_entropy
-from elongate.objectives.cross_entropy import summed_cross_entropy, token_cross_entropy
+from elongate.objectives.cross_entropy import summed_cross_entropy
+from elongate.scoring import token_loss
+from elongate.scoring.token_loss import token_cross_entropy
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("vocab", [11, 2000])
 @pytest.mark.parametrize("weighted", ["none", "some", "all"])
 def test_sum_and_gradients_equal_those_of_whole_logits(with_bias: bool, vocab: int, weighted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_entropy, "PIECE", 7)
+    for module in (cross_entropy, token_loss):
+        monkeypatch.setattr(module, "LOGIT_TOKENS", 7)
     draw = torch.Generator().manual_seed(1)
     hidden = torch.randn(3, 10, 8, dtype=torch.float64, generator=draw, requires_grad=True)
     weight = torch.randn(vocab, 8, dtype=torch.float64, generator=draw, requires_grad=True)
@@ -56,7 +59,7 @@ def test_a_head_that_is_not_trained_gets_no_gradient() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_sink_receives_the_head_gradient_before_the_backward_pass(precision: str, trained: bool) -> None:
+def test_a_sink_receives_the_gradient_of_the_head_in_the_forward_pass(precision: str, trained: bool) -> None:
     draw = torch.Generator().manual_seed(1)
     hidden = torch.randn(1400, 16, generator=draw, requires_grad=True)
     head = tuple(torch.randn(shape, generator=draw, requires_grad=trained) for shape in ((300, 16), (300,)))
@@ -66,18 +69,18 @@ def test_a_sink_receives_the_head_gradient_before_the_backward_pass(precision: s
     expected = [leaf.grad for leaf in leaves]
     for leaf in leaves:
         leaf.grad = None
-    for _ in range(2):  # without and with an existing gradient
+    for _ in range(2):  # without an earlier gradient, and with one
         loss = summed_cross_entropy(hidden, head, targets, precision=precision, sink=GradientSink(1 / 7)) / 7
         before = [part.grad if part.grad is None else part.grad.clone() for part in head]
         loss.backward()
-        for part, added in zip(head, before, strict=True):
-            assert (part.grad is None) == (added is None) == (not trained)
-            assert added is None or torch.equal(part.grad, added)
+        for part, earlier in zip(head, before, strict=True):
+            assert (part.grad is None) == (earlier is None) == (not trained)
+            assert earlier is None or torch.equal(part.grad, earlier)
     for leaf, gradient in zip(leaves, expected, strict=True):
         assert_close(leaf.grad, 2 * gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_autograd_passes_on_the_gradient_of_a_computed_head() -> None:
+def test_the_gradient_of_a_computed_head_reaches_its_parameters() -> None:
     hidden, weight = torch.randn(5, 4), torch.randn(9, 4, requires_grad=True)
     summed_cross_entropy(hidden, (2 * weight, None), torch.zeros(5, dtype=torch.long), sink=GradientSink()).backward()
     assert weight.grad is not None

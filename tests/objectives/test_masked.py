@@ -1,8 +1,9 @@
-"""The masked objective: transformers' own loss and gradients, the shares of the paper, and a mask that is drawn anew."""
+"""The masked objective: transformers' loss and gradients, the shares of the paper, and a mask for every batch."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,15 +40,21 @@ def batch_of(rows: int = 3, length: int = 40, seed: int = 0) -> Batch:
     return Batch(np.random.default_rng(seed).integers(VOCAB - 1, size=(rows, length + 1)), None, None)
 
 
+@cache
+def bert() -> LanguageModel:
+    """A model for tests that do not change it."""
+    return model_of("bert")
+
+
 def masked(batch: Batch, ratio: float = 0.15) -> Example:
-    (example,) = Masked(mask_ratio=ratio).examples(batch, model_of("bert"))
+    (example,) = Masked(mask_ratio=ratio).examples(batch, bert())
     return example
 
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 def test_loss_and_gradients_are_those_of_transformers(kind: str, plan: str) -> None:
-    """Labels of -100 are what transformers leaves out."""
+    """transformers ignores labels of -100."""
     batch = batch_of()
     example = masked(batch)
     reference = network(kind, "sdpa").train()
@@ -68,7 +75,7 @@ def test_loss_and_gradients_are_those_of_transformers(kind: str, plan: str) -> N
         torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=0, atol=1e-12 * largest, msg=name)
 
 
-def test_what_is_chosen_is_masked_replaced_and_kept_in_the_shares_of_the_paper() -> None:
+def test_chosen_tokens_are_masked_replaced_and_kept_in_the_shares_of_the_paper() -> None:
     chosen = masked_count = kept = total = 0
     for seed in range(40):
         batch = batch_of(8, 200, seed)
@@ -81,13 +88,14 @@ def test_what_is_chosen_is_masked_replaced_and_kept_in_the_shares_of_the_paper()
         kept += int((example.inputs == tokens)[example.scored].sum())
         total += tokens.numel()
     assert chosen == 0.15 * total
-    # Of the 10% that are replaced, one in VOCAB is masked by chance and one stays what it is; four standard errors.
+    # Of the 10% that are replaced, one in VOCAB is the mask by chance, and one is the token itself.
     shares = {"masked": (masked_count, 0.8 + 0.1 / VOCAB), "kept": (kept, 0.1 + 0.1 / VOCAB)}
     for name, (count, share) in shares.items():
-        assert abs(count / chosen - share) < 4 * (share * (1 - share) / chosen) ** 0.5, name
+        four_standard_errors = 4 * (share * (1 - share) / chosen) ** 0.5
+        assert abs(count / chosen - share) < four_standard_errors, name
 
 
-def test_another_batch_has_another_mask_and_the_same_batch_the_same() -> None:
+def test_the_mask_depends_only_on_the_batch() -> None:
     first, again, other = masked(batch_of()), masked(batch_of()), masked(batch_of(seed=1))
     assert torch.equal(first.scored, again.scored)
     assert torch.equal(first.inputs, again.inputs)
@@ -96,7 +104,7 @@ def test_another_batch_has_another_mask_and_the_same_batch_the_same() -> None:
     assert len(rows) == len(first.scored)
 
 
-def test_isolated_documents_are_told_apart() -> None:
+def test_isolated_documents_do_not_see_each_other() -> None:
     batch = batch_of(1, 40)
     positions = np.concatenate([np.arange(25), np.arange(15)])[None]
     starts = np.zeros((1, 41), dtype=bool)
@@ -121,7 +129,7 @@ def test_a_ratio_outside_0_and_1_is_refused(ratio: float) -> None:
         (
             {"causal", "rotary"},
             "gpt",
-            "objective=masked: needs a model that fills in what is masked, which model=gpt does not; use objective=causal",
+            "needs a model that fills in what is masked, which model=gpt does not; use objective=causal",
         ),
         (
             {"bidirectional", "autoencoder"},
@@ -130,7 +138,7 @@ def test_a_ratio_outside_0_and_1_is_refused(ratio: float) -> None:
         ),
     ],
 )
-def test_a_model_that_does_not_fill_in_is_refused(has: Any, model: str, line: str) -> None:
-    with pytest.raises(ConfigError) as told:
+def test_a_model_that_cannot_fill_in_is_refused(has: Any, model: str, line: str) -> None:
+    with pytest.raises(ConfigError) as refused:
         Masked().check(frozenset(has), model)
-    assert str(told.value).endswith(line)
+    assert str(refused.value).endswith(line)

@@ -1,4 +1,4 @@
-"""All places of the text are scored, whatever was hidden from the encoder."""
+"""All places of the text are scored, hidden from the encoder or not."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def examples(**fields: float) -> list:
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.9])
-def test_the_encoder_reads_a_corrupted_text_and_the_decoder_tells_all_of_it(ratio: float) -> None:
+def test_the_encoder_reads_a_corrupted_text_and_all_places_are_scored(ratio: float) -> None:
     (example,) = examples(mask_ratio=ratio)
     assert_array_equal(example.targets, TOKENS[:, :-1])
     assert example.scored.all()
     assert example.context is None
     hidden = (example.inputs == MASK).sum().item()
-    # Eight in ten of those that are chosen, in each row the same number of them.
+    # Each row chooses the same number of tokens and masks 80% of them.
     assert hidden == pytest.approx(0.8 * ratio * 320, rel=0.2)
     assert ((example.inputs != example.targets).sum(1) <= round(ratio * 40)).all()
 
 
-def test_the_same_batch_is_corrupted_in_the_same_way() -> None:
+def test_the_same_batch_is_always_corrupted_in_the_same_way() -> None:
     assert_array_equal(examples()[0].inputs, examples()[0].inputs)
 
 
@@ -50,6 +50,6 @@ def test_the_loss_is_the_mean_over_all_places() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, 1.5])
-def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio: float) -> None:
+def test_a_ratio_outside_0_and_1_is_refused(ratio: float) -> None:
     with pytest.raises(ConfigError, match=r"mask_ratio=.*: must be in \(0, 1\); use mask_ratio=0.3"):
         Reconstruction(mask_ratio=ratio)

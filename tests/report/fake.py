@@ -11,6 +11,33 @@ from typing import Any
 import numpy as np
 import yaml
 
+from elongate.evaluation.context_gain import ContextGain
+from elongate.evaluation.curve import Curve
+from elongate.evaluation.evaluation import Evaluation
+from elongate.evaluation.gate import Gate
+from elongate.evaluation.lm_eval import LmEval
+from elongate.evaluation.longppl import LongPPL
+from elongate.evaluation.needle import Needle
+from elongate.evaluation.perplexity import Perplexity
+from elongate.evaluation.pseudo_perplexity import PseudoPerplexity
+from elongate.evaluation.retrieval import Retrieval
+from elongate.evaluation.text.question_answering import QuestionAnswering
+from elongate.evaluation.text.translation import Translation
+
+EVALUATIONS: tuple[Evaluation, ...] = (
+    Curve(),
+    Needle(),
+    Perplexity(),
+    ContextGain(),
+    PseudoPerplexity(),
+    LongPPL(),
+    Retrieval(),
+    QuestionAnswering(path="owner/name", template="{context}"),
+    Translation(path="owner/name", template="{context}"),
+    LmEval(tasks=["hellaswag"]),
+    Gate(),
+)
+
 # Mean loss at the table's bins after tuning, as measured on the default data (DESIGN.md, section 7).
 EDGES = [0, 64, 256, 512, 1024, 2048, 4096]
 BEFORE = [1.964, 1.785, 2.487, 3.218, 3.459, 3.407]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from elongate.report.page import write_report
 
-from .fake import fake_config, fake_results, write_run
+from .fake import EVALUATIONS, fake_config, fake_results, write_run
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -49,26 +50,26 @@ def assert_self_contained(html: str, scripts: int = 0) -> Page:
     return page
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "gpt-yarn-default", fake_results(), fake_config("yarn", 0), metrics=True)
-
-
-def test_returns_the_files_that_it_wrote_and_leaves_nothing_aside(run):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its page. Not to be changed."""
+    run = write_run(tmp_path_factory.mktemp("page") / "gpt-yarn-default", fake_results(), fake_config("yarn", 0), metrics=True)
     before = {path.name for path in run.iterdir()}
-    written = write_report(run)
+    written = write_report(run, EVALUATIONS)
     assert written == {
         "images": {"curve": run / "curve.png", "needle": run / "needle.png"},
         "tables": {"curve": run / "curve.csv", "needle": run / "needle.csv"},
     }
-    new = {path.name for path in run.iterdir()} - before
-    assert new == {"curve.png", "needle.png", "curve.csv", "needle.csv", "report.html"}
-    for image in written["images"].values():
-        assert image.read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in run.iterdir()} - before == {"curve.png", "needle.png", "curve.csv", "needle.csv", "report.html"}
+    return run
 
 
-def test_curve_csv_holds_the_fine_bins(run):
-    write_report(run)
+def test_the_files_are_those_that_are_returned(run):
+    for name in ("curve", "needle"):
+        assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curve_csv_contains_the_fine_bins(run):
     fine = fake_results()["curve"]["fine"]
     with (run / "curve.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -81,8 +82,7 @@ def test_curve_csv_holds_the_fine_bins(run):
         assert [int(line["end"]) for line in ours] == fine["edges"][1:]
 
 
-def test_needle_csv_holds_every_cell(run):
-    write_report(run)
+def test_needle_csv_contains_every_cell(run):
     needle = fake_results()["needle"]
     with (run / "needle.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -95,7 +95,6 @@ def test_needle_csv_holds_every_cell(run):
 
 
 def test_the_page_is_self_contained_and_has_the_figures_of_the_table(run):
-    write_report(run)
     text = " ".join(assert_self_contained((run / "report.html").read_text()).text)
     results = fake_results()
     for row in ("before", "untuned", "after"):
@@ -108,33 +107,36 @@ def test_the_page_is_self_contained_and_has_the_figures_of_the_table(run):
         assert expected in text
 
 
-def test_what_stands_in_the_configuration_is_escaped(tmp_path):
+@pytest.mark.usefixtures("plain_figures")
+def test_the_configuration_is_escaped(tmp_path):
     run = write_run(tmp_path / "run", fake_results(), fake_config("yarn", 0, data__path="<script>alert(1)</script>"))
-    write_report(run)
+    write_report(run, EVALUATIONS)
     assert "<script" not in (run / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("plain_figures")
 @pytest.mark.parametrize("missing", ["curve", "needle", "stages", "budget", "data", "strategy"])
 def test_a_section_that_was_not_computed_is_left_out(tmp_path, missing):
     results = fake_results()
     del results[missing]
     run = write_run(tmp_path / "run", results, fake_config("yarn", 0))
-    written = write_report(run)
+    written = write_report(run, EVALUATIONS)
     assert_self_contained((run / "report.html").read_text())
     assert missing not in written["images"]
     assert not (run / f"{missing}.csv").exists()
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_a_run_with_few_sections_has_a_page(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "results.json").write_text(json.dumps({"curve": fake_results()["curve"]}))
-    assert write_report(run)["images"].keys() == {"curve"}
+    assert write_report(run, EVALUATIONS)["images"].keys() == {"curve"}
     assert_self_contained((run / "report.html").read_text())
 
 
-def test_a_figure_that_fails_leaves_the_old_one(run, monkeypatch):
-    write_report(run)
+def test_a_figure_that_fails_leaves_the_old_one(run, tmp_path, monkeypatch):
+    run = shutil.copytree(run, tmp_path / "run")
     old = (run / "curve.png").read_bytes()
 
     def half(self, path, **_):
@@ -143,6 +145,6 @@ def test_a_figure_that_fails_leaves_the_old_one(run, monkeypatch):
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
     with pytest.raises(OSError, match="disk full"):
-        write_report(run)
+        write_report(run, EVALUATIONS)
     assert (run / "curve.png").read_bytes() == old
     assert not [path for path in run.iterdir() if path.name.startswith(".")]

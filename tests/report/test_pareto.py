@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elongate.evaluation.presentation.estimate import Estimate
 from elongate.report.canvas import pen
-from elongate.report.estimate import Estimate
 from elongate.report.pareto import frontier, pareto_figure, told
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from elongate.evaluation.context_gain import ContextGain
+from elongate.evaluation.needle import Needle
 from elongate.report.comparison import write_comparison
+from elongate.report.figures import draw
 from elongate.report.reach import margins_by_depth, reaches_of
-from elongate.report.reach_figures import depths_of_rows, reach_of_rows
 
 from .fake import fake_config, fake_results, with_reach, write_run
 
@@ -54,7 +56,6 @@ def test_a_sweep_without_either_has_no_such_part(tmp_path: Path) -> None:
     assert page is not None
     assert "How far back" not in page.read_text()
     assert "effective_context" not in (tmp_path / "comparison.csv").read_text()
-    assert reach_of_rows(fake_results()) is None
 
 
 def test_what_is_not_measured_yet_is_left_out() -> None:
@@ -74,9 +75,8 @@ def test_of_several_tasks_all_together_count() -> None:
 
 def test_bars_are_as_long_as_the_reach() -> None:
     results = with_reach(fake_results("yarn"))
-    figure = reach_of_rows(results)
-    assert figure is not None
-    widths = sorted(bar.get_width() for bar in figure.axes[0].patches)
+    reach, _ = ContextGain().sections(results)
+    widths = sorted(bar.get_width() for bar in draw(reach.figures[0].drawing).axes[0].patches)
     assert widths == [0, 0, 256, 256, 1024, 1024]  # before and after: written exactly, effective context and preferred
 
 
@@ -90,7 +90,7 @@ def test_the_depths_are_those_of_the_target_length() -> None:
     needle["after"]["margin"][at_target][2] = None
     assert 0.5 not in margins_by_depth(results, "after")
     needle["target_length"] = 1500
-    assert depths_of_rows(results) is None
+    assert [section.title for section in Needle().sections(results)] == ["Needle"]
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import pytest
 from elongate.report.table import terminal_table
 from elongate.report.verdict import verdict
 
-from .fake import AFTER, BEFORE, fake_results, fake_row
+from .fake import AFTER, BEFORE, EVALUATIONS, fake_results, fake_row
 
 
 def test_shows_every_loss_of_the_table_and_fits_the_terminal():
-    text = terminal_table(fake_results("yarn", shift=0.0))
+    text = terminal_table(fake_results("yarn", shift=0.0), EVALUATIONS)
     assert all(f"{loss:.3f}" in text for loss in BEFORE + AFTER["yarn"])
     assert max(map(len, text.splitlines())) <= 100
     assert "beyond original (256)" in text
@@ -29,7 +29,7 @@ def test_columns_that_do_not_fit_follow_below():
     losses = [1 + i / 100 for i in range(len(edges) - 1)]
     results["curve"] |= {"original_length": 32768, "target_length": 131072}
     results["curve"]["table"] = {"edges": edges, "before": fake_row(losses, 0.02), "after": fake_row(losses, 0.02)}
-    text = terminal_table(results)
+    text = terminal_table(results, EVALUATIONS)
     assert max(map(len, text.splitlines())) <= 100
     assert all(f"{loss:.3f}" in text for loss in losses)
     assert all(f"{start}-{end}" in text for start, end in itertools.pairwise(edges))
@@ -39,23 +39,23 @@ def test_an_empty_bin_is_a_dash():
     results = fake_results()
     results["curve"]["table"]["after"]["loss"][-1] = float("nan")
     results["curve"]["table"]["after"]["standard_error"][-1] = None
-    after = next(line for line in terminal_table(results).splitlines() if line.startswith("after"))
+    after = next(line for line in terminal_table(results, EVALUATIONS).splitlines() if line.startswith("after"))
     assert after.split()[-1] == "-"
 
 
 @pytest.mark.parametrize("missing", ["curve", "needle", "budget"])
 def test_a_section_that_was_not_computed_is_left_out(missing):
     results = fake_results()
-    whole = terminal_table(results)
+    whole = terminal_table(results, EVALUATIONS)
     del results[missing]
     heading = {"curve": "Loss in nats", "needle": "exact match", "budget": "Budget"}[missing]
     assert heading in whole
-    assert heading not in terminal_table(results)
+    assert heading not in terminal_table(results, EVALUATIONS)
 
 
 def test_imports_nothing_heavy():
     heavy = "{'torch', 'transformers', 'matplotlib', 'jinja2', 'numpy', 'yaml'}"
-    code = f"import sys, elongate.report.table; sys.exit(bool({heavy} & sys.modules.keys()))"
+    code = f"import sys, elongate.report.table, elongate.evaluation.presentation.curve; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -64,7 +64,7 @@ def changed(context: str = "yarn", **after: float):
     results = deepcopy(fake_results(context, shift=0.0))
     for name, loss in after.items():
         results["curve"]["table"]["after"]["loss"][{"near": 1, "far": 3}[name]] = loss
-    return " ".join(verdict(results))
+    return " ".join(verdict(results, EVALUATIONS))
 
 
 def test_a_repaired_break_is_told_with_its_figures():
@@ -98,15 +98,15 @@ def test_a_change_within_two_standard_errors_is_not_called_a_cost():
 def test_without_training_the_untuned_row_is_judged():
     results = fake_results("ntk")
     del results["curve"]["table"]["after"]
-    assert "is 2.47 ± 0.03 after it, without training" in verdict(results)[0]
+    assert "is 2.47 ± 0.03 after it, without training" in verdict(results, EVALUATIONS)[0]
 
 
 def test_a_needle_that_is_not_found_is_said_so():
     results = fake_results("pi")
-    assert "not distinguishably preferred" in verdict(results)[-1]
+    assert "not distinguishably preferred" in verdict(results, EVALUATIONS)[-1]
 
 
 def test_nothing_extended_is_said_so():
     results = fake_results("none")
     results["curve"]["target_length"] = 256
-    assert verdict(results)[0] == "The target length is the original length: nothing was extended."
+    assert verdict(results, EVALUATIONS)[0] == "The target length is the original length: nothing was extended."

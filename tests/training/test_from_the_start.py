@@ -41,7 +41,7 @@ def evaluated(checkpoint: Path, folder: Path, *overrides: str) -> dict[str, Any]
     folder.mkdir()
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         config = compose("evaluate", overrides=[f"checkpoint={checkpoint}", *overrides])
-    return evaluate_checkpoint(config, conf_directory(), folder)
+    return evaluate_checkpoint(config, conf_directory(), folder)[0]
 
 
 def test_the_base_is_trained_with_it_and_shared_with_no_other(ran: Callable[..., Any], tmp_path: Path, capfd: Any) -> None:
@@ -66,7 +66,14 @@ def test_the_base_is_trained_with_it_and_shared_with_no_other(ran: Callable[...,
     again = evaluated(directory.path, tmp_path / "again")
     assert again["curve"]["table"]["after"] == results["curve"]["table"]["after"]
     assert again["needle"]["after"] == results["needle"]["after"]
-    lengths = ("original_length=32", "target_length=128", "data=text", f"data.path={tmp_path}/text", "tokenizer=byte", "seed=0")
+    lengths = (
+        "model.original_length=32",
+        "context.target_length=128",
+        "data=text",
+        f"data.path={tmp_path}/text",
+        "tokenizer=byte",
+        "seed=0",
+    )
     small = ("evaluation=[curve]", "evaluation.curve.num_sequences=4")
     alone = evaluated(base / "model", tmp_path / "base", *lengths, *small)
     assert alone["curve"]["table"]["after"] == results["curve"]["table"]["before"]

@@ -17,9 +17,11 @@ from elongate.cli import conf_directory
 # What plain transformers cannot open has tests of its own: tests/training/test_from_the_start.py.
 PRESETS = sorted({path.stem for path in (conf_directory() / "context").glob("*.yaml")} - {"alibi"})
 OF_TABLES = {"interpolate", "tile"}
+# Presets of a position alone are run, measured and exported by tests/test_matrix.py too; two of them stay here.
+POSITIONS = {path.stem for path in (conf_directory() / "context/position").glob("*.yaml")} - {"yarn", "tile", "drope"}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [pytest.param(p, marks=pytest.mark.grid if p in POSITIONS else ()) for p in PRESETS])
 def test_every_preset_trains_measures_and_exports(preset: str, ran: Callable[..., Any]) -> None:
     quick = ["context.position.search.population=2", "context.position.search.parents=2", "context.position.search.iterations=1"]
     more = quick if preset == "longrope" else []
@@ -102,7 +104,7 @@ def test_a_run_is_evaluated_with_the_attention_it_was_measured_with(ran: Callabl
     again = evaluated(first.path, tmp_path / "again")
     assert again["attention"]["word"] == "window"
     assert again["curve"]["table"]["after"] == results["curve"]["table"]["after"]
-    full = evaluated(first.path, tmp_path / "full", "context/attention@attention=full")
+    full = evaluated(first.path, tmp_path / "full", "context/attention=full")
     assert full["curve"]["table"]["after"] != results["curve"]["table"]["after"]
 
 

@@ -1,4 +1,4 @@
-"""LoRA on networks of several architectures, against what is written in its paper."""
+"""LoRA on networks of several architectures, compared with the formulas of its paper."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def plain_name(name: str) -> str:
 
 @ALL
 @pytest.mark.parametrize("tuning", [Lora(), LoraPlus()], ids=lambda tuning: tuning.word)
-def test_nothing_changes_at_first_and_merged_weights_compute_what_was_trained(kind: str, tuning: Lora, tmp_path: Path) -> None:
+def test_applying_changes_nothing_and_merging_keeps_what_was_trained(kind: str, tuning: Lora, tmp_path: Path) -> None:
     model = built(kind)
     untouched, modules = model.network(TOKENS).logits, [type(m) for m in model.network.modules()]
     tuning.apply(model, seed=0)
@@ -91,11 +91,11 @@ def test_nothing_changes_at_first_and_merged_weights_compute_what_was_trained(ki
 
 
 @ALL
-def test_only_what_is_said_is_trained(kind: str) -> None:
+def test_only_adapters_and_lora_plus_tables_are_trained(kind: str) -> None:
     for tuning in (Lora(), LoraPlus()):
         model = built(kind)
         before = {name: p.detach().clone() for name, p in model.network.named_parameters()}
-        # What lora_plus trains in full, written out by the names that these architectures have.
+        # The weights that lora_plus trains in full, by their names in these architectures.
         whole = {n for n in before if any(word in n.lower() for word in ("embed", "wte", "wpe", "norm", "ln_"))}
         whole = whole if tuning.word == "lora_plus" else set()
         tuning.apply(model, seed=0)
@@ -108,11 +108,11 @@ def test_only_what_is_said_is_trained(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", TARGETS)
 @pytest.mark.parametrize("rank", [1, 8])
-def test_it_adds_rank_times_rows_and_columns_to_each_projection_of_attention(kind: str, rank: int) -> None:
+def test_each_projection_of_attention_gets_rank_times_rows_plus_columns(kind: str, rank: int) -> None:
     model = built(kind)
     vectors = {"llama": (2 * 2 + 1) * 32, "gpt2": (2 * 2 + 1) * 2 * 32, "gpt_neox": (2 * 2 + 1) * 2 * 32, "bert": (2 * 2 + 2) * 2 * 32}
     tables = {"llama": 50, "gpt2": 50 + 64, "gpt_neox": 50, "bert": 50 + 512 + 2}
-    # Key and value of Llama have 2 heads of 8; the query, key and value of the others may be one matrix.
+    # Llama has 2 key/value heads of 8; in other networks query, key and value may be one matrix.
     sides = {"llama": [64, 48, 48, 64], "gpt2": [32 + 96, 64], "gpt_neox": [32 + 96, 64], "bert": [64] * 4}
     for tuning, whole in ((Lora(rank=rank), 0), (LoraPlus(rank=rank), tables[kind] * 32 + vectors[kind])):
         tuning.apply(model, seed=0)
@@ -143,7 +143,7 @@ def test_gradients_are_those_of_the_product(kind: str) -> None:
             assert b.grad.abs().max() > 1e-6
 
 
-def test_what_it_starts_from_depends_on_the_seed_alone() -> None:
+def test_initial_adapters_depend_on_the_seed_only() -> None:
     def added(seed: int, state: int) -> dict[str, torch.Tensor]:
         model = built("llama")
         torch.manual_seed(state)
@@ -191,18 +191,18 @@ def test_targets_are_ends_of_names(kind: str, targets: list[str], names: set[str
         ("llama", "qproj", "did you mean q_proj?"),
         ("llama", "attn.q_proj", "did you mean self_attn.q_proj?"),
         ("llama", "proj", "did you mean"),
-        ("llama", "lm_head", "there are down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"),
-        ("llama", "embed_tokens", "there are down_proj"),
-        ("gpt2", "query_key_value", "there are c_attn, c_fc, c_proj"),
+        ("llama", "lm_head", "choose from down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"),
+        ("llama", "embed_tokens", "choose from down_proj"),
+        ("gpt2", "query_key_value", "choose from c_attn, c_fc, c_proj"),
     ],
 )
-def test_a_target_that_is_nowhere_is_refused_with_the_nearest_that_is(kind: str, target: str, remedy: str) -> None:
+def test_an_unknown_target_is_refused_with_a_suggestion(kind: str, target: str, remedy: str) -> None:
     model = built(kind)
-    with pytest.raises(ConfigError, match="has a name that ends so") as refused:
+    with pytest.raises(ConfigError, match="is not the end of the name of a linear layer below the head") as refused:
         Lora(targets=["q_proj" if kind == "llama" else "c_attn", target]).apply(model, seed=0)
-    told = str(refused.value.inside("tuning"))
-    assert told.startswith(f"tuning.targets={target}: ")
-    assert remedy in told
+    line = str(refused.value.inside("tuning"))
+    assert line.startswith(f"tuning.targets={target}: ")
+    assert remedy in line
     assert len(model.parameters()) == len(list(model.network.parameters()))
 
 
@@ -216,5 +216,5 @@ def test_a_network_without_attention_is_refused() -> None:
         def get_output_embeddings(self) -> nn.Module:
             return self.head
 
-    with pytest.raises(ConfigError, match="no linear layer within the attention of a llama; there are mixer"):
-        Lora().layers(Odd())
+    with pytest.raises(ConfigError, match="there is no linear layer in the attention of a llama; choose from mixer"):
+        Lora().target_layers(Odd())

@@ -1,4 +1,4 @@
-"""Folders that are built once, by whichever process comes first, and rebuilt if they are damaged."""
+"""Folders that the first process builds, and that are rebuilt if they are damaged."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def cached_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Returns the folder with the files that `fill` wrote into it, filling it first unless it is there and sound.
+    """Returns the folder with the files that `fill` writes; calls `fill` only if the folder is missing or damaged.
 
-    Safe when several processes ask at once and when one is killed at any moment: files are written aside, synced and
-    renamed under a lock. A folder is sound if its files have the sizes that its manifest says.
+    Safe with several processes and if one is killed: files are written aside, synced and renamed under a lock.
+    A folder is sound if its files have the sizes in its manifest.
     """
     from filelock import FileLock
 
@@ -27,17 +27,17 @@ def cached_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_name(f"{folder.name}.lock")).acquire()
-    except OSError as error:
-        rule = f"cannot be written ({error.strerror})"
-        raise ConfigError("cache", error.filename, rule, "choose another folder with {key}=<folder>") from error
+    except OSError as fault:
+        rule = f"cannot be written ({fault.strerror})"
+        raise ConfigError("cache", fault.filename, rule, "choose another folder with {key}=<folder>") from fault
     try:
         with lock:
             if not _is_sound(folder):
                 _build(folder, fill)
-    except OSError as error:
-        if error.errno not in FULL:
+    except OSError as fault:
+        if fault.errno not in FULL:
             raise
-        raise RunError(f"{folder}: the disk is full; free some space, or put the cache on another disk") from error
+        raise RunError(f"{folder}: the disk is full; free some space, or put the cache on another disk") from fault
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Files, globs and folders as a user writes them, and one hash over what they hold."""
+"""Files, globs and folders as the user writes them, and one hash over their contents."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ REMEDY = "give {key} a file, a folder, a glob or a [list,of,them]"
 
 @dataclass(frozen=True)
 class File:
-    name: str
-    """Posix path below what the user named, so that it stays the same when a folder moves."""
+    name: str  # posix path below what the user named, so that it stays the same when a folder moves
     path: Path
-    is_named: bool
-    """By the user or by a glob, not merely found in a folder."""
+    is_named: bool  # by the user or by a glob, not merely found in a folder
 
 
 def find_files(path: Any) -> list[File]:
@@ -63,14 +61,14 @@ def files_below(folder: Path, without: Collection[str] = ()) -> list[File]:
 
 
 def digest(files: Iterable[File], *settings: Any) -> str:
-    """One hash over the names and raw bytes of the files and over the settings that decide how they are read."""
+    """One hash over the names and bytes of the files, and the settings that decide how they are read."""
     total = hashlib.sha256(json.dumps(settings).encode())
     for file in files:
         try:
             with file.path.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            rule = f"cannot be read ({error.strerror})"
-            raise ConfigError("path", file.path, rule, "mend it or leave it out") from error
+        except OSError as fault:
+            rule = f"cannot be read ({fault.strerror})"
+            raise ConfigError("path", file.path, rule, "fix it or leave it out") from fault
         total.update(json.dumps([file.name, content]).encode())
     return total.hexdigest()

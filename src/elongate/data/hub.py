@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, or a local folder of parquet, json, csv or text files, through `datasets`."""
+"""Datasets of the Hugging Face hub, or a local folder of parquet, json, csv or text files, read by `datasets`."""
 
 from __future__ import annotations
 
@@ -22,35 +22,29 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Hub(Source):
-    """One document a row; rows whose text is null or empty are passed over. Code from the hub is never run.
+    """One document per row. Rows whose text is null or empty are skipped. Code from the hub is never run.
 
-    A hub id is cached by its name and `revision`, not by its content, so that a second run needs no network: pin
-    `revision` to a commit where the data set may change.
+    A hub id is cached by its name and `revision`, not by its content, so a second run needs no network.
+    Pin `revision` to a commit if the dataset may change.
     """
 
-    path: str
-    """Hub id, as in allenai/c4, or a local folder."""
-    name: str | None = None
-    """Configuration of the data set, where it has several."""
-    split: str = "train"
-    """Split to read, slices included: train[:1%]."""
-    field: str = "text"
-    """Column that holds the text."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    streaming: bool = False
-    """Read rows as they arrive, without downloading the whole data set first."""
+    path: str  # hub id, as in allenai/c4, or a local folder
+    name: str | None = None  # configuration of the dataset, if it has several
+    split: str = "train"  # split to read, slices included: train[:1%]
+    field: str = "text"  # column with the text
+    revision: str | None = None  # branch, tag or commit on the hub
+    streaming: bool = False  # read rows as they arrive, without downloading the whole dataset first
+    # Number of rows to read from the front; all if null. A stream needs one, because what is cached must end.
     num_documents: int | None = None
-    """Number of rows to read from the front; all if null. A stream needs one, because what is cached must end."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         limit = self.num_documents
-        require(limit is None or limit > 0, "num_documents", limit, "must be above 0", "try {key}=10000")
+        require(limit is None or limit > 0, "num_documents", limit, "must be above 0", "use {key}=10000")
         rule = "a stream needs a number of documents"
-        require(limit is not None or not self.streaming, "num_documents", limit, rule, "try {key}=10000")
+        require(limit is not None or not self.streaming, "num_documents", limit, rule, "use {key}=10000")
         rule = "a local folder has no revisions"
-        require(self.revision is None or not self._is_local(), "revision", self.revision, rule, "drop {key}")
+        require(self.revision is None or not self._is_local(), "revision", self.revision, rule, "leave {key} out")
 
     def documents(self) -> Iterator[Document]:
         for index, row in enumerate(islice(self.rows(), self.num_documents)):
@@ -67,31 +61,32 @@ class Hub(Source):
         return Path(self.path).expanduser().is_dir()
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        with self._told_in_a_line():
+        """The rows of the split as they are. Raises `ConfigError` if the dataset cannot be loaded."""
+        with self._one_line_errors():
             yield from self._load()
 
     def labels(self) -> dict[str, list[str]]:
-        """The names of the classes of each column that holds their numbers."""
+        """The class names of each column that stores class numbers."""
         from datasets import ClassLabel
 
-        with self._told_in_a_line():
+        with self._one_line_errors():
             features = self._load().features or {}
         return {column: kind.names for column, kind in features.items() if isinstance(kind, ClassLabel)}
 
     @contextmanager
-    def _told_in_a_line(self) -> Iterator[None]:
-        """Every fault of the library."""
+    def _one_line_errors(self) -> Iterator[None]:
+        """Turns every fault of the library into one line."""
         from datasets.exceptions import DatasetsError
 
         try:
             yield
-        except (DatasetsError, OSError, ValueError) as error:
-            # "An error occurred while generating the dataset" says nothing; what caused it does.
-            reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
+        except (DatasetsError, OSError, ValueError) as fault:
+            # The message "An error occurred while generating the dataset" does not help; its cause does.
+            reason = str(fault.__cause__ or fault).strip().splitlines()[0].rstrip(".")
             remedy = "check the id, name, split and revision at huggingface.co/datasets"
             if self._is_local():
                 remedy = "check the files, name and split"
-            raise ConfigError("path", self.path, f"cannot be loaded ({reason})", remedy) from error
+            raise ConfigError("path", self.path, f"cannot be loaded ({reason})", remedy) from fault
 
     def _load(self) -> Dataset | IterableDataset:
         import datasets
@@ -101,7 +96,7 @@ class Hub(Source):
             looks_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
             require(not looks_local, "path", path, "no such folder", "give {key} a folder or a hub id (owner/name)")
             rule = "no such folder here, and the hub cannot be reached to look there"
-            remedy = "connect to the network, or set HF_HUB_OFFLINE=1 to use what was downloaded before"
+            remedy = "connect to the network, or set HF_HUB_OFFLINE=1 to use earlier downloads"
             require(hub_answers(), "path", path, rule, remedy)
         options = {"split": self.split, "revision": self.revision, "streaming": self.streaming}
         rows: Dataset | IterableDataset = datasets.load_dataset(path, self.name, **options)

@@ -1,4 +1,4 @@
-"""JSON lines: one document a line, its text in one field."""
+"""JSON lines: one document per line, its text in one field."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from elongate.errors import ConfigError, require
 
 @dataclass(kw_only=True)
 class Jsonl(Source):
-    """Records such as {"text": "…"}; blank lines and empty texts are passed over."""
+    """Records such as {"text": "…"}. Blank lines and empty texts are skipped."""
 
-    path: Any
-    """A file, a folder (all *.jsonl below it), a glob, or a list of these."""
-    field: str = "text"
-    """Name of the field that holds the text."""
+    path: Any  # a file, a folder (all *.jsonl below it), a glob, or a list of these
+    field: str = "text"  # name of the field with the text
 
     def documents(self) -> Iterator[Document]:
         for file in self._files():
@@ -33,7 +31,7 @@ class Jsonl(Source):
 
     def _files(self) -> list[File]:
         files = [file for file in find_files(self.path) if file.is_named or file.path.suffix == ".jsonl"]
-        require(bool(files), "path", self.path, "holds no .jsonl file", "choose another folder with {key}=<folder>")
+        require(bool(files), "path", self.path, "contains no .jsonl file", "choose another folder with {key}=<folder>")
         return files
 
     def _text(self, line: bytes, where: str) -> str:
@@ -41,11 +39,11 @@ class Jsonl(Source):
 
 
 def parsed(line: bytes, where: str) -> Any:
-    """What a line of JSON says. Raises `ConfigError` that says `where`."""
+    """The value of a line of JSON. Raises `ConfigError` with the place `where`."""
     try:
         return json.loads(line.decode("utf-8-sig").rstrip())
-    except UnicodeDecodeError as error:
-        raise ConfigError("path", where, "this line is not UTF-8", "mend or remove it") from error
-    except json.JSONDecodeError as error:
-        rule = f"this line is no JSON ({error.msg} at column {error.colno})"
-        raise ConfigError("path", where, rule, "mend or remove it") from error
+    except UnicodeDecodeError as fault:
+        raise ConfigError("path", where, "this line is not UTF-8", "fix or remove it") from fault
+    except json.JSONDecodeError as fault:
+        rule = f"this line is not JSON ({fault.msg} at column {fault.colno})"
+        raise ConfigError("path", where, rule, "fix or remove it") from fault

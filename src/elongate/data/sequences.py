@@ -1,4 +1,4 @@
-"""Sequences: cuts of the token stream, each a pure function of (seed, index, length); and the held-out cuts."""
+"""Sequences: pieces of the token stream, each a pure function of (seed, index, length); and the held-out pieces."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from elongate.errors import require
 
 @dataclass(frozen=True)
 class Batch:
-    tokens: np.ndarray
-    """int64 [count, length + 1]: inputs are [:, :-1], targets [:, 1:]."""
+    """Sequences of one optimizer step, or a part of them."""
+
+    tokens: np.ndarray  # int64 [count, length + 1]: inputs are [:, :-1], targets [:, 1:]
+    # int64 [count, length], from 0 again at the first token of each isolated document, or sampled; None: 0, 1, 2 …
     positions: np.ndarray | None
-    """int64 [count, length], from 0 again at the first token of each isolated document, or sampled; None: 0, 1, 2 …"""
+    # bool [count, length + 1], True at a token that does not follow the one before it; None where positions is None.
     starts: np.ndarray | None
-    """bool [count, length + 1], True at a token that does not follow on the one before it; None where positions is None."""
 
     @property
     def reach(self) -> int:
-        """Tokens that the positions reach to."""
+        """One more than the largest position."""
         return self.tokens.shape[1] - 1 if self.positions is None else int(self.positions.max()) + 1
 
 
 class Sequences:
-    """An endless row of sequences over one split, `len` of them an epoch.
+    """An endless list of sequences over one split, `len` of them per epoch.
 
-    Within an epoch the stream is cut every `length` tokens from a random offset below `length`, and the cuts come in
-    random order; a cut shares its last target with the first input of its neighbour, so that each token is a target
-    once. The offset costs up to one cut at the ends.
+    In an epoch the stream is cut every `length` tokens, starting at a random offset below `length`, and the sequences
+    come in random order. The last target of a sequence is the first input of its neighbour, so each token is a target
+    once. The offset loses up to one sequence at the ends.
     """
 
     def __init__(self, tokens: Tokens, length: int, seed: int, isolate_documents: bool) -> None:
         rule = f"the train split has {len(tokens)} tokens, one sequence needs {length + 1}"
-        remedy = f"try {{key}}={len(tokens) - 1} or less, or more data" if len(tokens) > 1 else "give it more data"
+        remedy = f"use {{key}}={len(tokens) - 1} or less, or more data" if len(tokens) > 1 else "give it more data"
         require(len(tokens) > length, "length", length, rule, remedy)
         self.tokens, self.length, self.seed, self.isolate_documents = tokens, length, seed, isolate_documents
         self._flat = np.asarray(tokens.flat)
@@ -49,7 +50,7 @@ class Sequences:
         return max(1, len(self.tokens) // self.length - 1)
 
     def batch(self, first: int, count: int) -> Batch:
-        """Sequences first … first + count - 1; beyond the epoch the next one begins, cut and ordered anew."""
+        """Sequences first … first + count - 1. The next epoch has its own offset and order."""
         starts = [self._start(index) for index in range(first, first + count)]
         tokens = np.empty((count, self.length + 1), dtype=np.int64)
         for row, start in zip(tokens, starts, strict=True):
@@ -66,7 +67,7 @@ class Sequences:
         return int(self._cuts(epoch)[place])
 
     def _cuts_of(self, epoch: int) -> np.ndarray:
-        """Where the cuts of an epoch start, in the order in which they are read."""
+        """The starts of the sequences of an epoch, in the order in which they are read."""
         key = hashlib.sha256(f"{self.seed} {epoch} {self.length}".encode()).digest()[:16]
         random = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
         offset = random.integers(self._num_offsets)
@@ -82,7 +83,7 @@ class Sequences:
 
 
 class SampledSequences:
-    """Sequences whose positions are sampled, each out of a stretch of text: a pure function of (seed, index, length) again."""
+    """Sequences with sampled positions, each from a longer piece of text; also a pure function of (seed, index, length)."""
 
     def __init__(self, tokens: Tokens, sampling: Sampling, length: int, reach: int, seed: int) -> None:
         text_length = max(length, min(sampling.text_length(length), len(tokens) - 1))
@@ -90,6 +91,7 @@ class SampledSequences:
         self._sampling, self._length, self._reach, self._seed = sampling, length, reach, seed
 
     def batch(self, first: int, count: int) -> Batch:
+        """Sequences first … first + count - 1, with their positions."""
         texts = self._texts.batch(first, count).tokens
         drawn = [
             self._sampling.draw(self._random(index), self._texts.length, self._length, self._reach) for index in range(first, first + count)
@@ -98,27 +100,27 @@ class SampledSequences:
         return Batch(tokens, np.stack([one.positions for one in drawn]), np.stack([one.seams for one in drawn]))
 
     def _random(self, index: int) -> np.random.Generator:
-        # Of the index and not of the text: a short text comes round again, at other positions.
+        # From the index, not the text: when a short text repeats, it gets other positions.
         key = hashlib.sha256(f"{self._seed} {self._sampling.word} {index}".encode()).digest()[:16]
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    tokens: np.ndarray
-    """int64 [n, length]."""
-    documents: np.ndarray
-    """int64 [n], the document of each row, ascending."""
+    """Pieces of validation documents."""
+
+    tokens: np.ndarray  # int64 [n, length]
+    documents: np.ndarray  # int64 [n], the document of each row, ascending
 
     def __len__(self) -> int:
         return len(self.documents)
 
 
 def held_out(tokens: Tokens, length: int, count: int) -> HeldOut:
-    """Up to `count` cuts of exactly `length` tokens, each within one document.
+    """Up to `count` pieces of exactly `length` tokens, each within one document.
 
-    They are the beginnings of documents, evenly spaced over those that are long enough; only where these are fewer
-    than `count` do second, third … cuts of the same documents follow. None at all if no document is long enough.
+    These are the beginnings of documents, evenly spaced over those that are long enough. If they are fewer than
+    `count`, second and third pieces of the same documents follow. Empty if no document is long enough.
     """
     lengths = np.diff(tokens.bounds)
     chosen: list[tuple[int, int]] = []

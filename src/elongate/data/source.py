@@ -1,4 +1,4 @@
-"""What a document source is: it yields documents, and names their content with one hash."""
+"""Document sources: each yields documents and identifies their content by one hash."""
 
 from __future__ import annotations
 
@@ -20,35 +20,32 @@ BREAK = re.compile(r"(?<=\S)\n(?=\S)")
 
 @dataclass(frozen=True)
 class Document:
-    name: str
-    """Decides, by its hash alone, on which side of the train/validation split the document falls."""
+    name: str  # decides, by its hash alone, on which side of the train/validation split the document falls
     text: str
 
 
 @dataclass(kw_only=True)
 class Source(ABC):
-    """A collection of documents, in an order that is the same every time; documents without text are left out."""
+    """A collection of documents in a fixed order. Documents without text are skipped."""
 
-    validation_ratio: float = 0.1
-    """Share of the documents that is held out, above 0 and below 1."""
-    isolate_documents: bool = False
-    """Documents that share a sequence do not see each other, and each counts its positions from 0."""
-    cache: str = "runs/cache"
-    """Folder for tokens and trained tokenizers; between runs it may be deleted at any time."""
+    validation_ratio: float = 0.1  # share of the documents that is held out for validation, above 0 and below 1
+    isolate_documents: bool = False  # documents that share a sequence do not see each other, and each counts its positions from 0
+    cache: str = "runs/cache"  # folder for tokens and trained tokenizers; between runs it may be deleted at any time
 
     def __post_init__(self) -> None:
         ratio = self.validation_ratio
-        require(0 < ratio < 1, "validation_ratio", ratio, "must be above 0 and below 1", "try {key}=0.1")
+        require(0 < ratio < 1, "validation_ratio", ratio, "must be above 0 and below 1", "use {key}=0.1")
 
     @abstractmethod
-    def documents(self) -> Iterator[Document]: ...
+    def documents(self) -> Iterator[Document]:
+        """The documents, in the same order every time."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of everything that `documents` depends on; equal content gives equal hashes on every machine."""
+        """A hash of everything that `documents` depends on. Equal content gives equal hashes on every machine."""
 
     def train_texts(self) -> Iterator[str]:
-        """Text of the train split alone, in pieces: what a tokenizer may learn from."""
+        """The text of the train split, in pieces: what a tokenizer may be trained on."""
         held_out = held_out_documents([document.name for document in self.documents()], self.validation_ratio)
         for document, is_held_out in zip(self.documents(), held_out, strict=True):
             if len(held_out) == 1:
@@ -60,7 +57,7 @@ class Source(ABC):
 def held_out_documents(names: Sequence[str], ratio: float) -> np.ndarray:
     """A mask of the validation documents: the first `ratio` of all in the order of their names' hashes.
 
-    At least one document is held out and at least one is not; a single document is never held out whole.
+    At least one document is held out and at least one is not. A single document is never held out as a whole.
     """
     hashes = [hashlib.sha256(name.encode("utf-8", errors="surrogateescape")).digest() for name in names]
     by_hash = sorted(range(len(names)), key=hashes.__getitem__)
@@ -70,10 +67,10 @@ def held_out_documents(names: Sequence[str], ratio: float) -> np.ndarray:
 
 
 def pieces(text: str) -> Iterator[str]:
-    """Cuts a long text after line ends, so that the memory for its tokens stays small.
+    """Splits a long text after line ends, which bounds the memory that tokenizing it takes.
 
-    The tokens of the pieces are the tokens of the whole for byte and byte-level BPE tokenizers: none of their words
-    spans a single line end between two characters that are not blank. Others may differ by one token at a cut.
+    Byte and byte-level BPE tokenizers give the tokens of the whole text: none of their words spans a single line end
+    between two characters that are not blank. Other tokenizers may differ by one token at a split.
     """
     start = 0
     while found := BREAK.search(text, start + PIECE):
@@ -83,16 +80,16 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def text_of(record: Any, field: str, where: str) -> str:
-    """The text of one record; raises `ConfigError` that says `where`, and proposes the nearest field that exists."""
+    """The text of one record. Raises `ConfigError` with the place `where` and the nearest field that exists."""
     if not isinstance(record, dict):
         rule = f"{where} is a {type(record).__name__}, not an object with fields"
         raise ConfigError("field", field, rule, 'write records like {"text": "…"}')
     if field not in record:
         nearest = get_close_matches(field, record, n=1, cutoff=0.0) or ["…"]
         known = ", ".join(record) or "none"
-        raise ConfigError("field", field, f"{where} has no such field (it has: {known})", f"try {{key}}={nearest[0]}")
+        raise ConfigError("field", field, f"{where} has no such field (it has: {known})", f"use {{key}}={nearest[0]}")
     text = record[field]
-    rule = f"{where} holds a {type(text).__name__} in this field, not a text"
+    rule = f"{where} has a {type(text).__name__} in this field, not a text"
     if not isinstance(text, str):
         raise ConfigError("field", field, rule, "name another field with {key}=<name>")
     # Half a surrogate pair, which JSON can spell, has no bytes in UTF-8.

@@ -1,4 +1,4 @@
-"""The source code of the running Python's standard library: real text that is on every machine."""
+"""The source code of the running Python's standard library: real text that every machine has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "
 
 @dataclass(kw_only=True)
 class Stdlib(Source):
-    """One document a module, without tests and installed packages: about 12 MB, 600 files."""
+    """One document per module, without tests and installed packages: about 12 MB in 600 files."""
 
     def documents(self) -> Iterator[Document]:
         for file in _modules():

@@ -1,4 +1,4 @@
-"""The token cache: every document tokenized once, kept flat on disk, split into train and validation by document."""
+"""The token cache: every document is tokenized once, stored flat on disk, and split into train and validation by document."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from elongate.data.source import PIECE, Source, held_out_documents, pieces
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError
 
-FORMAT = 1  # of the cached files; raised whenever they, or the tokens in them, would come out differently
+FORMAT = 1  # of the cached files; raise it whenever they or their tokens change
 
 
 @dataclass(frozen=True)
 class Tokens:
     """One split: document i is `flat[bounds[i]:bounds[i + 1]]`; its last token is `end_of_document`."""
 
-    flat: np.ndarray
-    """uint16 or uint32, memory-mapped."""
-    bounds: np.ndarray
-    """int64, one more than there are documents."""
+    flat: np.ndarray  # uint16 or uint32, memory-mapped
+    bounds: np.ndarray  # int64, one more than there are documents
 
     def __len__(self) -> int:
         return len(self.flat)
@@ -33,17 +31,18 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Corpus:
+    """The tokens of both splits."""
+
     train: Tokens
     validation: Tokens
-    fingerprint: str
-    """Equal for equal documents, tokenizer and split."""
+    fingerprint: str  # equal for equal documents, tokenizer and split
 
 
 def load_corpus(source: Source, tokenizer: Tokenizer) -> Corpus:
-    """The tokens of a source, from the cache if it holds them.
+    """The tokens of a source, from the cache if they are there.
 
-    The split goes by document, see `held_out_documents`, and each split keeps the order of the source. A source of a
-    single document holds out the last `validation_ratio` of its tokens instead.
+    The split is by document, see `held_out_documents`, and each split keeps the order of the source. A source with a
+    single document holds out the last `validation_ratio` of its tokens.
     """
     parts = [FORMAT, source.fingerprint(), tokenizer.fingerprint, source.validation_ratio]
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -57,7 +56,7 @@ def _open(folder: Path, split: str) -> Tokens:
 
 
 def _write(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
-    # How many documents are held out is known only after the last one: hence one file in order, then two.
+    # The number of held-out documents is only known after the last one, so write one file in order and then split it.
     ordered = folder / "ordered.bin"
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     end = np.array([tokenizer.end_of_document], dtype=dtype)
@@ -89,7 +88,7 @@ def _write(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _batches(source: Source) -> Iterator[list[tuple[str | None, str]]]:
-    """Pieces of text in order, about four long ones at a time; the last piece of a document brings its name along."""
+    """Pieces of text in order, about four long ones per batch. The last piece of a document carries its name."""
     batch: list[tuple[str | None, str]] = []
     characters = 0
     for document in source.documents():
@@ -110,7 +109,7 @@ def _save(folder: Path, split: str, documents: Iterable[np.ndarray], lengths: np
 
 
 def _save_array(path: Path, parts: Iterable[np.ndarray], length: int, dtype: np.dtype) -> None:
-    # Not np.save: it needs the whole array at once, and does not say so when it is the disk that is full.
+    # np.save needs the whole array in memory and does not report a full disk.
     with path.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
         np.lib.format.write_array_header_1_0(file, header)

@@ -1,8 +1,8 @@
 """Loss by position: how much a token's context is worth, up to four times the target length.
 
-Every sequence is the beginning of a held-out document, all have the same length, so every position is scored on the same
-documents: a mean over tokens, in nats, summed in float64, with the standard error over sequences. How a text is read is the
-objective's: a causal model in one forward pass, a model that sees both sides in one for each doubling, and no farther than the target.
+Every sequence is the beginning of a held-out document and all have the same length, so every position is scored on the same documents: a
+mean over tokens, in nats, summed in float64, with the standard error over sequences. The objective decides how a text is read: a causal
+model reads it in one forward pass, a model that reads both sides in one pass for each doubling, and only up to the target length.
 """
 
 from __future__ import annotations
@@ -10,30 +10,32 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from elongate.data.sequences import HeldOut, held_out
 from elongate.errors import ConfigError, require
-from elongate.evaluation.evaluation import Evaluation, Setting, mean, standard_error
-from elongate.evaluation.samples import Record, digest_of
+from elongate.evaluation.evaluation import Evaluation, Setting
+from elongate.evaluation.measurement.lengths import BATCH_TOKENS
+from elongate.evaluation.measurement.samples import Record, digest_of
+from elongate.evaluation.measurement.statistics import mean, standard_error
+from elongate.evaluation.presentation.curve import CurvePresentation
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
 
-ENOUGH = 8  # sequences without which a shorter curve is drawn
+ENOUGH = 8  # sequences; with fewer the curve becomes shorter
 FINE_BINS = 64
-BATCH_TOKENS = 8192  # read at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve(Evaluation):
-    length: int | None = None  # tokens, at least 2; null: four times the target length; the target itself for a model that sees both sides
-    num_sequences: int = 48  # at most so many, at least 1
+class Curve(CurvePresentation, Evaluation):
+    """The loss of held-out documents by position."""
 
-    word: ClassVar[str] = "curve"
+    length: int | None = None  # tokens, at least 2; null: four times the target length; the target itself for a model that reads both sides
+    num_sequences: int = 48  # at most, at least 1
 
     def __post_init__(self) -> None:
         require(self.length is None or self.length > 1, "length", self.length, "must be at least 2", "use {key}=null")
@@ -42,33 +44,32 @@ class Curve(Evaluation):
     def header(self, setting: Setting) -> dict[str, Any]:
         samples = self._samples(setting)
         n, length = samples.tokens.shape
-        lengths = {"length": length, "original_length": setting.original_length, "target_length": setting.target_length}
-        edges = {"table": {"edges": _table_edges(setting.original_length, length)}, "fine": {"edges": _fine_edges(length)}}
-        return lengths | {"n": n, "documents": len(np.unique(samples.documents))} | edges
+        edges = {part: {"edges": bounds} for part, bounds in _edges(setting, length).items()}
+        return {"length": length} | setting.lengths | {"n": n, "documents": len(np.unique(samples.documents))} | edges
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         samples = self._samples(setting)
         length = samples.tokens.shape[1]
-        edges = {"table": _table_edges(setting.original_length, length), "fine": _fine_edges(length)}
+        edges = _edges(setting, length)
         names = [f"{length}/{number}" for number in range(len(samples))]
         left = [number for number, name in enumerate(names) if setting.samples.get(name) is None]
         rows = max(1, BATCH_TOKENS // length)
         model.network.eval()
         for i in range(0, len(left), rows):
             tick(f"curve {i}/{len(left)}")
-            some = left[i : i + rows]
-            losses = setting.reading.losses(model, samples.tokens[some], setting.original_length)
+            batch = left[i : i + rows]
+            losses = setting.reading.losses(model, samples.tokens[batch], setting.original_length)
             setting.samples.add(
                 {
                     names[number]: {"document": int(samples.documents[number])} | _record(samples.tokens[number], row, edges, setting)
-                    for number, row in zip(some, losses, strict=True)
+                    for number, row in zip(batch, losses, strict=True)
                 }
             )
         records = [setting.samples.get(name) or {} for name in names]
-        return {part: _mean(*(np.array([record[part][of] for record in records]) for of in ("sums", "counts"))) for part in edges}
+        return {part: _mean(*(np.array([record[part][key] for record in records]) for key in ("sums", "counts"))) for part in edges}
 
     def _samples(self, setting: Setting) -> HeldOut:
-        """As long as asked for; where nothing is asked for, as long as the default, halved until enough documents are that long."""
+        """Sequences of the length asked for; by default as long as possible, halved until enough documents are that long."""
         length = self.length or (1 if setting.reading.two_sided else 4) * setting.target_length
         samples = held_out(setting.held_out, length, self.num_sequences)
         while self.length is None and len(samples) < min(ENOUGH, self.num_sequences) and length // 2 >= setting.original_length:
@@ -76,32 +77,32 @@ class Curve(Evaluation):
             samples = held_out(setting.held_out, length, self.num_sequences)
         if len(samples) == 0:
             rule = f"finds no held-out document of {length} tokens"
-            raise ConfigError(
-                "evaluation.curve.length", length, rule, "use longer documents or a larger data.validation_ratio, or evaluation=[]"
-            )
+            remedy = "use longer documents or a larger data.validation_ratio, or evaluation=[]"
+            raise ConfigError("evaluation.curve.length", length, rule, remedy)
         return samples
 
 
 def _record(
     tokens: Int[np.ndarray, " length"], losses: Float[np.ndarray, " length"], edges: dict[str, list[int]], setting: Setting
 ) -> Record:
-    """Sums over the scored tokens of each bin of positions, and of all positions below the original length."""
+    """Sums over the scored tokens of each bin of positions, and over all positions below the original length."""
     (near_loss,), (near_tokens,) = _sums(losses, [0, min(setting.original_length, len(losses))])
     record = {"text": digest_of(tokens), "within_original": near_tokens > 0, "near_loss": near_loss, "near_tokens": near_tokens}
     return record | {part: dict(zip(("sums", "counts"), _sums(losses, bounds), strict=True)) for part, bounds in edges.items()}
 
 
 def _sums(losses: Float[np.ndarray, " length"], edges: list[int]) -> tuple[list[float], list[int]]:
-    """Of a sequence, bin by bin: the losses of its scored tokens, and how many these are."""
+    """The summed losses and the number of the scored tokens in each bin of a sequence."""
     scored, bins = ~np.isnan(losses), list(itertools.pairwise(edges))
     known = np.where(scored, losses, 0)
     return [float(known[start:stop].sum()) for start, stop in bins], [int(scored[start:stop].sum()) for start, stop in bins]
 
 
 def _mean(sums: Float[np.ndarray, "n bins"], counts: Int[np.ndarray, "n bins"]) -> dict[str, Any]:
-    """Mean over the scored tokens of each bin, and its standard error; None for a bin without any.
+    """The mean over the scored tokens of each bin, and its standard error; None for a bin without scored tokens.
 
-    The error is that of a ratio of sums over sequences: of the mean of their means, where all have as many scored tokens.
+    The error is that of a ratio of sums over sequences. If all sequences have equally many scored tokens, it is the error of the mean of
+    their means.
     """
     with np.errstate(invalid="ignore"):
         loss = sums.sum(axis=0) / counts.sum(axis=0)
@@ -109,12 +110,17 @@ def _mean(sums: Float[np.ndarray, "n bins"], counts: Int[np.ndarray, "n bins"]) 
     return {"loss": mean(loss[None]), "standard_error": standard_error(residuals)}
 
 
+def _edges(setting: Setting, length: int) -> dict[str, list[int]]:
+    """Bins of the two parts of a row: few wide ones for the table, many narrow ones for the figure."""
+    return {"table": _table_edges(setting.original_length, length), "fine": _fine_edges(length)}
+
+
 def _table_edges(original_length: int, length: int) -> list[int]:
     """0, a quarter of the original length, the original length and its doublings, the end."""
     edges = [0, original_length // 4, original_length]
     while edges[-1] * 2 < length:
         edges.append(edges[-1] * 2)
-    # A first bin of fewer than two positions would hold no target.
+    # A first bin of fewer than two positions would contain no target.
     return [0, *(edge for edge in edges if 2 <= edge < length), length]
 
 

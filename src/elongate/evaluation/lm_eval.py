@@ -1,8 +1,8 @@
-"""Tasks of EleutherAI's lm-evaluation-harness (Gao et al. 2024, doi:10.5281/zenodo.12608602), run within this program on the loaded model.
+"""Tasks of EleutherAI's lm-evaluation-harness (Gao et al. 2024, doi:10.5281/zenodo.12608602), run in this process on the loaded model.
 
-Prompts, metrics and their standard errors are the harness's; log-probabilities and texts are those of this project's reading of the
-model, so that positions and attention which plain transformers cannot express are measured too. Decoding is greedy, and no chat template
-is applied. A standard error that the harness finds by bootstrap is over 1,000 draws, not 100,000: it is then known to 2%.
+Prompts, metrics and their standard errors are those of the harness. Log-probabilities and texts come from this project's own reading of
+the model, so positions and attention that plain transformers cannot express are measured too. Decoding is greedy, without a chat template.
+Bootstrapped standard errors use 1,000 draws instead of 100,000, which determines them to 2%.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Evaluation, Setting
 from elongate.evaluation.harness.isolation import apart
 from elongate.evaluation.harness.tasks import check_task, check_writing, files_of, is_path, load, told_in_a_line
+from elongate.evaluation.presentation.harness import HarnessPresentation
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -28,33 +29,33 @@ if TYPE_CHECKING:
 
     from elongate.evaluation.harness.model import HarnessModel
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 DRAWS = 1000  # of a bootstrap
 
 
 @dataclass(frozen=True, kw_only=True)
-class LmEval(Evaluation):
-    tasks: list[str]  # names of the harness (tasks, groups or tags), YAML files of tasks, or folders of such files; at least one
+class LmEval(HarnessPresentation, Evaluation):
+    """The figures that the harness computes for its tasks."""
+
+    tasks: list[str]  # names in the harness (tasks, groups or tags), YAML files of tasks, or folders of such files; at least one
     num_fewshot: int | None = None  # examples before each question, at least 0; null: each task's own. A task that fixes 0 keeps it
     limit: int | None = None  # documents of each task, the first ones, at least 1; null: all
-
-    word: ClassVar[str] = "lm_eval"
 
     def __post_init__(self) -> None:
         rule, remedy = "needs lm-evaluation-harness, which is not installed", 'install it: python -m pip install "elongate[lm_eval]"'
         require(find_spec("lm_eval") is not None, "", self.word, rule, remedy)
         require(bool(self.tasks), "tasks", self.tasks, "must name at least one task", "use {key}=[hellaswag]")
-        sound = self.num_fewshot is None or self.num_fewshot >= 0
-        require(sound, "num_fewshot", self.num_fewshot, "must be at least 0", "use {key}=null")
+        valid = self.num_fewshot is None or self.num_fewshot >= 0
+        require(valid, "num_fewshot", self.num_fewshot, "must be at least 0", "use {key}=null")
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be at least 1", "use {key}=null for all")
         for task in filter(is_path, self.tasks):
-            # Whatever is wrong with a file is told before anything else is loaded or trained.
+            # Report faults in a file before anything else is loaded or trained.
             files_of(task)
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         if reading.two_sided:
-            rule = "needs a model that reads from left to right: this one sees both sides, and has no probability of a text as a whole"
+            rule = "needs a model that reads from left to right: this one reads both sides, and has no probability of a text as a whole"
             raise ConfigError(f"evaluation.{self.word}", self.word, rule, "use evaluation=[classification], which needs none")
 
     def header(self, setting: Setting) -> dict[str, Any]:
@@ -81,7 +82,7 @@ class LmEval(Evaluation):
         model.network.eval()
         asked = HarnessModel(model, setting, lambda text: tick(f"{self.word} {text}"))
         for kind, requests in self._requests(self.limit).items():
-            # Asked here, where what is said is heard; the harness then finds all its questions answered.
+            # Answer here, where progress and faults are reported; the harness then finds all its requests answered.
             getattr(asked, kind)(requests)
         found = self._scored(asked)
         groups = self._loaded["groups"]
@@ -107,7 +108,7 @@ class LmEval(Evaluation):
         return known | {"n": records if self.limit is None else min(self.limit, records), "records": records}
 
     def _requests(self, limit: int | None) -> dict[str, list[Instance]]:
-        """Of so many documents of each task, by their kind."""
+        """The requests of the first `limit` documents of each task, by kind."""
         requests: defaultdict[str, list[Instance]] = defaultdict(list)
         self._seed()
         with apart(), inside(f"evaluation.{self.word}"):
@@ -126,7 +127,7 @@ class LmEval(Evaluation):
             return evaluate(asked, self._loaded, limit=self.limit, bootstrap_iters=DRAWS)
 
     def _seed(self) -> None:
-        """Every model is shown the same examples, which are those that the harness shows by itself."""
+        """Every model gets the same few-shot examples, which are those of the harness's own default."""
         from lm_eval.defaults import DEFAULT_OTHER_SEED
 
         for task in self._loaded["tasks"].values():
@@ -134,7 +135,7 @@ class LmEval(Evaluation):
 
 
 def _row(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The numbers among what the harness says of a task, its "acc,none" as `acc`, its "acc_stderr,none" as `acc_standard_error`."""
+    """The numbers that the harness reports for a task: "acc,none" becomes `acc`, "acc_stderr,none" becomes `acc_standard_error`."""
     row: dict[str, Any] = {"n": metrics["sample_len"]}
     for key, value in metrics.items():
         metric, comma, pipeline = key.partition(",")
@@ -147,11 +148,11 @@ def _row(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sample(task: str, document: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one document that are its own: those of a ratio over documents have none."""
+    """The figures of one document; a figure that is a ratio over documents has none."""
     scores = {metric: _finite(document[metric]) for metric in document["metrics"] if isinstance(document[metric], Real)}
     return {"task": task, "document": document["doc_id"], "score": scores}
 
 
 def _finite(value: Any) -> float | None:
-    """None for what the harness does not know ("N/A") and for what JSON cannot hold."""
+    """None for figures that the harness does not know ("N/A") and for values that JSON cannot contain."""
     return float(value) if isinstance(value, Real) and math.isfinite(value) else None

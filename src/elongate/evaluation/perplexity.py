@@ -1,8 +1,8 @@
-"""Perplexity by length, in a form that is said: published ones are computed in several ways, and are not comparable.
+"""Perplexity by length, in a form that is named: published perplexities are computed in several ways that are not comparable.
 
-- `same_tokens`: the same tokens at every length, the last ones of each text, told from a text of that length. What a longer context buys.
-- `strided`: windows of that length, each `stride` tokens further; every token is scored once, in the first window that has it.
-- `window_mean`: the same windows, and the mean of their means, in which a token of the first window weighs less than others.
+- `same_tokens`: the same tokens at every length, the last ones of each text, predicted from that many tokens. What a longer context buys.
+- `strided`: windows of that length, each starting `stride` tokens later; every token is scored once, in the first window that contains it.
+- `window_mean`: the same windows, and the mean of their means, in which a token of the first window has a smaller weight than others.
 
 In all of them losses are summed over tokens in float64; the standard error is that of a ratio of sums over documents.
 """
@@ -12,55 +12,56 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from elongate.data.sequences import held_out
 from elongate.errors import require
-from elongate.evaluation.contexts import check_fields, check_left_to_right, documents, losses_of
-from elongate.evaluation.evaluation import Evaluation, Setting, ratio_of_sums
+from elongate.evaluation.evaluation import Evaluation, Setting
+from elongate.evaluation.measurement.contexts import check_fields, check_left_to_right, documents, token_losses
+from elongate.evaluation.measurement.statistics import ratio_of_sums
+from elongate.evaluation.presentation.by_length import PerplexityPresentation
 
 if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 FORMS = ("same_tokens", "strided", "window_mean")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Perplexity(Evaluation):
+class Perplexity(PerplexityPresentation, Evaluation):
+    """The perplexity of held-out documents by the number of tokens that are read."""
+
     form: str = "same_tokens"  # same_tokens, strided or window_mean
     lengths: list[int] | None = None  # tokens that are read; null: the original length and its doublings to twice the target
-    stride: int | None = None  # tokens at the end of a text or window that it adds; null: a quarter of the shortest length
+    stride: int | None = None  # scored tokens at the end of a text or window; null: a quarter of the shortest length
     num_sequences: int = 48  # documents at most, at least 2
-
-    word: ClassVar[str] = "perplexity"
 
     def __post_init__(self) -> None:
         require(self.form in FORMS, "form", self.form, f"must be one of {', '.join(FORMS)}", "use {key}=same_tokens")
         check_fields(self.lengths, self.num_sequences)
-        sound = self.stride is None or 0 < self.stride < (self.lengths or [self.stride + 1])[0]
-        require(sound, "stride", self.stride, "must be at least 1 and below the shortest length", "use {key}=null")
+        valid = self.stride is None or 0 < self.stride < (self.lengths or [self.stride + 1])[0]
+        require(valid, "stride", self.stride, "must be at least 1 and below the shortest length", "use {key}=null")
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         check_left_to_right(self.word, reading)
 
     def header(self, setting: Setting) -> dict[str, Any]:
         self.check(setting.reading)
         texts, lengths, stride = self._texts(setting)
-        known = {"original_length": setting.original_length, "target_length": setting.target_length, "lengths": lengths}
-        return known | {"form": self.form, "stride": stride, "n": len(texts), "text_length": texts.shape[1]}
+        return setting.lengths | {"lengths": lengths, "form": self.form, "stride": stride, "n": len(texts), "text_length": texts.shape[1]}
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         texts, lengths, stride = self._texts(setting)
         figures: dict[str, list[Any]] = {name: [] for name in ("loss", "standard_error", "perplexity", "bits_per_byte", "tokens")}
         for length in lengths:
             windows = self._windows(texts.shape[1], length, stride)
-            # [window][document, token that it adds]
-            found = [losses_of(model, setting, texts[:, start:stop], tick)[:, -new:] for start, stop, new in windows]
+            # [window][document, token that is scored in it]
+            found = [token_losses(model, setting, texts[:, start:stop], tick)[:, -new:] for start, stop, new in windows]
             count = sum(losses.size for losses in found)
             if any(np.isnan(losses).any() for losses in found):
                 for name, values in figures.items():
@@ -83,7 +84,7 @@ class Perplexity(Evaluation):
         return ratio_of_sums(sums, counts)
 
     def _windows(self, text: int, length: int, stride: int) -> list[tuple[int, int, int]]:
-        """First token, end, and how many tokens at the end of the window it adds."""
+        """First token, end, and how many tokens at the end of each window are scored."""
         if self.form == "same_tokens":
             return [(text - length, text, stride)]
         starts = range(0, text - length + 1, stride)
@@ -96,7 +97,7 @@ class Perplexity(Evaluation):
         stride = self.stride or max(1, lengths[0] // 4)
         texts = found.tokens
         if self.form != "same_tokens":
-            # Longer than the longest window, so that all of them have windows to slide.
+            # Longer than the longest window, so that every length has several windows.
             longer = held_out(setting.held_out, 2 * lengths[-1], self.num_sequences)
             texts = longer.tokens if len(longer) > 1 else texts
         return texts, lengths, stride

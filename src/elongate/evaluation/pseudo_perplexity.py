@@ -1,7 +1,7 @@
-"""Pseudo-perplexity of a model that fills in (Salazar et al. 2020, arXiv:1910.14659): each token hidden alone and told from all others.
+"""Pseudo-perplexity of a masked model (Salazar et al. 2020, arXiv:1910.14659): each token hidden alone and predicted from all others.
 
-By length, and within a text by position and by the distance to its nearer edge: there a model has context on one side only, and there lie
-the positions that a stretched table has made up. One pass a hidden token, so some tokens of each text stand for all: evenly spread ones.
+By length, and within a text by position and by the distance to the nearer edge: near an edge a model has context on one side only, and
+positions that a stretched table has interpolated are there. Every hidden token costs one pass, so evenly spread tokens represent a text.
 """
 
 from __future__ import annotations
@@ -9,45 +9,48 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from elongate.errors import ConfigError, require
-from elongate.evaluation.contexts import BATCH_TOKENS, check_fields, documents
-from elongate.evaluation.evaluation import Evaluation, Setting, mean, standard_error
-from elongate.objectives.fill_in import FillIn
+from elongate.evaluation.evaluation import Evaluation, Setting
+from elongate.evaluation.measurement.contexts import check_fields, documents
+from elongate.evaluation.measurement.lengths import BATCH_TOKENS
+from elongate.evaluation.measurement.statistics import mean, standard_error
+from elongate.evaluation.presentation.by_length import PseudoPerplexityPresentation
+from elongate.scoring.fill_in import FillIn
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class PseudoPerplexity(Evaluation):
+class PseudoPerplexity(PseudoPerplexityPresentation, Evaluation):
+    """The loss of single hidden tokens, by length and by the distance to the edge."""
+
     lengths: list[int] | None = None  # tokens that are read; null: the original length and its doublings to the target
     num_positions: int = 16  # of each text, even, 2 to the shortest length
     num_sequences: int = 16  # documents at most, at least 2
 
-    word: ClassVar[str] = "pseudo_perplexity"
-
     def __post_init__(self) -> None:
         check_fields(self.lengths, self.num_sequences)
-        sound = self.num_positions > 1 and self.num_positions % 2 == 0 and self.num_positions <= min(self.lengths or [self.num_positions])
-        rule = "must be an even number from 2 to the shortest length: each has its like at the other edge"
-        require(sound, "num_positions", self.num_positions, rule, "use {key}=16")
+        valid = self.num_positions > 1 and self.num_positions % 2 == 0 and self.num_positions <= min(self.lengths or [self.num_positions])
+        rule = "must be an even number from 2 to the shortest length: each position has its counterpart at the other edge"
+        require(valid, "num_positions", self.num_positions, rule, "use {key}=16")
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         if not isinstance(reading, FillIn):
-            rule = "needs a model that fills in what is hidden: this one tells a token from those before it"
+            rule = "needs a model that predicts hidden tokens from both sides: this one predicts a token from those before it"
             raise ConfigError("evaluation", f"[{self.word}]", rule, "use evaluation=[perplexity]")
 
     def header(self, setting: Setting) -> dict[str, Any]:
         self.check(setting.reading)
         texts, lengths = self._texts(setting)
-        known = {"original_length": setting.original_length, "target_length": setting.target_length, "lengths": lengths}
-        return known | {"n": len(texts), "positions": [_positions(length, self.num_positions).tolist() for length in lengths]}
+        positions = [_positions(length, self.num_positions).tolist() for length in lengths]
+        return setting.lengths | {"lengths": lengths, "n": len(texts), "positions": positions}
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         texts, lengths = self._texts(setting)
@@ -59,7 +62,8 @@ class PseudoPerplexity(Evaluation):
                 figures: tuple[Any, ...] = (None,) * len(names)
             else:
                 losses = self._losses(model, setting, texts[:, :length], tick)
-                (loss,), (error,) = mean(of_text := losses.mean(axis=1, keepdims=True)), standard_error(of_text)
+                by_text = losses.mean(axis=1, keepdims=True)
+                (loss,), (error,) = mean(by_text), standard_error(by_text)
                 assert loss is not None, "every token was scored"
                 by_edge = (losses + losses[:, ::-1])[:, : self.num_positions // 2] / 2
                 figures = (math.exp(loss), loss, error, mean(losses), mean(by_edge), standard_error(by_edge))
@@ -70,14 +74,13 @@ class PseudoPerplexity(Evaluation):
     def _losses(
         self, model: LanguageModel, setting: Setting, texts: Int[np.ndarray, "n length"], tick: Callable[[str], None]
     ) -> Float[np.ndarray, "n positions"]:
-        assert isinstance(setting.reading, FillIn), "others are refused"
         length = texts.shape[1]
         hidden = np.tile(np.eye(length, dtype=bool)[_positions(length, self.num_positions)], (len(texts), 1))
         read = texts.repeat(self.num_positions, axis=0)
         rows, losses = max(1, BATCH_TOKENS // length), []
         for i in range(0, len(read), rows):
             tick(f"pseudo-perplexity at {length} tokens, {i}/{len(read)}")
-            losses.append(setting.reading.told(model, read[i : i + rows], hidden[i : i + rows]))
+            losses.append(score_hidden(model, read[i : i + rows], hidden[i : i + rows]))
         return np.concatenate(losses).reshape(len(texts), self.num_positions)
 
     def _texts(self, setting: Setting) -> tuple[Int[np.ndarray, "n length"], list[int]]:
@@ -93,6 +96,6 @@ class PseudoPerplexity(Evaluation):
 
 
 def _positions(length: int, count: int) -> Int[np.ndarray, " count"]:
-    """The middles of as many equal stretches, each as far from its edge as its like from the other."""
+    """The middles of `count` equal stretches: for each position there is one equally far from the other edge."""
     first = ((np.arange(count // 2) + 0.5) * length / count).astype(int)
     return np.concatenate([first, length - 1 - first[::-1]])

@@ -28,8 +28,9 @@ class Memory(ABC):
     def check_model(self, model: LanguageModel) -> None:  # noqa: B027  # most fit every model
         """Raises `ConfigError` where the model cannot be trained this way."""
 
-    def check(self, length: int) -> None:  # noqa: B027  # most fit every length
-        """Raises `ConfigError` where sequences of `length` tokens cannot be computed this way."""
+    def helps(self, length: int) -> bool:
+        """Whether the plan can save memory on sequences of `length` tokens."""
+        return True
 
     @property
     @abstractmethod

@@ -42,9 +42,9 @@ class Stream(Memory):
     def is_exact(self) -> bool:  # type: ignore[override]  # derived here, given elsewhere
         return not self.detach
 
-    def check(self, length: int) -> None:
-        rule = f"is above the length of {length} tokens: there would be nothing to stream"
-        require(self.chunk_length <= length, "chunk_length", self.chunk_length, rule, f"use {{key}}={max(1, length // 4)}, or memory=plain")
+    def helps(self, length: int) -> bool:
+        """False for a sequence that is shorter than a chunk: it is computed as a whole."""
+        return self.chunk_length <= length
 
     @property
     def tokens_at_once(self) -> int:

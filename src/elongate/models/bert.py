@@ -1,9 +1,11 @@
-"""A masked model with learned positions built fresh: transformers' BERT (Devlin et al. 2018, arXiv:1810.04805), without its second task.
+"""A masked model with learned positions and random weights: transformers' BERT without next-sentence prediction.
 
-Small and trained for minutes, it departs from the paper in four things, without which it never leaves the loss of single bytes: a table
-of positions that starts out as sinusoids, where a neighbour can be found from the first step on; heads of 64 dimensions as in the smallest
-published ones (Turc et al. 2019, arXiv:1908.08962); first weights that are larger where the model is narrower; and no dropout, since no
-text is read twice.
+Devlin et al. 2018, arXiv:1810.04805. A small BERT that is trained for minutes stays at the loss of single bytes unless
+it departs from the paper in four ways:
+- its table of positions starts as sinusoids, so that a token can find its neighbours from the first step;
+- its heads have 64 dimensions, as in the smallest published BERTs (Turc et al. 2019, arXiv:1908.08962);
+- its initial weights are larger the narrower it is;
+- it has no dropout, since no text is read twice.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bert(Model):
+    """A masked model with learned positions and random weights."""
+
     original_length: int = 128  # tokens that the base is trained on and rows of the table of positions, at least 1
-    num_layers: int = 4
+    num_layers: int = 4  # at least 1
     dim: int = 128  # of the residual stream, a multiple of num_heads
-    num_heads: int = 2
-    mlp_dim: int = 512
-    dropout: float = 0.0  # BERT-Base: 0.1; of embeddings and of what each layer adds, in [0, 1)
-    attention_dropout: float = 0.0  # in [0, 1); above 0 memory grows with the square of the length
+    num_heads: int = 2  # of attention, a divisor of dim
+    mlp_dim: int = 512  # width of the MLP, at least 1
+    dropout: float = 0.0  # of embeddings and of the output of each sublayer, in [0, 1); BERT-Base: 0.1
+    attention_dropout: float = 0.0  # in [0, 1); above 0 memory is quadratic in the length
 
     word: ClassVar[str] = "bert"
     fresh: ClassVar[bool] = True
@@ -54,23 +58,26 @@ class Bert(Model):
             num_attention_heads=self.num_heads,
             intermediate_size=self.mlp_dim,
             max_position_embeddings=self.original_length,
-            initializer_range=0.02 * (768 / self.dim) ** 0.5,  # 0.02 is that of BERT-Base
+            initializer_range=0.02 * (768 / self.dim) ** 0.5,  # BERT-Base, 768 wide: 0.02
             hidden_dropout_prob=self.dropout,
             attention_probs_dropout_prob=self.attention_dropout,
-            pad_token_id=None,  # its embedding would stay zero, and token 0 is a byte like any other
+            pad_token_id=None,  # by default 0, whose embedding would stay zero; here 0 is a byte like any other
         )
         config._attn_implementation = IMPLEMENTATION
         torch.manual_seed(seed)
         network = BertForMaskedLM(config)
         with torch.no_grad():
             table = network.bert.embeddings.position_embeddings.weight
-            # As large as the embeddings of words: their root mean square is the same.
+            # Scale the table to the root mean square of the word embeddings.
             table.copy_(2**0.5 * config.initializer_range * sinusoids(*table.shape))
         return LanguageModel(network, word=self.word)
 
 
 def sinusoids(length: int, dim: int) -> Float[Tensor, "length dim"]:
-    """Sines, then cosines, of each position at falling frequencies (Vaswani et al. 2017, arXiv:1706.03762, section 3.5)."""
+    """Return sines, then cosines, of each position at falling frequencies.
+
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
+    """
     import torch
 
     frequencies = 10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)

@@ -1,7 +1,8 @@
-"""A folder for a model whose positions plain transformers cannot express: what opens it wrongly elsewhere does not open it at all.
+"""A folder for a model whose positions plain transformers cannot express.
 
-It is the folder that transformers writes, but for three names: the model's type and architecture in its config.json, which nothing else
-knows, and that of the weights file, for what reads a folder without its config.json. Beside them stands the position.
+It is the folder that transformers writes, with three names changed, so that programs which would
+read it wrongly fail to open it: the model's type and architecture in config.json, and the name of
+the weights file (for programs that do not read config.json). config.json also stores the position.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from elongate.context.position.position import Position
 from elongate.errors import ConfigError
 
-VARIANT = "elongate"  # transformers' word for another set of weights: model.elongate.safetensors
+VARIANT = "elongate"  # transformers' name for another set of weights: model.elongate.safetensors
 _TYPE, _ARCHITECTURE = "elongate-", "Elongate"
 
 
 def save(network: PreTrainedModel, position: Position, original_length: int, length: int, folder: Path) -> None:
-    """`position` was set for a model of `original_length` and sequences of up to `length` tokens."""
+    """Write the folder. `position` was set for a model of `original_length` and sequences of `length` tokens."""
     network.save_pretrained(folder, safe_serialization=True, variant=VARIANT)
     file = folder / "config.json"
     config = json.loads(file.read_text())
@@ -33,19 +34,22 @@ def save(network: PreTrainedModel, position: Position, original_length: int, len
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def read_config(source: str, **where: Any) -> tuple[PreTrainedConfig, dict[str, Any] | None]:
-    """The configuration as plain transformers knows it, and what stands beside it of ours; None: the checkpoint is a plain one."""
-    config, _ = PreTrainedConfig.get_config_dict(source, **where)
+def read_config(**source: Any) -> tuple[PreTrainedConfig, dict[str, Any] | None]:
+    """Return the configuration as transformers knows it, and our part of it (None: a plain checkpoint).
+
+    `source`: the arguments of `from_pretrained`.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(**source)
     kind = str(config.pop("model_type", ""))
     if not kind.startswith(_TYPE):
-        return AutoConfig.from_pretrained(source, **where), None
+        return AutoConfig.from_pretrained(**source), None
     ours = config.pop("elongate")
     config["architectures"] = [name.removeprefix(_ARCHITECTURE) for name in config["architectures"]]
     return CONFIG_MAPPING[kind.removeprefix(_TYPE)].from_dict(config), ours
 
 
 def read_position(ours: dict[str, Any], source: str) -> Position:
-    """Raises `ConfigError` for a position that is not known here."""
+    """Return the stored position. Raises `ConfigError` for one that this version does not have."""
     fields = dict(ours["position"])
     word = fields.pop("word")
     try:
@@ -53,5 +57,5 @@ def read_position(ours: dict[str, Any], source: str) -> Position:
         kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Position)]
         return next(kind for kind in kinds if vars(kind).get("word") == word)(**fields)
     except (ModuleNotFoundError, StopIteration, TypeError) as fault:
-        rule = f"was written by another version of Elongate: its position {word} is not known here"
+        rule = f"was written by another version of Elongate: its position {word} is unknown here"
         raise ConfigError("model.source", source, rule, "open it with that version") from fault

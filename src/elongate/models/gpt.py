@@ -1,4 +1,7 @@
-"""A rotary decoder built fresh: transformers' Llama classes with grouped key/value heads (Touvron et al. 2023, arXiv:2307.09288)."""
+"""A rotary decoder with random weights: transformers' Llama with grouped key/value heads.
+
+Touvron et al. 2023, arXiv:2307.09288.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from elongate.context.position.scaling import Rotary
-from elongate.errors import require
-from elongate.models.checks import require_heads, require_positive
+from elongate.models.checks import require_grouped_heads, require_heads, require_positive, require_theta
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
@@ -16,12 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpt(Model):
+    """A rotary decoder with random weights."""
+
     original_length: int = 256  # tokens that the base is trained on, at least 1
-    num_layers: int = 4
+    num_layers: int = 4  # at least 1
     dim: int = 128  # of the residual stream, a multiple of num_heads
-    num_heads: int = 8
+    num_heads: int = 8  # of attention, a divisor of dim
     num_kv_heads: int = 2  # a divisor of num_heads
-    mlp_dim: int = 352
+    mlp_dim: int = 352  # width of the MLP, at least 1
     rope_theta: float = 10_000.0  # above 1
     tie_weights: bool = True  # the head is the embedding
 
@@ -31,10 +35,9 @@ class Gpt(Model):
 
     def __post_init__(self) -> None:
         require_positive(self, "original_length", "num_layers", "dim", "num_heads", "num_kv_heads", "mlp_dim")
-        require(self.rope_theta > 1, "rope_theta", self.rope_theta, "must be above 1", "use {key}=10000")
+        require_theta(self.rope_theta)
         require_heads(self.dim, self.num_heads, pairs=True)
-        rule = f"must divide num_heads={self.num_heads}"
-        require(self.num_heads % self.num_kv_heads == 0, "num_kv_heads", self.num_kv_heads, rule, f"use {{key}}={self.num_heads}")
+        require_grouped_heads(self.num_heads, self.num_kv_heads)
 
     @property
     def rotary(self) -> Rotary:

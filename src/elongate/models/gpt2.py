@@ -1,5 +1,7 @@
-"""A decoder with learned positions built fresh: transformers' GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask
-Learners")."""
+"""A decoder with learned positions and random weights: transformers' GPT-2.
+
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpt2(Model):
+    """A decoder with learned positions and random weights."""
+
     original_length: int = 256  # tokens that the base is trained on and rows of the table of positions, at least 1
-    num_layers: int = 4
+    num_layers: int = 4  # at least 1
     dim: int = 128  # of the residual stream, a multiple of num_heads
-    num_heads: int = 8
-    mlp_dim: int = 512
-    dropout: float = 0.1  # of embeddings and of what each layer adds, in [0, 1)
-    attention_dropout: float = 0.0  # in [0, 1); above 0 memory grows with the square of the length
+    num_heads: int = 8  # of attention, a divisor of dim
+    mlp_dim: int = 512  # width of the MLP, at least 1
+    dropout: float = 0.1  # of embeddings and of the output of each sublayer, in [0, 1)
+    attention_dropout: float = 0.0  # in [0, 1); above 0 memory is quadratic in the length
 
     word: ClassVar[str] = "gpt2"
     fresh: ClassVar[bool] = True

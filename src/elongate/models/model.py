@@ -1,7 +1,7 @@
-"""A model, as the configuration names it, and what it becomes once it is built.
+"""A model as the configuration describes it, before its weights exist.
 
-`Model` is what one chooses (importable without torch); `LanguageModel` is the network with the few things that training and
-evaluation ask of it. Nothing else in the project knows one architecture from another.
+`Model` is importable without torch and builds a `LanguageModel`: the network with the operations
+that training and evaluation need. No other package distinguishes architectures.
 """
 
 from __future__ import annotations
@@ -15,21 +15,28 @@ if TYPE_CHECKING:
 
 
 class Model(ABC):
+    """What `model=…` selects."""
+
     word: ClassVar[str]
     fresh: ClassVar[bool]  # starts from random weights, so that a base can be trained
-    has: ClassVar[frozenset[str] | None] = None  # what strategies and objectives build on; None: only known once the model is opened
-    original_length: int | None  # tokens; None: only known once the model is opened
-    block_length: int = 1  # tokens that are encoded together: what an objective has encoded is a whole number of them
-    attention_dropout: float = 0.0  # of attention weights, in training; above 0 the whole matrix of them must exist
+    has: ClassVar[frozenset[str] | None] = None  # what strategies and objectives rely on; None: unknown until opened
+    original_length: int | None  # tokens; None: unknown until the model is opened
+    block_length: int = 1  # tokens that are encoded together; an objective encodes whole blocks
+    attention_dropout: float = 0.0  # of attention weights in training; above 0 their whole matrix must exist
 
     @property
     def rotary(self) -> Rotary | None:
-        """Its rotary embedding; None: it has none, or that is only known once the model is opened."""
+        """Return the rotary embedding, or None if it has none or that is unknown until the model is opened."""
+        return None
+
+    @property
+    def tokenizer_source(self) -> str | None:
+        """Return the hub id or folder of the model's own tokenizer, if it has one."""
         return None
 
     @abstractmethod
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
-        """The network with its weights, on the CPU, in float32.
+        """Return the network with its weights, on the CPU, in float32. Raises `ConfigError`.
 
-        `vocab_size` is the tokenizer's. Raises `ConfigError`.
+        `vocab_size` is that of the tokenizer.
         """

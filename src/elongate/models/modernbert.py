@@ -1,6 +1,7 @@
-"""A rotary masked model built fresh: transformers' ModernBERT (Warner et al. 2024, arXiv:2412.13663), whose local layers see a window.
+"""A rotary masked model with random weights: transformers' ModernBERT, whose local layers see a sliding window.
 
-Trained at its original length with one theta throughout, as the paper does before its own extension; a scaling acts on the global layers.
+Warner et al. 2024, arXiv:2412.13663. All layers have one theta, as in the paper before its own
+extension. A scaling acts on the global layers only.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from elongate.context.position.scaling import Rotary
 from elongate.errors import require
-from elongate.models.checks import require_dropouts, require_heads, require_positive
+from elongate.models.checks import require_dropouts, require_heads, require_positive, require_theta
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ModernBert(Model):
+    """A rotary masked model with random weights."""
+
     original_length: int = 128  # tokens that the base is trained on, at least 1
-    num_layers: int = 4
+    num_layers: int = 4  # at least 1
     dim: int = 128  # of the residual stream, an even multiple of num_heads
-    num_heads: int = 8
-    mlp_dim: int = 352
-    global_every: int = 2  # layers: the first of so many sees the whole sequence, the others are local
-    local_length: int = 64  # tokens that a local layer sees besides the query's own, half of them on either side; even
+    num_heads: int = 8  # of attention, a divisor of dim
+    mlp_dim: int = 352  # width of the MLP, at least 1
+    global_every: int = 2  # every n-th layer, from the first, sees the whole sequence; the others are local
+    local_length: int = 64  # tokens that a local layer sees besides the query's own, half on either side; even
     rope_theta: float = 10_000.0  # above 1
     dropout: float = 0.0  # of embeddings and within the MLP, in [0, 1)
 
@@ -34,11 +37,13 @@ class ModernBert(Model):
     has: ClassVar[frozenset[str]] = frozenset({"bidirectional", "masked", "rotary", "computed_positions", "regions"})
 
     def __post_init__(self) -> None:
-        require_positive(self, "original_length", "num_layers", "dim", "num_heads", "mlp_dim", "global_every", "local_length")
+        counts = ("original_length", "num_layers", "dim", "num_heads", "mlp_dim", "global_every", "local_length")
+        require_positive(self, *counts)
         require_heads(self.dim, self.num_heads, pairs=True)
-        rule = "must be even: as many tokens on either side"
-        require(self.local_length % 2 == 0, "local_length", self.local_length, rule, f"use {{key}}={self.local_length + 1}")
-        require(self.rope_theta > 1, "rope_theta", self.rope_theta, "must be above 1", "use {key}=10000")
+        rule = "must be even: half of the tokens are on either side"
+        local = self.local_length
+        require(local % 2 == 0, "local_length", local, rule, f"use {{key}}={local + 1}")
+        require_theta(self.rope_theta)
         require_dropouts(self, "dropout")
 
     @property

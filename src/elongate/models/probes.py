@@ -1,8 +1,6 @@
-"""What is found out about a network by running it on a few tokens, whatever its architecture."""
+"""Properties of a network that are found by running it on a few tokens, for any architecture."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,19 +9,17 @@ from elongate.context.attention.full import Full
 from elongate.context.attention.kernel import blocks
 from elongate.context.attention.kernel.blocks import Block
 from elongate.context.attention.kernel.kv_store import Kept
-
-if TYPE_CHECKING:
-    from elongate.models.language_model import LanguageModel
+from elongate.models.language_model import LanguageModel
 
 
-class _Turned(Full):
+class _RotatedByKernel(Full):
     """Full attention whose rotation is left to the kernel."""
 
     rotates = True
 
 
 class _LastSeesFirst(Attention):
-    """Every token sees itself, and the last one the first."""
+    """Every token sees itself, and the last token also sees the first."""
 
     word = "last sees first"
 
@@ -34,8 +30,8 @@ class _LastSeesFirst(Attention):
         return (Region((*blocks.tiles(length, 1, causal), Block((length - 1, length), (0, 1)))),)
 
 
-def windows_of(model: LanguageModel) -> set[int | None]:
-    """Of the layers that read the layout which they are given: each one's own window, None where it has none."""
+def layer_windows(model: LanguageModel) -> set[int | None]:
+    """Return the sliding windows of the layers that use our attention (None: no window); empty if no layer does."""
     tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     layout = model.layout(tokens, None)
     layout = layout.at(layout.chunk, Kept())
@@ -44,26 +40,28 @@ def windows_of(model: LanguageModel) -> set[int | None]:
     return layout.windows
 
 
-def turns_as_we_do(model: LanguageModel) -> bool:
-    """Whether full attention comes out the same when the rotation is left to the kernel."""
-    if model.rotary.unlike_plain():
+def kernel_rotates_alike(model: LanguageModel) -> bool:
+    """Return whether full attention gives the same states when the kernel rotates queries and keys."""
+    if model.positions.rotary.unlike_plain():
         return False
-    tokens, attention = torch.arange(1, 17, device=model.device)[None] % model.network.config.vocab_size, model.attention
+    tokens = torch.arange(1, 17, device=model.device)[None] % model.network.config.vocab_size
+    attention = model.attention
     with model.probed():
         model.attention = Full()
         theirs = model.hidden(tokens)
-        model.attention = _Turned()
+        model.attention = _RotatedByKernel()
         ours = model.hidden(tokens)
     model.attention = attention
     return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-def knows_distances(model: LanguageModel) -> bool:
-    """Whether the network, without slopes, computes another thing for a token that sees one which is farther away."""
-    slopes, attention = model.slopes, model.attention
+def distance_matters(model: LanguageModel) -> bool:
+    """Return whether, with slopes of zero, a token's state depends on how far away the token is that it sees."""
+    positions, attention, config = model.positions, model.attention, model.network.config
+    slopes = positions.slopes
     with model.probed():
-        model.slopes, model.attention = (0.0,) * model.network.config.num_attention_heads, _LastSeesFirst()
-        texts = [torch.tensor([[1, *between, 2]], device=model.device) % model.network.config.vocab_size for between in ([], [0] * 6)]
+        positions.slopes, model.attention = (0.0,) * config.num_attention_heads, _LastSeesFirst()
+        texts = [torch.tensor([[1, *between, 2]], device=model.device) % config.vocab_size for between in ([], [0] * 6)]
         near, far = (model.hidden(text)[:, -1] for text in texts)
-    model.slopes, model.attention = slopes, attention
+    positions.slopes, model.attention = slopes, attention
     return not torch.allclose(near, far, rtol=1e-3, atol=1e-3)

@@ -1,5 +1,8 @@
-"""How far two directions disagree about a token (Nguyen et al. 2023, arXiv:2303.07295, section 3.1): total variation, ½ Σ |p − q| over the
-vocabulary. As in cross_entropy.py no logits of a whole sequence exist: a piece leaves its gradient while its logits are there.
+"""How far the predictions of two directions differ: total variation, ½ Σ |p − q| over the vocabulary.
+
+Nguyen et al. 2023, arXiv:2303.07295, section 3.1. As in cross_entropy.py, the logits of a whole
+sequence never exist: the gradient is computed together with the sum, while the logits of some
+tokens exist.
 """
 
 from __future__ import annotations
@@ -10,29 +13,34 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-from elongate.objectives.cross_entropy import PIECE, Head
+from elongate.models.head import HeadWeights
+from elongate.scoring.token_loss import LOGIT_TOKENS
 
 
-def told_twice(scored: Bool[Tensor, "rows length"]) -> Bool[Tensor, "pairs rest"]:
-    """Tokens that are scored in both rows of a pair: the text, and the same text from its end. In the order of the text.
+def predicted_twice(scored: Bool[Tensor, "rows length"]) -> Bool[Tensor, "pairs rest"]:
+    """Return which tokens are scored in both rows of a pair (a text and its reverse), in the order of the text.
 
-    The first row tells tokens 1 … length, the second length − 1 … 0: they meet in all but the last place of each.
+    The first row predicts tokens 1 ... length, the second length − 1 ... 0: all but the last of
+    each coincide.
     """
     return scored[0::2, :-1] & scored[1::2, :-1].flip(1)
 
 
-def meeting(
+def states_of_both(
     hidden: Float[Tensor, "rows length dim"], scored: Bool[Tensor, "rows length"]
 ) -> tuple[Float[Tensor, "tokens dim"], Float[Tensor, "tokens dim"]]:
-    """The states that tell these tokens, from what comes before them and from what comes after."""
-    both = told_twice(scored)
+    """Return the states that predict these tokens from the tokens before them, and from the tokens after them."""
+    both = predicted_twice(scored)
     return hidden[0::2, :-1][both], hidden[1::2, :-1].flip(1)[both]
 
 
 def summed_disagreement(
-    forward: Float[Tensor, "tokens dim"], backward: Float[Tensor, "tokens dim"], head: Head, precision: str = "fp32"
+    forward: Float[Tensor, "tokens dim"],
+    backward: Float[Tensor, "tokens dim"],
+    head: HeadWeights,
+    precision: str = "fp32",
 ) -> Float[Tensor, ""]:
-    """Σ of the total variation distance, 0 to 1 a token; differentiable in both states and in the head."""
+    """Return the sum of the total variation distance (0 to 1 per token); differentiable in states and head."""
     dtype = torch.bfloat16 if precision == "bf16" else head[0].dtype
     return _SummedDisagreement.apply(forward, backward, *head, dtype)
 
@@ -49,17 +57,17 @@ class _SummedDisagreement(torch.autograd.Function):
     ) -> Float[Tensor, ""]:
         matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
         wide = torch.promote_types(dtype, torch.float32)
-        given = (forward, backward, weight, bias)
-        grads = [None if not needed else torch.zeros_like(x) for x, needed in zip(given, ctx.needs_input_grad, strict=False)]
+        needed = zip((forward, backward, weight, bias), ctx.needs_input_grad, strict=False)
+        grads = [torch.zeros_like(x) if is_needed else None for x, is_needed in needed]
         total = torch.zeros((), dtype=wide, device=weight.device)
-        for start in range(0, len(forward), PIECE):
-            at = slice(start, start + PIECE)
+        for start in range(0, len(forward), LOGIT_TOKENS):
+            at = slice(start, start + LOGIT_TOKENS)
             states = [x[at].to(dtype) for x in (forward, backward)]
             chances = [F.linear(x, matrix, offset).to(wide).softmax(-1) for x in states]
             difference = chances[0] - chances[1]
             total += difference.abs().sum() / 2
             for row, sign in enumerate((difference.sign() / 2, difference.sign() / -2)):
-                # Through the softmax: p · (g − Σ p·g), g of the probabilities.
+                # Through the softmax: p · (g − Σ p·g), where g is the gradient of the probabilities.
                 logits = chances[row] * (sign - (chances[row] * sign).sum(-1, keepdim=True))
                 grad = logits.to(dtype)
                 if (own := grads[row]) is not None:

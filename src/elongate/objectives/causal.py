@@ -1,4 +1,4 @@
-"""Next-token prediction: every token from the ones before it, in its own document where documents are isolated."""
+"""Next-token prediction: every token from the tokens before it, within its document if documents are isolated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from elongate.objectives.objective import Example, Objective
-from elongate.objectives.reading import LeftToRight, Reading
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
     from elongate.data.sequences import Batch
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Causal(Objective):
+    """Next-token prediction."""
+
     word: ClassVar[str] = "causal"
     needs: ClassVar[frozenset[str]] = frozenset({"causal"})
+    plan_is_exact: ClassVar[bool] = True
 
     @property
-    def reading(self) -> Reading:
+    def scorer(self) -> Scorer:
         return LeftToRight()
 
     def examples(self, batch: Batch, model: LanguageModel) -> list[Example]:
@@ -27,13 +31,13 @@ class Causal(Objective):
 
 
 def next_token(batch: Batch) -> Example:
-    """Each token is the target of the one before it."""
+    """Return an example in which each token is the target of the one before it."""
     import torch
 
-    # Shifted before anything is split: the last token of a part still has its target.
+    # Shift before anything is split, so that the last token of a part still has its target.
     tokens = torch.from_numpy(batch.tokens)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     if batch.positions is None or batch.starts is None:
         return Example(inputs, targets, torch.ones_like(targets, dtype=torch.bool), None)
-    # The first token of a document cannot be told from the document before it.
+    # The first token of a document cannot be predicted from the document before it.
     return Example(inputs, targets, ~torch.from_numpy(batch.starts)[:, 1:], torch.from_numpy(batch.positions))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elongate.atomic import written_aside
-from elongate.report.estimate import Estimate
+from elongate.evaluation.presentation.estimate import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

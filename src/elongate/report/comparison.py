@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from elongate.atomic import written_aside
+from elongate.evaluation.presentation.terminal import WIDTH
 from elongate.report.comparison_page import comparison_html
 from elongate.report.groups import read_sweep
 from elongate.report.measures import REACH_COLUMNS, Column, key_of
@@ -14,7 +15,6 @@ from elongate.report.notes import unfinished_notes
 from elongate.report.outcome import outcome
 from elongate.report.page import write_csv
 from elongate.report.ranking import Comparison, Row, compare
-from elongate.report.table import WIDTH
 
 
 def write_comparison(sweep: Path) -> Path | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from elongate.evaluation.context_gain import NEGLIGIBLE
+from elongate.evaluation.presentation.drawings import Bin
+from elongate.evaluation.presentation.estimate import LEVEL, Estimate
+from elongate.evaluation.presentation.numbers import span
 from elongate.report import pareto
 from elongate.report.canvas import Pen, pen, png
-from elongate.report.estimate import LEVEL, Estimate, mean_over
+from elongate.report.estimate import mean_over
 from elongate.report.figures import strategies_figure
 from elongate.report.groups import Group, Run
 from elongate.report.measures import COST_COLUMNS, NEEDLE_COLUMNS, REACH_COLUMNS, Column, key_of
@@ -16,7 +19,6 @@ from elongate.report.page import data_uri, proof_facts, render
 from elongate.report.ranking import Comparison
 from elongate.report.reach import margins_by_depth
 from elongate.report.reach_figures import depth_figure, reach_figure
-from elongate.report.sections import Bin, span
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
-"""Loss by position of a run and of a sweep, heat maps of what a run finds, and its training."""
+"""Draws what evaluations show, the curves of a sweep, and the training of a run, with matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import singledispatch
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from elongate.evaluation.presentation.drawings import Bin, DepthLines, Drawing, HeatMap, PositionCurves, ReachBars
+from elongate.evaluation.presentation.estimate import Estimate
 from elongate.report.canvas import (
     COLOURS,
     DOTS_PER_INCH,
@@ -22,40 +24,64 @@ from elongate.report.canvas import (
     legend_height,
     new_figure,
     pen,
-    save,
     style,
     tokens,
 )
-from elongate.report.estimate import Estimate
-from elongate.report.sections import Bin, losses_of, retrieval_rows, retrieval_tasks, rows_of
+from elongate.report.reach_figures import depth_figure, reach_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def draw_curve(results: dict[str, Any], path: Path) -> None:
-    """Loss by position before and after the extension, with bands of ±1 standard error."""
-    save(curve_figure(results["curve"]), path)
+@singledispatch
+def draw(drawing: Drawing) -> Figure:
+    """The figure of a drawing of any kind."""
+    raise AssertionError(f"no figure for a {type(drawing).__name__}")
 
 
-def draw_needle(results: dict[str, Any], path: Path) -> None:
-    """Heat maps of the needle's margin, depth by length, with the exact match written in the cells."""
-    save(needle_figure(results["needle"]), path)
-
-
-def draw_retrieval(results: dict[str, Any], path: Path) -> None:
-    """Heat maps of the share of answers that are preferred, task by length, with the exact match written in the cells."""
-    save(retrieval_figure(results["retrieval"]), path)
-
-
-def curve_figure(curve: dict[str, Any]) -> Figure:
+@draw.register(PositionCurves)
+def _(drawing: PositionCurves) -> Figure:
     figure, axes = new_figure(3.6 + legend_height(3))
-    for row in rows_of(curve["fine"]):
-        draw_line(axes, by_middle(losses_of(curve["fine"], row)), row, ROW_PENS[row])
-    finish_position_axes(axes, curve["fine"]["edges"], curve["original_length"], curve["target_length"])
+    for row, losses in drawing.rows.items():
+        draw_line(axes, by_middle(losses), row, ROW_PENS[row])
+    finish_position_axes(axes, drawing.edges, drawing.original_length, drawing.target_length)
     legend_below(figure)
     return figure
+
+
+@draw.register(HeatMap)
+def _(drawing: HeatMap) -> Figure:
+    from matplotlib.figure import Figure
+
+    height = 1.7 + drawing.line_height * len(drawing.places)
+    figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
+    panels = figure.subplots(1, len(drawing.panels), sharey=True, squeeze=False)[0]
+    for axes, (row, cells) in zip(panels, drawing.panels.items(), strict=True):
+        shares, matches = (np.array(cell, dtype=float) for cell in cells)
+        image = axes.imshow(shares, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
+        write_matches(axes, 2 * shares - 1, matches)
+        axes.set_title(row, color=INK, fontsize=11)
+        mark_lengths(axes, drawing)
+        axes.set_xticks(range(len(drawing.lengths)), [tokens(length) for length in drawing.lengths], rotation=90)
+        axes.set_yticks(range(len(drawing.places)), drawing.places)
+        style(axes)
+    panels[0].set_ylabel(drawing.places_title, color=INK)
+    bar = figure.colorbar(image, ax=list(panels), label=drawing.colour_title, fraction=0.05)
+    bar.outline.set_visible(False)
+    marks = "number: exact match in %; lines: original (dashed) and target length"
+    figure.supxlabel(f"length in tokens\ncolour: {drawing.colour_meaning}\n{marks}", fontsize=9, color=INK)
+    return figure
+
+
+@draw.register(DepthLines)
+def _(drawing: DepthLines) -> Figure:
+    return depth_figure(drawing.rows, ROW_PENS)
+
+
+@draw.register(ReachBars)
+def _(drawing: ReachBars) -> Figure:
+    return reach_figure(drawing.rows, drawing.original_length, drawing.target_length)
 
 
 def strategies_figure(
@@ -80,72 +106,20 @@ def by_middle(losses: Mapping[Bin, Estimate]) -> dict[float, Estimate]:
     return {(start + end) / 2: loss for (start, end), loss in losses.items()}
 
 
-def needle_figure(needle: dict[str, Any]) -> Figure:
-    """The rows side by side on one diverging scale that is centred at 0."""
-    from matplotlib.figure import Figure
-
-    rows = rows_of(needle)
-    margins = {row: np.array(needle[row]["margin"], dtype=float).T for row in rows}
-    measured = np.concatenate([margin[~np.isnan(margin)] for margin in margins.values()])
-    limit = float(np.abs(measured).max(initial=0)) or 1.0
-    height = 1.7 + 0.36 * len(needle["depths"])
-    figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
-    panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
-    for axes, row in zip(panels, rows, strict=True):
-        image = axes.imshow(margins[row], cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
-        write_matches(axes, margins[row] / limit, np.array(needle[row]["exact_match"], dtype=float).T)
-        axes.set_title(row, color=INK, fontsize=11)
-        axes.set_xticks(range(len(needle["lengths"])), [tokens(length) for length in needle["lengths"]], rotation=90)
-        mark_lengths(axes, needle)
-        axes.set_yticks(range(len(needle["depths"])), [f"{depth:.0%}" for depth in needle["depths"]])
-        style(axes)
-    panels[0].set_ylabel("depth of the needle", color=INK)
-    bar = figure.colorbar(image, ax=list(panels), label="margin in nats", fraction=0.05)
-    bar.outline.set_visible(False)
-    explain_map(figure, "margin over a wrong answer")
-    return figure
-
-
-def retrieval_figure(retrieval: dict[str, Any]) -> Figure:
-    """The rows side by side on one diverging scale that is centred at chance."""
-    from matplotlib.figure import Figure
-
-    rows, tasks, lengths = retrieval_rows(retrieval), retrieval_tasks(retrieval), retrieval["lengths"]
-    figure = Figure(figsize=(WIDTH, 1.7 + 0.3 * len(tasks)), dpi=DOTS_PER_INCH, layout="constrained")
-    panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
-    for axes, row in zip(panels, rows, strict=True):
-        preferred, matches = (np.array([retrieval[t][row][m] for t in tasks], dtype=float) for m in ("preferred", "exact_match"))
-        image = axes.imshow(preferred, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
-        write_matches(axes, 2 * preferred - 1, matches)
-        axes.set_title(row, color=INK, fontsize=11)
-        mark_lengths(axes, retrieval)
-        axes.set_xticks(range(len(lengths)), [tokens(length) for length in lengths], rotation=90)
-        axes.set_yticks(range(len(tasks)), [task.replace("_", " ") for task in tasks])
-        style(axes)
-    bar = figure.colorbar(image, ax=list(panels), label="right answer preferred", fraction=0.05)
-    bar.outline.set_visible(False)
-    explain_map(figure, "share of answers preferred to a wrong one")
-    return figure
-
-
-def explain_map(figure: Figure, colour: str) -> None:
-    told = f"length in tokens\ncolour: {colour}; number: exact match in %\nlines: original (dashed) and target length"
-    figure.supxlabel(told, fontsize=9, color=INK)
-
-
-def mark_lengths(axes: Axes, section: dict[str, Any]) -> None:
+def mark_lengths(axes: Axes, drawing: HeatMap) -> None:
     """Lines behind the last lengths that do not exceed the original length and the target."""
-    for length, dashes in ((section["original_length"], (0, (3, 2))), (section["target_length"], "solid")):
-        axes.axvline(sum(other <= length for other in section["lengths"]) - 0.5, color="black", linestyle=dashes)
+    for length, dashes in ((drawing.original_length, (0, (3, 2))), (drawing.target_length, "solid")):
+        axes.axvline(sum(other <= length for other in drawing.lengths) - 0.5, color="black", linestyle=dashes)
 
 
 def write_matches(axes: Axes, intensity: np.ndarray, matches: np.ndarray) -> None:
-    for (depth, length), match in np.ndenumerate(matches):
-        if np.isnan(match):  # could not be read
-            axes.text(length, depth, "–", ha="center", va="center", fontsize=8, color=INK)
+    """Percentages in the cells, white on the darkest colours; a dash where a text could not be read."""
+    for (place, length), match in np.ndenumerate(matches):
+        if np.isnan(match):
+            axes.text(length, place, "–", ha="center", va="center", fontsize=8, color=INK)
             continue
-        colour = "white" if abs(intensity[depth, length]) > 0.6 else "black"
-        axes.text(length, depth, f"{100 * match:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        colour = "white" if abs(intensity[place, length]) > 0.6 else "black"
+        axes.text(length, place, f"{100 * match:.0f}", ha="center", va="center", fontsize=8, color=colour)
 
 
 def training_figure(metrics: Sequence[Mapping[str, Any]]) -> Figure:

@@ -10,8 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from elongate.report.estimate import Estimate, mean_over
-from elongate.report.sections import Bin, losses_of
+from elongate.evaluation.presentation.curve import losses_of
+from elongate.evaluation.presentation.drawings import Bin
+from elongate.evaluation.presentation.estimate import Estimate
+from elongate.report.estimate import mean_over
 
 # Keys that differ from run to run without making another experiment. A nested `seed` follows the one at the root.
 RUN_KEYS = ("seed", "name", "tracking", "overwrite", "hydra")

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from elongate.report.estimate import Estimate
+from elongate.evaluation.presentation.curve import losses_of
+from elongate.evaluation.presentation.drawings import Bin
+from elongate.evaluation.presentation.estimate import Estimate
+from elongate.evaluation.presentation.needle import needle_of
+from elongate.evaluation.presentation.numbers import span
 from elongate.report.groups import Group
 from elongate.report.reach import REACHES, reaches_of
-from elongate.report.sections import Bin, losses_of, needle_of, span
 
 Measure = Callable[[dict[str, Any]], float | None]
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from elongate.report.estimate import LEVEL
+from elongate.evaluation.presentation.drawings import Reach
+from elongate.evaluation.presentation.estimate import LEVEL
+from elongate.evaluation.presentation.numbers import mebibytes, span
 from elongate.report.measures import key_of
 from elongate.report.ranking import Comparison, Row
-from elongate.report.reach import REACHES, Reach
-from elongate.report.sections import mebibytes, span
+from elongate.report.reach import REACHES
 
 SAME_RATIO = 0.01  # costs that are less apart are called the same
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from elongate.evaluation.presentation.estimate import Estimate
 from elongate.report.canvas import INK, Pen, legend_below, legend_height, new_figure
-from elongate.report.estimate import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from elongate.report.estimate import Estimate, mean_over, paired_difference
+from elongate.evaluation.presentation.drawings import Bin, Reach
+from elongate.evaluation.presentation.estimate import Estimate
+from elongate.report.estimate import mean_over, paired_difference
 from elongate.report.groups import Group, Sweep
 from elongate.report.measures import COST_COLUMNS, NEEDLE_COLUMNS, REACH_COLUMNS, Column, key_of, loss_at, loss_columns
 from elongate.report.notes import notes_on
-from elongate.report.reach import Reach, over_seeds, reaches_of
-from elongate.report.sections import Bin
+from elongate.report.reach import over_seeds, reaches_of
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from elongate.evaluation.presentation.drawings import Reach
+from elongate.evaluation.presentation.estimate import Estimate
 from elongate.report.canvas import (
     BLUE,
     GREEN,
     INK,
     ORANGE,
     PURPLE,
-    ROW_PENS,
     Pen,
     draw_line,
     legend_below,
@@ -19,9 +20,7 @@ from elongate.report.canvas import (
     new_figure,
     tokens,
 )
-from elongate.report.estimate import Estimate
-from elongate.report.reach import REACHES, Reach, margins_by_depth, reaches_of
-from elongate.report.sections import ROWS
+from elongate.report.reach import REACHES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,17 +81,3 @@ def depth_figure(margins: Mapping[str, Mapping[float, Estimate]], pens: Mapping[
     axes.set_ylabel("margin in nats", color=INK)
     legend_below(figure)
     return figure
-
-
-def reach_of_rows(results: dict[str, Any]) -> Figure | None:
-    """Of a run that measured the gain of context; with what `retrieval` measured, if it did."""
-    found = {row: reaches for row in ROWS if (reaches := reaches_of(results, row))}
-    if "context_gain" not in results or not found:
-        return None
-    return reach_figure(found, results["context_gain"]["original_length"], results["context_gain"]["target_length"])
-
-
-def depths_of_rows(results: dict[str, Any]) -> Figure | None:
-    """Of a run that asked for the needle at the target length."""
-    found = {row: margins for row in ROWS if (margins := margins_by_depth(results, row))}
-    return depth_figure(found, ROW_PENS) if found else None

@@ -95,7 +95,7 @@ def check_able(job: Job, has: frozenset[str], original_length: int) -> Job:
         rule = f"needs attention in regions, which model={job.model.word} does not have"
         raise ConfigError("data.isolate_documents", "true", rule, "use {key}=false")
     with inside("objective"):
-        return replace(job, objective=job.objective.on(has, original_length))
+        return replace(job, objective=job.objective.bind(has, original_length))
 
 
 def check_lengths(job: Job, original_length: int, block_length: int) -> None:
@@ -108,8 +108,6 @@ def check_lengths(job: Job, original_length: int, block_length: int) -> None:
         job.strategy.position.check(job.model.rotary, target / original_length)
     lengths = {stage.length for stage in job.strategy.stages(original_length, job.steps)}
     longest = max(lengths)
-    with inside("memory"):
-        job.memory.check(longest)
     with inside("objective"):
         job.objective.check_length(longest, original_length)
         for length in sorted(lengths | ({original_length} if job.model.fresh else set())):

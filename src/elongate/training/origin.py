@@ -45,11 +45,13 @@ class Origin:
 
     def build(self, job: Job) -> LanguageModel:
         """The network on its device, as it was before the extension."""
+        from elongate.models.compatibility import check_head
+
         device = find_device(job.device)
         model = self.model.build(self.tokenizer.vocab_size, job.seed)
         model.network.to(device)
         model.mask_token = self.tokenizer.mask
-        model.check_head()
+        check_head(model)
         model.word, model.precision = job.model.word, job.precision
         if job.compile:
             model.compile()

@@ -21,19 +21,22 @@ def plan(job: Job) -> str:
 
     Raises `ConfigError`.
     """
+    from elongate.models.compatibility import check_strategy
+
     tokenizer = fitted_tokenizer(job)
     find_device(job.device)
     model = Origin(job.model, tokenizer, False, [], None).build(job)
     original_length = job.model.original_length or model.original_length
     job = check_able(job, model.has, original_length)
     check_lengths(job, original_length, model.block_length)
+    check_strategy(model, job.strategy, original_length)
     with inside("tuning"):
         job.tuning.apply(model, job.seed)
     stages = job.strategy.stages(original_length, job.steps)
     model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
     length = max(stage.length for stage in stages)
     text = _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
-    return text if job.objective.word == "causal" else f"{text}\n{_OTHER.format(job.objective.word)}"
+    return text if job.objective.plan_is_exact else f"{text}\n{_OTHER.format(job.objective.word)}"
 
 
 def _text(advice: Advice, device: str) -> str:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from elongate.console import say, warn
 from elongate.data.tokens import Corpus, load_corpus
 from elongate.errors import ConfigError, Stopped, inside
-from elongate.evaluation.evaluation import Setting, add_row, measured
-from elongate.evaluation.samples import Samples
+from elongate.evaluation.evaluation import Setting, add_row, run_evaluation
+from elongate.evaluation.measurement.samples import Samples
 from elongate.report.page import write_report
+from elongate.report.scalars import scalars
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job, check_able, check_lengths
 from elongate.training.origin import Origin, export, find_device, find_origin, fitted_tokenizer
@@ -50,6 +51,8 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         _headers(job, _setting(job, corpus, tokenizer, job.model.original_length))
     warn_of_slow_precision(job.precision, find_device(job.device))
     _check_tuning(job, tokenizer.vocab_size)
+    from elongate.models.compatibility import check_strategy
+
     with Interrupt() as interrupt, _Tracked(job, directory).session() as tracked:
         origin = find_origin(job, corpus, tokenizer, interrupt)
         model = origin.build(job)
@@ -57,7 +60,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         job = check_able(job, model.has, original_length)
         check_lengths(job, original_length, model.block_length)
         check_documents(job, corpus, original_length)
-        model.check(job.strategy, original_length)
+        check_strategy(model, job.strategy, original_length)
         _warn_of_lost_positions(job, model)
         _tune(job, model)
         setting = _setting(job, corpus, tokenizer, original_length)
@@ -79,8 +82,8 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
                 say(f"plain transformers reads {directory.model} with full attention, evaluate.py checkpoint={directory.path} with {word}")
         results = headers | results
         _measure(job, model, setting, origin, directory, results, interrupt)
-        pages = write_report(directory.path)
-        tracked.tracker.report(results, pages["images"], pages["tables"])
+        pages = write_report(directory.path, job.evaluations)
+        tracked.tracker.report(scalars(results, job.evaluations), pages["images"], pages["tables"])
     # After all else: a run that is finished is not looked at again.
     results["finished"] = True
     directory.write_results(results)
@@ -90,7 +93,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
 
 
 def _setting(job: Job, corpus: Corpus, tokenizer: Tokenizer, original_length: int) -> Setting:
-    return Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed, job.objective.reading)
+    return Setting(corpus.validation, tokenizer, original_length, job.strategy.target_length, job.seed, job.objective.scorer)
 
 
 def _headers(job: Job, setting: Setting) -> dict[str, Any]:
@@ -257,7 +260,7 @@ def _measure(
                 else f"measuring {evaluation.word}, extended but not trained"
             )
             of_row = replace(setting, samples=samples.part(evaluation.word, row))
-            add_row(results[evaluation.word], row, measured(evaluation, model, of_row, tick))
+            add_row(results[evaluation.word], row, run_evaluation(evaluation, model, of_row, tick))
             done.append(f"{evaluation.word}/{row}")
             directory.write_results(results)
     for evaluation in job.evaluations:

@@ -68,7 +68,7 @@ def _documents(corpus: Corpus, length: int, count: int) -> HeldOut:
 class _ModelBench:
     def __init__(self, job: Job, model: LanguageModel, original_length: int, corpus: Corpus, bar: SearchBar, interrupt: Interrupt) -> None:
         length = job.strategy.target_length
-        self.rotary: Rotary = model.rotary.rotary(original_length)
+        self.rotary: Rotary = model.positions.rotary.rotary(original_length)
         self.factor = length / original_length
         self.seed = job.seed
         self.documents = _documents(corpus, length, job.strategy.position.num_documents(self.factor))
@@ -86,11 +86,11 @@ class _ModelBench:
         return self._mean_losses(position, self._held_out)
 
     def _mean_losses(self, position: Position, documents: HeldOut) -> Float[np.ndarray, " documents"]:
-        position.act(self._model, *self._lengths)
-        reading, rows = self._job.objective.reading, max(1, BATCH_TOKENS // self._lengths[1])
+        position.act(self._model.positions, *self._lengths)
+        scorer, rows = self._job.objective.scorer, max(1, BATCH_TOKENS // self._lengths[1])
         means = []
         for i in range(0, len(documents), rows):
             if self._interrupt.requested:
                 raise Stopped(f"stopped by {self._interrupt.requested} in the search; the same command begins it again")
-            means.append(np.nanmean(reading.losses(self._model, documents.tokens[i : i + rows], self._lengths[0]), axis=1))
+            means.append(np.nanmean(scorer.losses(self._model, documents.tokens[i : i + rows], self._lengths[0]), axis=1))
         return np.concatenate([np.empty(0), *means])

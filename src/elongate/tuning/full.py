@@ -1,4 +1,4 @@
-"""Every weight is trained."""
+"""Full tuning: every weight is trained."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Full(Tuning):
+    """Trains every weight."""
+
     word: ClassVar[str] = "full"
 
     def apply(self, model: LanguageModel, seed: int) -> None:

@@ -1,7 +1,8 @@
 """LoRA⁺ of LongLoRA (Chen et al. 2023, arXiv:2309.12307, section 3.3): LoRA, with embeddings and norms trained in full.
 
-They are under 2% of the parameters of a large model and close most of the gap to full training at long lengths. A head that is the
-embedding is trained with it; one of its own is not. Another method than LoRA+ (arXiv:2402.12354), which gives A and B two learning rates.
+Embeddings and norms are under 2% of the parameters of a large model and close most of the gap to
+full training at long lengths. A head that shares the embedding's weights is trained with it; a
+separate head is not. This is not LoRA+ (arXiv:2402.12354), which gives A and B two learning rates.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPlus(Lora):
+    """LoRA, with embeddings and norms trained in full."""
+
     word: ClassVar[str] = "lora_plus"
 
     def apply(self, model: LanguageModel, seed: int) -> None:
@@ -24,7 +27,7 @@ class LoraPlus(Lora):
 
         super().apply(model, seed)
         for module in model.network.modules():
-            # Every architecture has norms of its own, alike in name only.
+            # Every architecture has its own norm classes; only their names are alike.
             if isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower():
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(True)

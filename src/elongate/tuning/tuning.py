@@ -1,4 +1,4 @@
-"""What of the network is trained in the extension. A tuning changes it in place before, and leaves plain modules after."""
+"""Which weights of the network the extension trains."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ if TYPE_CHECKING:
 
 
 class Tuning(ABC):
+    """Changes the network in place before the extension and restores plain modules after it."""
+
     word: ClassVar[str]
 
     @abstractmethod
     def apply(self, model: LanguageModel, seed: int) -> None:
-        """Freezes what is not trained and adds what is; the network computes what it did. Raises `ConfigError`."""
+        """Freeze the weights that are not trained and add those that are; the network's output stays the same.
+
+        Raises `ConfigError`.
+        """
 
     @abstractmethod
     def merge(self, model: LanguageModel) -> None:
-        """Turns the network back into the plain modules that it was made of, with what was learned in their weights."""
+        """Turn the network back into plain modules that contain what was learned."""
 
     def adapters(self, model: LanguageModel) -> dict[str, Any]:
-        """What was added, read from the network, for the results."""
+        """Return what was added to the network, for results.json."""
         return {}

@@ -140,10 +140,10 @@ GOOD = json.dumps(LONGBENCH)
 BAD = [
     (QuestionAnswering, "", "is empty"),
     (QuestionAnswering, "\n \n", "is empty"),
-    (QuestionAnswering, GOOD + "\n{\n", r"a\.jsonl:2: this line is no JSON \(Expecting property name"),
+    (QuestionAnswering, GOOD + "\n{\n", r"a\.jsonl:2: this line is not JSON \(Expecting property name"),
     (QuestionAnswering, GOOD + "\n\n[1]\n", r"a\.jsonl:3: is a list, not an object"),
-    (QuestionAnswering, '{"data": [\n{"paragraphs": }]}', r"a\.jsonl:2: this line is no JSON \(Expecting value at column 16\)"),
-    (QuestionAnswering, "no json at all", r"a\.jsonl:1: this line is no JSON"),
+    (QuestionAnswering, '{"data": [\n{"paragraphs": }]}', r"a\.jsonl:2: this line is not JSON \(Expecting value at column 16\)"),
+    (QuestionAnswering, "no json at all", r"a\.jsonl:1: this line is not JSON"),
     (
         QuestionAnswering,
         json.dumps({"question": "?", "context": "c"}),

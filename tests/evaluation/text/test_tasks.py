@@ -20,14 +20,15 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
-from elongate.evaluation.samples import Samples
+from elongate.evaluation.measurement.samples import Samples
 from elongate.evaluation.text.classification import Classification
 from elongate.evaluation.text.dialogue import Dialogue
 from elongate.evaluation.text.question_answering import QuestionAnswering
 from elongate.evaluation.text.summarization import Summarization
 from elongate.evaluation.text.translation import Translation
-from elongate.objectives.fill_in import FillIn
-from elongate.objectives.reading import LeftToRight, Reading
+from elongate.scoring.fill_in import FillIn
+from elongate.scoring.left_to_right import LeftToRight
+from elongate.scoring.scorer import Scorer
 
 SAMPLES: list[dict[str, Any]] = []
 
@@ -82,7 +83,7 @@ def model(build_tiny: Callable[..., Any]) -> Any:
     return build_tiny().model.build(257, seed=0)
 
 
-def setting(reading: Reading, target: int = 400) -> tuple[Setting, list[dict[str, Any]]]:
+def setting(reading: Scorer, target: int = 400) -> tuple[Setting, list[dict[str, Any]]]:
     kept = Kept()
     held_out = Tokens(np.zeros(10, dtype=np.uint16), np.array([0, 10]))
     return Setting(held_out, ByteTokenizer(), 64, target, seed=0, reading=reading, samples=kept.part("task", "after")), kept.records

@@ -27,7 +27,7 @@ class AdjustedBase(Scaling):
     def check(self, rotary: Rotary, factor: float) -> None:
         if self.theta <= rotary.theta:
             rule = f"must be above the model's own theta of {rotary.theta:g}, or it extends nothing"
-            raise ConfigError("context.position.theta", f"{self.theta:g}", rule, f"try {{key}}={rotary.theta * factor**2:g}")
+            raise ConfigError("context.position.theta", f"{self.theta:g}", rule, f"use {{key}}={rotary.theta * factor**2:g}")
 
     def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
         return Rotary(rotary.dim, self.theta, rotary.original_length).frequencies()

@@ -14,6 +14,7 @@ from elongate.context.position.scaling import Rotary, Scaling
 @dataclass(frozen=True, kw_only=True)
 class Unchanged(Scaling):
     word: ClassVar[str] = "none"
+    changes_model: ClassVar[bool] = False
 
     def needs(self, factor: float) -> frozenset[str]:
         # A looked-up table of positions has no row past its end; computed positions go on.

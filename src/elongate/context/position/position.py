@@ -52,6 +52,7 @@ class Position(ABC):
     """`factor` is target_length / original_length throughout, at least 1."""
 
     word: ClassVar[str]
+    changes_model: ClassVar[bool] = True  # false: the model keeps the positions that it was trained with
     is_plain: ClassVar[bool] = True  # plain transformers can express it
     from_the_start: ClassVar[bool] = False  # it is for models that were trained with it: the base of a fresh one is
     removes: ClassVar[frozenset[str]] = frozenset()  # what a model no longer has when it acts

@@ -14,12 +14,9 @@ from jaxtyping import Bool, Int
 class Sampled:
     """One sequence, drawn from a longer stretch of text."""
 
-    positions: Int[np.ndarray, " length"]
-    """Rising, below the reach."""
-    tokens: Int[np.ndarray, " length+1"]
-    """Indices into the text; the last one is that of the last target."""
-    seams: Bool[np.ndarray, " length+1"]
-    """True at a token that does not follow on the one before it: it cannot be told from that."""
+    positions: Int[np.ndarray, " length"]  # rising, below the reach
+    tokens: Int[np.ndarray, " length+1"]  # indices into the text; the last one is that of the last target
+    seams: Bool[np.ndarray, " length+1"]  # true at a token that does not follow on the one before it: it cannot be told from that
 
 
 class Sampling(ABC):

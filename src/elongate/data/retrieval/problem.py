@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 
+from elongate.data.retrieval.answers import Candidate, Encode, continuation, equally_long
+
 Split = Literal["train", "evaluation"]
 PASSES = 5  # digits of a number
+NUM_NUMBERS = 45_000  # of each split
 
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
@@ -32,7 +36,11 @@ class Draw:
     random: np.random.Generator
     split: Split
     room: int  # tokens to fill, needles and question included
-    count: Callable[[str], int]  # tokens of a text
+    encode: Encode
+
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.encode(text))
 
     def number(self) -> str:
         """Five digits whose sum is odd in evaluation and even in training, the first of them not zero."""
@@ -41,12 +49,26 @@ class Draw:
         last = int(self.random.integers(5)) * 2 + (first + sum(others) + parity) % 2
         return "".join(map(str, (first, *others, last)))
 
+    def stream(self) -> Iterator[str]:
+        """Numbers that differ from each other, until there are no more."""
+        found: set[str] = set()
+        while len(found) < NUM_NUMBERS:
+            if (number := self.number()) not in found:
+                found.add(number)
+                yield number
+
     def numbers(self, count: int) -> list[str]:
-        """Unlike each other."""
-        found: dict[str, None] = {}
-        while len(found) < count:
-            found[self.number()] = None
-        return list(found)
+        """At most `NUM_NUMBERS` that differ from each other."""
+        return list(islice(self.stream(), count))
+
+    def answers(
+        self, query: str, candidates: Iterable[Candidate], text: Callable[[Candidate], str] = " {}".format
+    ) -> tuple[Candidate, Candidate]:
+        """A right and a wrong answer to the query: the first candidates whose texts are equally many tokens there.
+
+        Raises `Indistinguishable`.
+        """
+        return equally_long(candidates, lambda candidate: continuation(self.encode, query, text(candidate)))
 
     def words(self, count: int) -> list[str]:
         """Of three syllables, unlike each other; the syllables that begin them tell the splits apart. At most 1,000."""
@@ -56,6 +78,7 @@ class Draw:
         found = self.random.choice(every, size=count, replace=False)
         return [starts[n % len(starts)] + syllables[n // len(starts) % 70] + syllables[n // len(starts) // 70] for n in found.tolist()]
 
-    def fitting(self, needles: tuple[str, ...], question: str, item: str) -> int:
-        """How many items of this size fit besides needles and question; at least 0."""
-        return max(0, (self.room - sum(map(self.count, needles)) - self.count(question)) // self.count(item))
+    def fitting(self, needles: tuple[str, ...], query: str, answer: str, item: str) -> int:
+        """How many items of this size fit besides needles, query and answer; at least 0."""
+        said = sum(map(self.count, needles)) + self.count(query) + len(continuation(self.encode, query, answer))
+        return max(0, (self.room - said) // self.count(item))

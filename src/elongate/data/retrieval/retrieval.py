@@ -23,14 +23,10 @@ _FORMAT = 1  # raised whenever the same settings give other texts
 class Retrieval(Source):
     """A document is a text with its needles, the question and the answer; tasks take turns, depths are drawn evenly."""
 
-    tasks: list[str] | None = None
-    """Null: all."""
-    length: int = 4096
-    """Characters of a document, the answer included: what a tokenizer makes of them is not known here."""
-    num_documents: int = 2000
-    """At least 2."""
-    seed: int = 0
-    """Of the texts, beside which the seed of the run decides their order."""
+    tasks: list[str] | None = None  # null: all
+    length: int = 4096  # characters of a document, the answer included: what a tokenizer makes of them is not known here
+    num_documents: int = 2000  # at least 2
+    seed: int = 0  # of the texts, beside which the seed of the run decides their order
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
@@ -12,13 +11,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
+from elongate.data.retrieval.answers import Encode, continuation
 from elongate.data.retrieval.problem import Draw, Problem, Split
 from elongate.data.retrieval.tasks import TASKS
 
-Encode = Callable[[str], np.ndarray]
 Control = Literal["none", "without_needle", "without_haystack"]
 Tokens = Int[np.ndarray, " tokens"]
-_TRIES = 100  # at a wrong answer of as many tokens as the right one; a tokenizer of bytes needs one
+_TRIES = 100  # problems that are drawn until one fits; with the byte tokenizer the first one does
+_LOOKED_AT = 8  # problems by which the shortest length of a task is known
 
 
 class DoesNotFit(Exception):
@@ -56,27 +56,50 @@ class Sample:
 def made(place: Place, encode: Encode, haystack: Tokens, control: Control = "none") -> Sample:
     """`haystack`: ordinary text, a stretch of which is taken where the task has no items of its own.
 
-    Without its haystack a sample is as long as the rest; without its needles it is as long as with them. Raises `DoesNotFit`.
+    Without its haystack a sample is as long as the rest; without its needles it is as long as with them. Raises `DoesNotFit`, and
+    `Indistinguishable` for a tokenizer that reads all answers of the task alike.
     """
     random = place.random()
-    draw = Draw(random, place.split, place.length, lambda text: len(encode(text)))
-    for _ in range(_TRIES):
-        problem = TASKS[place.task](draw)
-        answers = [encode(text).astype(np.int64) for text in (problem.answer, problem.wrong)]
-        if len(answers[0]) == len(answers[1]):
-            return _laid_out(problem, place, np.stack(answers), random, encode, haystack, control)
-    raise AssertionError(f"no two answers of {place.task} have equally many tokens")
+    drawn = [_drawn(place, encode, random)]
+    while drawn[-1].size > place.length:
+        # Numbers and words differ in their numbers of tokens.
+        if len(drawn) == _TRIES:
+            raise DoesNotFit(min(one.size for one in drawn))
+        drawn.append(_drawn(place, encode, random))
+    return _laid_out(drawn[-1], place, random, encode, haystack, control)
 
 
-def _laid_out(
-    problem: Problem, place: Place, answers: np.ndarray, random: np.random.Generator, encode: Encode, haystack: Tokens, control: Control
-) -> Sample:
-    needles, query = [encode(text) for text in problem.needles], encode(problem.query)
-    fixed = sum(map(len, needles)) + len(query) + answers.shape[1]
-    length = fixed if control == "without_haystack" else place.length
-    if fixed > length:
-        raise DoesNotFit(fixed)
-    hay = _hay([encode(text) for text in problem.items], haystack, length - fixed, random)
+def shortest_length(task: str, encode: Encode, seed: int) -> int:
+    """The shortest length, in tokens, at which samples of the task fit. Raises `Indistinguishable`."""
+    places = [Place(task, 1, 0.0, number, seed) for number in range(_LOOKED_AT)]
+    return max(_drawn(place, encode, place.random()).size for place in places)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A problem, and what every sample of it contains."""
+
+    problem: Problem
+    needles: list[np.ndarray]
+    query: np.ndarray
+    answers: Int[np.ndarray, "2 answer"]
+
+    @property
+    def size(self) -> int:
+        """Tokens without a haystack."""
+        return sum(map(len, self.needles)) + len(self.query) + self.answers.shape[1]
+
+
+def _drawn(place: Place, encode: Encode, random: np.random.Generator) -> _Drawn:
+    problem = TASKS[place.task](Draw(random, place.split, place.length, encode))
+    answers = np.stack([continuation(encode, problem.query, text) for text in (problem.answer, problem.wrong)])
+    return _Drawn(problem, [encode(text) for text in problem.needles], encode(problem.query), answers)
+
+
+def _laid_out(drawn: _Drawn, place: Place, random: np.random.Generator, encode: Encode, haystack: Tokens, control: Control) -> Sample:
+    problem, needles, query, answers = drawn.problem, drawn.needles, drawn.query, drawn.answers
+    length = drawn.size if control == "without_haystack" else place.length
+    hay = _hay([encode(text) for text in problem.items], haystack, length - drawn.size, random)
     # Before which piece of hay each needle lies: the first where it was asked to, the others anywhere.
     gaps = [round(place.depth * len(hay)), *random.integers(len(hay) + 1, size=len(needles) - 1).tolist()]
     if control == "without_needle":

@@ -6,7 +6,8 @@ it hits, the answer here is the list in the order of the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain, islice, permutations
 
 import numpy as np
 
@@ -23,86 +24,101 @@ _COPIED, _SHOWN = 24, 16  # letters of what is to be copied, and of those the on
 
 def passkey(draw: Draw) -> Problem:
     """One number in a text that has none to do with it (Mohtashami & Jaggi 2023, arXiv:2305.16300)."""
-    right, wrong = draw.numbers(2)
-    return Problem((f"\nThe pass key is {right}.\n",), "\nThe pass key is", f" {right}", f" {wrong}")
+    query = "\nThe pass key is"
+    right, wrong = draw.answers(query, draw.stream())
+    return Problem((f"{query} {right}.\n",), query, f" {right}", f" {wrong}")
 
 
 def single(draw: Draw) -> Problem:
     """A number under a name."""
-    (name,), (right, wrong) = draw.words(1), draw.numbers(2)
+    (name,) = draw.words(1)
+    right, wrong = draw.answers(_question(name), draw.stream())
     return Problem((_entry(name, right),), _question(name), f" {right}", f" {wrong}")
 
 
 def multi_key(draw: Draw) -> Problem:
     """One among numbers under other names."""
-    names, numbers = draw.words(1 + _OTHERS), draw.numbers(1 + _OTHERS)
+    names, stream = draw.words(1 + _OTHERS), draw.stream()
+    numbers = [*draw.answers(_question(names[0]), stream), *islice(stream, _OTHERS - 1)]
     needles = tuple(_entry(*pair) for pair in zip(names, numbers, strict=True))
     return Problem(needles, _question(names[0]), f" {numbers[0]}", f" {numbers[1]}")
 
 
 def multi_value(draw: Draw) -> Problem:
     """All numbers of one name, in the order of the text: they stand together."""
-    (name,), numbers = draw.words(1), draw.numbers(2 * _ASKED)
-    right, wrong = numbers[:_ASKED], numbers[_ASKED:]
+    (name,) = draw.words(1)
+    query = f"\nThe numbers of {name} are"
+    right, wrong = draw.answers(query, _lists(draw.stream()), _listed)
     needle = "".join(_entry(name, number) for number in right)
-    return Problem((needle,), f"\nThe numbers of {name} are", f" {', '.join(right)}", f" {', '.join(wrong)}")
+    return Problem((needle,), query, _listed(right), _listed(wrong))
 
 
 def multi_query(draw: Draw) -> Problem:
     """The numbers of several names, in the order of the question."""
-    names, numbers = draw.words(_ASKED + _OTHERS), draw.numbers(_ASKED + _OTHERS)
-    needles = tuple(_entry(*pair) for pair in zip(names, numbers, strict=True))
+    names, stream = draw.words(_ASKED + _OTHERS), draw.stream()
     query = f"\nThe numbers of {' and '.join(names[:_ASKED])} are"
-    return Problem(needles, query, f" {', '.join(numbers[:_ASKED])}", f" {', '.join(numbers[_ASKED : 2 * _ASKED])}")
+    right, wrong = draw.answers(query, _lists(stream), _listed)
+    numbers = [*right, *wrong, *islice(stream, _OTHERS - _ASKED)]
+    needles = tuple(_entry(*pair) for pair in zip(names, numbers, strict=True))
+    return Problem(needles, query, _listed(right), _listed(wrong))
 
 
 def variable_tracking(draw: Draw) -> Problem:
     """What a variable is, which got it from another, which got it from a third; beside another such chain."""
-    names, numbers = draw.words(2 * _CHAIN), draw.numbers(2)
-    chains = [_chain(names[:_CHAIN], numbers[0]), _chain(names[_CHAIN:], numbers[1])]
+    names = draw.words(2 * _CHAIN)
+    query = f"\nThe value of {names[_CHAIN - 1]} is"
+    right, wrong = draw.answers(query, draw.stream())
+    chains = [_chain(names[:_CHAIN], right), _chain(names[_CHAIN:], wrong)]
     # The lines of a chain stand in order wherever the chain lies, or its value could not be followed.
-    return Problem(("".join(chains[0]), "".join(chains[1])), f"\nThe value of {names[_CHAIN - 1]} is", f" {numbers[0]}", f" {numbers[1]}")
+    return Problem(("".join(chains[0]), "".join(chains[1])), query, f" {right}", f" {wrong}")
 
 
 def key_value(draw: Draw) -> Problem:
     """One of as many pairs as fit (Liu et al. 2023, arXiv:2307.03172, section 3)."""
-    query = "\nThe value of {} is"
-    size = draw.count(_pair("12345", "12345"))
-    found = draw.numbers(4 + 2 * max(0, draw.room // size))
-    key, right, wrong, other = found[:4]
-    needles = (_pair(key, right), _pair(other, wrong))
-    count = draw.fitting(needles, query.format(key) + f" {right}", _pair(key, right))
-    items = tuple(_pair(*found[4 + 2 * i : 6 + 2 * i]) for i in range(count))
-    return Problem(needles, query.format(key), f" {right}", f" {wrong}", items)
+    stream = draw.stream()
+    key = next(stream)
+    query = f"\nThe value of {key} is"
+    right, wrong = draw.answers(query, stream)
+    needles = (_pair(key, right), _pair(next(stream), wrong))
+    pairs = list(islice(zip(stream, stream, strict=False), draw.room // draw.count(_pair("12345", "12345"))))
+    count = draw.fitting(needles, query, f" {right}", needles[0])
+    return Problem(needles, query, f" {right}", f" {wrong}", tuple(_pair(*pair) for pair in pairs[:count]))
 
 
 def common_words(draw: Draw) -> Problem:
     """The one word of a list that comes back again and again; any other comes at most half as often."""
     words, query = draw.words(1 + _RARE), "\nThe commonest word is"
-    fitting = draw.fitting((), f"{query} {words[0]}", f" {words[0]}")
+    right, wrong = draw.answers(query, words)
+    rare = [wrong, *(word for word in words if word not in (right, wrong))]
+    fitting = draw.fitting((), query, f" {right}", f" {right}")
     repeated = max(4, fitting // 4)
-    items = [words[1 + i % _RARE] for i in range(min(fitting - repeated, _RARE * (repeated // 2)))]
-    return Problem((f" {words[0]}",) * repeated, query, f" {words[0]}", f" {words[1]}", _shuffled(draw, items))
+    items = [rare[i % _RARE] for i in range(min(fitting - repeated, _RARE * (repeated // 2)))]
+    return Problem((f" {right}",) * repeated, query, f" {right}", f" {wrong}", _shuffled(draw, items))
 
 
 def frequent_words(draw: Draw) -> Problem:
     """The three commonest words of a list whose counts fall with the square of their rank, the commonest first."""
     words, query = draw.words(20), "\nThe three commonest words are"
-    fitting = draw.fitting((), f"{query} {' '.join(words[:3])}", f" {words[0]}")
+    first, second, third, *others = words
+    # The orders of three words differ in length only where words meet: two of the six are equally many tokens.
+    orders = chain([(first, second, third), (second, first, third)], permutations((first, second, third)))
+    right, wrong = (" " + " ".join(order) for order in draw.answers(query, orders, lambda order: " " + " ".join(order)))
+    words = [*right.split(), *others]
+    longest = max((f" {word}" for word in words), key=draw.count)
+    fitting = draw.fitting((), query, right, longest)
     shares = 1 / np.arange(1, len(words) + 1) ** 2
     # A short list has an order too: what is left beside a few of the first three falls with the rank.
     counts = np.array([4, 3, 2, *[0] * 17]) + np.floor(shares / shares.sum() * max(0, fitting - 9)).astype(int)
     counts[3:] = np.minimum(counts[3:], counts[2] - 1)
     needles, items = (np.repeat(words[part], counts[part]).tolist() for part in (slice(0, 3), slice(3, None)))
-    answers = " ".join(words[:3]), " ".join([words[1], words[0], words[2]])
-    return Problem(_shuffled(draw, needles), query, f" {answers[0]}", f" {answers[1]}", _shuffled(draw, items))
+    return Problem(_shuffled(draw, needles), query, right, wrong, _shuffled(draw, items))
 
 
 def copy(draw: Draw) -> Problem:
     """The end of a row of random letters whose beginning is shown again: no language is needed, and the depth is how far it lies back."""
-    letters = "".join(draw.random.choice(list("abcdefghijklmnopqrstuvwxyz"), size=2 * _COPIED - _SHOWN).tolist())
-    row, wrong = letters[:_COPIED], letters[_COPIED:]
-    return Problem((f"\n{row}\n",), f"\n{row[:_SHOWN]}", row[_SHOWN:], wrong)
+    shown = _letters(draw, _SHOWN)
+    right, wrong = draw.answers(f"\n{shown}", iter(lambda: _letters(draw, _COPIED - _SHOWN), ""), str)
+    return Problem((f"\n{shown}{right}\n",), f"\n{shown}", right, wrong)
 
 
 TASKS: dict[str, Task] = {
@@ -125,6 +141,18 @@ def _pair(key: str, value: str) -> str:
 
 def _chain(names: list[str], value: str) -> list[str]:
     return [f"\nlet {name} be {source}\n" for name, source in zip(names, [value, *names], strict=False)]
+
+
+def _lists(numbers: Iterator[str]) -> Iterator[tuple[str, ...]]:
+    return zip(*[numbers] * _ASKED, strict=False)
+
+
+def _listed(numbers: tuple[str, ...]) -> str:
+    return f" {', '.join(numbers)}"
+
+
+def _letters(draw: Draw, count: int) -> str:
+    return "".join(draw.random.choice(list("abcdefghijklmnopqrstuvwxyz"), size=count).tolist())
 
 
 def _shuffled(draw: Draw, words: list[str]) -> tuple[str, ...]:

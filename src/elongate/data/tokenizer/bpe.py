@@ -24,12 +24,11 @@ FORMAT = 1  # raised whenever the same documents would give another tokenizer
 class Bpe:
     """Merges learned from the train split alone, kept in the cache of the source."""
 
-    vocab_size: int = 4096
-    """At least 257: the bytes and the end of a document. Little text gives fewer tokens than asked for."""
+    vocab_size: int = 4096  # at least 257: the bytes and the end of a document. Little text gives fewer tokens than asked for
 
     def __post_init__(self) -> None:
         rule = "must be at least 257 (256 bytes, 1 end of document)"
-        require(self.vocab_size >= 257, "vocab_size", self.vocab_size, rule, "try {key}=4096")
+        require(self.vocab_size >= 257, "vocab_size", self.vocab_size, rule, "use {key}=4096")
 
     def fit(self, source: Source) -> Tokenizer:
         parts = [FORMAT, source.fingerprint(), source.validation_ratio, self.vocab_size]

@@ -17,8 +17,7 @@ from elongate.hub import hub_answers
 class Pretrained:
     """Opened as it is; code that a checkpoint brings along is never run."""
 
-    source: str | None = None
-    """Hub id or folder; null stands for the source of the model."""
+    source: str | None = None  # hub id or folder; null stands for the source of the model
     key = "source"  # where the source was given, in what is said of it: a full key where that is not here
 
     def fit(self, source: Source) -> Tokenizer:

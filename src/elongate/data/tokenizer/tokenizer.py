@@ -15,14 +15,10 @@ from elongate.data.source import Source
 class Tokenizer(ABC):
     """Text to ids and back; `encode` adds no special tokens of its own."""
 
-    vocab_size: int
-    """Ids are below it."""
-    end_of_document: int
-    """The id that closes every document."""
-    mask: int | None = None
-    """The id that stands for what is hidden; None: there is none."""
-    fingerprint: str
-    """Equal for tokenizers that give equal ids."""
+    vocab_size: int  # ids are below it
+    end_of_document: int  # the id that closes every document
+    mask: int | None = None  # the id that stands for what is hidden; None: there is none
+    fingerprint: str  # equal for tokenizers that give equal ids
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from elongate.evaluation.harness.tasks import new_tokens
-from elongate.evaluation.samples import Record
+from elongate.evaluation.measurement.samples import Record
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

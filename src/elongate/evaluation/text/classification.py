@@ -33,10 +33,10 @@ class Classification(TextTask):
     word: ClassVar[str] = "classification"
     shapes: ClassVar[tuple[Shape, ...]] = (LONGBENCH, LABELLED)
     packages: ClassVar[dict[str, str]] = {"sklearn": "scikit-learn"}
-    figures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "matthews")
+    measures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "matthews")
 
     def signatures(self, records: list[Record]) -> dict[str, str]:
-        return {figure: f"scikit-learn {version('scikit-learn')}, likeliest label" for figure in self.figures}
+        return {figure: f"scikit-learn {version('scikit-learn')}, likeliest label" for figure in self.measures}
 
     def reserved(self, record: Record, setting: Setting) -> int:
         return max(len(label) for label in self._labels(record, setting.tokenizer))
@@ -82,7 +82,7 @@ class Classification(TextTask):
                     rule = f"has {len(record.classes) or 'no'} classes to choose from"
                     raise ConfigError("path", where, rule, "list them in all_classes (LongBench's form) or classes")
                 if record.references[0] not in record.classes:
-                    raise ConfigError("path", where, f"its label {record.references[0]} is none of its classes", "mend or remove it")
+                    raise ConfigError("path", where, f"its label {record.references[0]} is none of its classes", "fix or remove it")
                 yield record
 
 

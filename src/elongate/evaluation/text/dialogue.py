@@ -19,7 +19,7 @@ class Dialogue(Written):
     word: ClassVar[str] = "dialogue"
     shapes: ClassVar[tuple[Shape, ...]] = (LONGBENCH, DIALOGUE, MESSAGES)
     packages: ClassVar[dict[str, str]] = rouge.PACKAGES
-    figures: ClassVar[tuple[str, ...]] = ("rougeL", "f1")
+    measures: ClassVar[tuple[str, ...]] = ("rougeL", "f1")
 
     def signatures(self, records: list[Record]) -> dict[str, str]:
         return {"rouge": rouge.rouge_signature({record.language for record in records}), "f1": "over SQuAD's words, best reference"}

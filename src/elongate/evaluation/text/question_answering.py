@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from elongate.evaluation.matching import any_named
+from elongate.evaluation.measurement.matching import any_named
 from elongate.evaluation.text import words
 from elongate.evaluation.text.records import Record
 from elongate.evaluation.text.shapes import LONGBENCH, SQUAD, SQUAD_ROW, Shape
@@ -23,7 +23,7 @@ class QuestionAnswering(Written):
     word: ClassVar[str] = "question_answering"
     shapes: ClassVar[tuple[Shape, ...]] = (LONGBENCH, SQUAD, SQUAD_ROW)
     packages: ClassVar[dict[str, str]] = {}
-    figures: ClassVar[tuple[str, ...]] = ("exact_match", "f1", "named")
+    measures: ClassVar[tuple[str, ...]] = ("exact_match", "f1", "named")
 
     def signatures(self, records: list[Record]) -> dict[str, str]:
         found = {record.language for record in records}

@@ -39,7 +39,7 @@ def text_in(row: dict[str, Any], key: str, where: str) -> str:
     """Raises `ConfigError` that says `where`, as all readers do."""
     value = row.get(key)
     if not isinstance(value, str):
-        raise ConfigError("path", where, f"its {key} is {_kind(value)}, not a text", "mend or remove it")
+        raise ConfigError("path", where, f"its {key} is {_kind(value)}, not a text", "fix or remove it")
     # Half a surrogate pair, which JSON can spell, has no bytes in UTF-8.
     return value.encode("utf-8", errors="replace").decode("utf-8")
 
@@ -54,14 +54,14 @@ def references_in(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
     """Those that are not blank, at least one."""
     found = tuple(text for text in texts_in(row, key, where) if text.strip()) if row.get(key) else ()
     if not found:
-        raise ConfigError("path", where, f"has no reference: its {key} is empty or missing", "mend or remove it")
+        raise ConfigError("path", where, f"has no reference: its {key} is empty or missing", "fix or remove it")
     return found
 
 
 def list_in(row: Any, key: str, where: str) -> list[Any]:
     value = row.get(key) if isinstance(row, dict) else None
     if not isinstance(value, list):
-        raise ConfigError("path", where, f"its {key} is {_kind(value)}, not a list", "mend or remove it")
+        raise ConfigError("path", where, f"its {key} is {_kind(value)}, not a list", "fix or remove it")
     return value
 
 

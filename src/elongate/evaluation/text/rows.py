@@ -43,7 +43,7 @@ def rows_in(path: Path) -> Iterator[Row]:
         found = [(item, f"{path}[{i}]") for i, item in enumerate(document)] if isinstance(document, list) else [(document, str(path))]
     for row, where in found:
         if not isinstance(row, dict):
-            raise ConfigError("path", where, f"is a {type(row).__name__}, not an object with fields", "mend or remove it")
+            raise ConfigError("path", where, f"is a {type(row).__name__}, not an object with fields", "fix or remove it")
         yield row, where
 
 
@@ -70,5 +70,5 @@ def _document(content: bytes, path: Path) -> Any:
         line = content[: error.start].count(b"\n") + 1
         raise ConfigError("path", f"{path}:{line}", "this line is not UTF-8", "mend it") from error
     except json.JSONDecodeError as error:
-        rule = f"this line is no JSON ({error.msg} at column {error.colno})"
+        rule = f"this line is not JSON ({error.msg} at column {error.colno})"
         raise ConfigError("path", f"{path}:{error.lineno}", rule, "mend it") from error

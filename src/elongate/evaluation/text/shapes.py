@@ -24,7 +24,7 @@ def records_of(row: dict[str, Any], where: str, shapes: tuple[Shape, ...]) -> It
         if all(field in row for field in shape.fields):
             for record in shape.read(row, where):
                 if not record.context.strip():
-                    raise ConfigError("path", record.id, "has no text to read", "mend or remove it")
+                    raise ConfigError("path", record.id, "has no text to read", "fix or remove it")
                 yield record
             return
     known = " or ".join("+".join(shape.fields) for shape in shapes)
@@ -90,7 +90,7 @@ def _translation(row: dict[str, Any], where: str) -> Iterator[Record]:
     """As the hub has it: {"en": …, "zh": …}, from the first language to the second."""
     pair = row["translation"]
     if not isinstance(pair, dict) or len(pair) != 2:
-        raise ConfigError("path", where, "its translation is no pair of languages", "mend or remove it")
+        raise ConfigError("path", where, "its translation is no pair of languages", "fix or remove it")
     source, target = pair
     yield Record(str(row.get("id", where)), text_in(pair, source, where), "", references_in(pair, target, where), target)
 
@@ -100,7 +100,7 @@ def _turns(field: str) -> Shape:
         """The last turn is what should be said after the others."""
         turns = [_turn(turn, f"{where} {field}[{i}]") for i, turn in enumerate(list_in(row, field, where))]
         if len(turns) < 2:
-            raise ConfigError("path", where, f"its {field} has {len(turns)} turns, of which nothing can be continued", "mend or remove it")
+            raise ConfigError("path", where, f"its {field} has {len(turns)} turns, of which nothing can be continued", "fix or remove it")
         *before, (speaker, last) = turns
         context = "\n".join(f"{name}: {said}" if name else said for name, said in before)
         references = references_in({"last turn": last}, "last turn", where)

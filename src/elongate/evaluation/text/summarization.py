@@ -20,10 +20,10 @@ class Summarization(Written):
     one_line: ClassVar[bool] = False
     shapes: ClassVar[tuple[Shape, ...]] = (LONGBENCH, QMSUM, PAIR, SUMMARY, HIGHLIGHTS)
     packages: ClassVar[dict[str, str]] = rouge.PACKAGES
-    figures: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL")
+    measures: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL")
 
     def signatures(self, records: list[Record]) -> dict[str, str]:
         return {"rouge": rouge.rouge_signature({record.language for record in records})}
 
     def score(self, prediction: str, record: Record) -> dict[str, float]:
-        return rouge.rouge(self.figures, prediction, record.references, record.language)
+        return rouge.rouge(self.measures, prediction, record.references, record.language)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Evaluation, Setting
+from elongate.evaluation.presentation.text_task import TextTaskPresentation
 from elongate.evaluation.text.prompt import Prompt, check_template, prompt_of
 from elongate.evaluation.text.records import Record, drawn
 from elongate.evaluation.text.rows import Row, is_hub_id, local_files, rows_in, rows_of_hub
@@ -24,7 +25,7 @@ BATCH_TOKENS = 8192  # read at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTask(Evaluation):
+class TextTask(TextTaskPresentation, Evaluation):
     path: Any  # a file, a folder, a glob, a list of these, or a hub id (owner/name)
     name: str | None = None  # configuration of a data set of the hub, where it has several
     split: str = "test"  # of a data set of the hub
@@ -35,7 +36,7 @@ class TextTask(Evaluation):
 
     shapes: ClassVar[tuple[Shape, ...]]  # of records that this task can read
     packages: ClassVar[dict[str, str]]  # that score it: module to the name that pip knows
-    figures: ClassVar[tuple[str, ...]]  # in the order of the tables
+    measures: ClassVar[tuple[str, ...]]  # in the order of the tables
 
     def __post_init__(self) -> None:
         require(self.num_samples > 0, "num_samples", self.num_samples, "must be at least 1", "use {key}=50")
@@ -63,7 +64,7 @@ class TextTask(Evaluation):
             "truncated": sum(prompt.is_cut for _, prompt in prompts),
             "languages": sorted({record.language for record, _ in prompts}),
             "template": self.template,
-            "figures": list(self.figures),
+            "figures": list(self.measures),
             "signatures": self.signatures([record for record, _ in prompts]),
         }
 
@@ -117,7 +118,7 @@ class TextTask(Evaluation):
     def row(self, count: int, estimates: dict[str, tuple[float, float | None]]) -> dict[str, Any]:
         """What the results keep of a model: None for figures of which no sample could be read."""
         row: dict[str, Any] = {"n": count}
-        for figure in self.figures:
+        for figure in self.measures:
             row[figure], row[f"{figure}_standard_error"] = estimates.get(figure, (None, None))
         return row
 

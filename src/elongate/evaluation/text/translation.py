@@ -30,7 +30,7 @@ class Translation(Written):
     word: ClassVar[str] = "translation"
     shapes: ClassVar[tuple[Shape, ...]] = (PAIR, TRANSLATION, LONGBENCH)
     packages: ClassVar[dict[str, str]] = {"sacrebleu": "sacrebleu"}
-    figures: ClassVar[tuple[str, ...]] = ("bleu", "chrf")
+    measures: ClassVar[tuple[str, ...]] = ("bleu", "chrf")
 
     def signatures(self, records: list[Record]) -> dict[str, str]:
         languages = {record.language for record in records}

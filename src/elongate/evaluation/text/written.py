@@ -18,7 +18,7 @@ from elongate.evaluation.text.task import TextTask, name_of, texts_of
 if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.reading import Reading
+    from elongate.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class Written(TextTask):
     def estimates(self, predictions: list[str], records: list[Record]) -> dict[str, tuple[float, float | None]]:
         """Figures over all samples with their standard errors."""
         scores = [self.score(prediction, record) for prediction, record in zip(predictions, records, strict=True)]
-        return {figure: mean_of([score[figure] for score in scores]) for figure in self.figures}
+        return {figure: mean_of([score[figure] for score in scores]) for figure in self.measures}
 
-    def check(self, reading: Reading) -> None:
+    def check(self, reading: Scorer) -> None:
         check_writes(reading, f"evaluation.{self.word}", self.word, "use evaluation=[classification], which needs none")
 
     def header(self, setting: Setting) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def rehearse(model: LanguageModel, plan: Memory, rows: int, length: int) -> Rehe
     actor = copy.copy(model)
     actor.network = copy.deepcopy(model.network, {id(tensor): fake.from_tensor(tensor) for tensor in held})
     actor.network.train()
-    actor.reads = _nothing  # type: ignore[method-assign]  # the frequencies of a text are numbers, of which there are none here
+    actor.set_text_length = _nothing  # type: ignore[method-assign]  # the frequencies of a text are numbers, of which there are none here
     counting = _Counting(model.device.type)
     with fake, counting:
         for parameter in actor.parameters():

@@ -114,12 +114,11 @@ def _plans(model: LanguageModel, length: int, chosen: Memory | None) -> list[Mem
         every += [replace(checkpoint, keep_attention=keep), replace(stream, keep_attention=keep)]
     # Last: files take time that is not foreseen, so that it is for what fits no other way.
     every.append(replace(stream, keep_attention=False, on_disk=True))
-    return [plan for plan in dict.fromkeys(every) if _can(plan, model, length)]
+    return [plan for plan in dict.fromkeys(every) if (plan == chosen or plan.helps(length)) and _can_train(plan, model)]
 
 
-def _can(plan: Memory, model: LanguageModel, length: int) -> bool:
+def _can_train(plan: Memory, model: LanguageModel) -> bool:
     try:
-        plan.check(length)
         plan.check_model(model)
     except ConfigError:
         return False

@@ -1,12 +1,14 @@
-"""The configuration of the bidirectional autoencoder, as transformers keeps it: config.json of an exported folder."""
+"""The configuration of the bidirectional autoencoder: config.json of an exported folder."""
 
 from typing import Any, no_type_check
 
 from transformers import PreTrainedConfig
 
 
-@no_type_check  # transformers lets it take whatever else a config.json holds, which its signature does not say
+@no_type_check  # transformers accepts further keys of a config.json, which the signature does not show
 class BidirectionalAutoencoderConfig(PreTrainedConfig):
+    """Sizes of encoder and decoder."""
+
     model_type = "bidirectional_autoencoder"
 
     vocab_size: int = 257
@@ -18,10 +20,10 @@ class BidirectionalAutoencoderConfig(PreTrainedConfig):
     num_key_value_heads: int = 2
     block_length: int = 64  # tokens
     latents_per_block: int = 64  # equal to block_length: the states of the tokens themselves
-    max_position_embeddings: int = 256  # tokens of a text, those that are decoded included
-    rope_parameters: dict[str, Any] | None = None  # of the decoder: what an extension changes
-    encoder_rope_theta: float = 10_000.0  # within a block, where no distance ever grows
-    bert_config: dict[str, Any] | None = None  # of a BERT that is the encoder; None: layers like the decoder's
+    max_position_embeddings: int = 256  # tokens of a text, including those that are decoded
+    rope_parameters: dict[str, Any] | None = None  # of the decoder; an extension changes them
+    encoder_rope_theta: float = 10_000.0  # of the encoder; distances within a block never grow
+    bert_config: dict[str, Any] | None = None  # of a BERT as encoder; None: layers like the decoder's
     hidden_act: str = "silu"
     mlp_bias: bool = False
     rms_norm_eps: float = 1e-6

@@ -1,6 +1,7 @@
-"""The encoder: a block of tokens becomes latents. It sees the block from both sides, and nothing else.
+"""The encoder turns a block of tokens into latents. It sees both sides of the block and no other block.
 
-Where a block has fewer latents than tokens, learned slots are read with it, and their last states are the latents.
+If a block has fewer latents than tokens, learned slots are appended to it, and their last states
+are the latents.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from elongate.models.autoencoder.configuration import BidirectionalAutoencoderConfig
-from elongate.models.autoencoder.layer import Layer, Turn
+from elongate.models.autoencoder.layer import Layer, Rotation
 
 
-def places(length: int, latents: int, device: torch.device) -> Int[Tensor, " latents"]:
-    """Of each latent in a block of `length` tokens: the middle of the tokens that it stands for, floor((j + 1/2) · length / latents)."""
+def latent_positions(length: int, latents: int, device: torch.device) -> Int[Tensor, " latents"]:
+    """Return the middle of the tokens that each latent of a block replaces: floor((j + 1/2) · length / latents)."""
     return (2 * torch.arange(latents, device=device) + 1) * length // (2 * latents)
 
 
 class BlockEncoder(GradientCheckpointingLayer):
-    """Under activation checkpointing nothing of a call is kept but its token ids and its latents."""
+    """Encodes blocks. With activation checkpointing, a call stores only its token ids and its latents."""
 
     embed_tokens: nn.Embedding
 
@@ -33,7 +34,7 @@ class BlockEncoder(GradientCheckpointingLayer):
         self.slots = nn.Embedding(config.latents_per_block, config.hidden_size) if compresses else None
 
     def num_latents(self, length: int) -> int:
-        """Of a block of `length` tokens."""
+        """Return the number of latents of a block of `length` tokens."""
         return length if self.slots is None else self.slots.num_embeddings
 
     def forward(self, blocks: Int[Tensor, "blocks length"]) -> Float[Tensor, "blocks latents dim"]:
@@ -43,12 +44,12 @@ class BlockEncoder(GradientCheckpointingLayer):
         return self.read(hidden, length)[:, -self.num_latents(length) :]
 
     def read(self, embedded: Float[Tensor, "blocks states dim"], length: int) -> Float[Tensor, "blocks states dim"]:
-        """Last states of blocks of `length` tokens and of the slots behind these."""
+        """Return the last states of blocks of `length` tokens and of the slots after them."""
         raise NotImplementedError
 
 
 class Encoder(BlockEncoder):
-    """Layers like the decoder's, with rotary positions within the block; a slot stands where its latent will."""
+    """Layers like the decoder's, with rotary positions within the block; a slot has the position of its latent."""
 
     def __init__(self, config: BidirectionalAutoencoderConfig) -> None:
         super().__init__(config)
@@ -59,14 +60,14 @@ class Encoder(BlockEncoder):
     def read(self, embedded: Float[Tensor, "blocks states dim"], length: int) -> Float[Tensor, "blocks states dim"]:
         positions = torch.arange(length, device=embedded.device)
         if self.slots is not None:
-            positions = torch.cat([positions, places(length, self.slots.num_embeddings, embedded.device)])
-        turn = self._turn(positions, embedded.dtype)
+            positions = torch.cat([positions, latent_positions(length, self.slots.num_embeddings, embedded.device)])
+        rotation = self._rotation(positions, embedded.dtype)
         for layer in self.layers:
-            embedded = layer(embedded, turn)
+            embedded = layer(embedded, rotation)
         return self.norm(embedded)
 
-    def _turn(self, positions: Int[Tensor, " length"], dtype: torch.dtype) -> Turn:
-        """No buffer, and no rotary embedding of transformers, which a scaling would find: within a block no distance grows."""
+    def _rotation(self, positions: Int[Tensor, " length"], dtype: torch.dtype) -> Rotation:
+        """Compute the angles without a rotary module, which a scaling would find: distances in a block never grow."""
         dim = self.config.hidden_size // self.config.num_attention_heads
         pairs = torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32)
         angles = positions[None, :, None] * self.config.encoder_rope_theta ** -(pairs / dim)
@@ -75,9 +76,10 @@ class Encoder(BlockEncoder):
 
 
 class BertEncoder(BlockEncoder):
-    """A pretrained BERT (Devlin et al. 2018, arXiv:1810.04805) without its pooler. Slots have the positions behind the block's tokens.
+    """A pretrained BERT (Devlin et al. 2018, arXiv:1810.04805) without its pooler.
 
-    Blocks are read without [CLS] and [SEP]: they are cut from the middle of texts.
+    Slots have the positions after the block's tokens. Blocks have no [CLS] and [SEP], because they
+    are cut from the middle of texts.
     """
 
     def __init__(self, config: BidirectionalAutoencoderConfig) -> None:

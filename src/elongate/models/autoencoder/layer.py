@@ -1,6 +1,7 @@
-"""A layer of encoder and decoder: grouped-query attention and a gated MLP, each behind a norm, as in Llama (arXiv:2307.09288).
+"""A layer of encoder and decoder: grouped-query attention and a gated MLP, each after a norm, as in Llama.
 
-Its queries come from the states that it changes, its keys and values from these and from latents before them, through the same matrices.
+Touvron et al. 2023, arXiv:2307.09288. Queries are computed from the states that the layer changes;
+keys and values from the latents and these states, with the same matrices.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from elongate.context.attention.kernel.interface import attention
 from elongate.context.attention.kernel.layout import Layout
 from elongate.models.autoencoder.configuration import BidirectionalAutoencoderConfig
 
-Turn = tuple[Float[Tensor, "#batch keys head_dim"], Float[Tensor, "#batch keys head_dim"]]  # cosine and sine of every key's angles
+# Cosine and sine of every key's angles.
+Rotation = tuple[Float[Tensor, "#batch keys head_dim"], Float[Tensor, "#batch keys head_dim"]]
 
 
 class BlockAttention(nn.Module):
-    is_causal = False  # what a layout does not say: within a block all see all
+    """Attention in which the last states of a sequence are the queries and all states are keys."""
+
+    is_causal = False  # without a layout: within a block, all tokens see each other
 
     def __init__(self, config: BidirectionalAutoencoderConfig) -> None:
         super().__init__()
@@ -30,10 +34,17 @@ class BlockAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_dim, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, states: Float[Tensor, "batch keys dim"], queries: int, turn: Turn, layout: Layout | None) -> Tensor:
-        """batch × queries × dim, for the last `queries` states."""
-        q, k, v = (self._heads(x) for x in (self.q_proj(states[:, -queries:]), self.k_proj(states), self.v_proj(states)))
-        cosine, sine = turn
+    def forward(
+        self,
+        states: Float[Tensor, "batch keys dim"],
+        queries: int,
+        rotation: Rotation,
+        layout: Layout | None,
+    ) -> Tensor:
+        """Return batch × queries × dim, for the last `queries` states."""
+        projected = self.q_proj(states[:, -queries:]), self.k_proj(states), self.v_proj(states)
+        q, k, v = map(self._heads, projected)
+        cosine, sine = rotation
         q, _ = apply_rotary_pos_emb(q, q, cosine[:, -queries:], sine[:, -queries:])
         k, _ = apply_rotary_pos_emb(k, k, cosine, sine)
         out, _ = attention(self, q, k, v, None, layout=layout)
@@ -44,6 +55,8 @@ class BlockAttention(nn.Module):
 
 
 class Layer(nn.Module):
+    """A layer of the encoder."""
+
     def __init__(self, config: BidirectionalAutoencoderConfig) -> None:
         super().__init__()
         self.self_attn = BlockAttention(config)
@@ -54,15 +67,18 @@ class Layer(nn.Module):
     def forward(
         self,
         hidden: Float[Tensor, "batch length dim"],
-        turn: Turn,
+        rotation: Rotation,
         latents: Float[Tensor, "batch latents dim"] | None = None,
         layout: Layout | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        """`turn` is that of latents and states, in this order. No layout: all see all."""
+        """`rotation` is that of latents, then states. Without a layout, all tokens see each other."""
         seen = hidden if latents is None else torch.cat([latents, hidden], dim=1)
-        hidden = hidden + self.self_attn(self.input_layernorm(seen), hidden.shape[1], turn, layout)
+        hidden = hidden + self.self_attn(self.input_layernorm(seen), hidden.shape[1], rotation, layout)
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
 class DecoderLayer(Layer, GradientCheckpointingLayer):
-    """Computed again in the backward pass where memory asks for it. The layers of an encoder are computed again all at once."""
+    """A layer of the decoder, which a memory plan may recompute in the backward pass.
+
+    The layers of an encoder are recomputed together instead.
+    """

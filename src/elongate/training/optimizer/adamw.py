@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
     lr: float = 5e-4
-    beta1: float = 0.9
-    beta2: float = 0.95
+    beta1: float = 0.9  # decay of the mean of gradients, in [0, 1)
+    beta2: float = 0.95  # decay of the mean of squared gradients, in [0, 1)
 
     word: ClassVar[str] = "adamw"
 

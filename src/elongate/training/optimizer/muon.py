@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Muon(Optimizer):
     lr: float = 5e-4
-    momentum: float = 0.95
+    momentum: float = 0.95  # of the matrices, in [0, 1)
     beta1: float = 0.9  # of AdamW
     beta2: float = 0.95  # of AdamW
 

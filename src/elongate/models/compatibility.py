@@ -1,0 +1,81 @@
+"""Checks of a network that need its weights: can a strategy act on it, and is its head understood?
+
+Checks that need only the configuration are in `Strategy.check` (context/strategy.py).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from elongate.context.attention.attention import Attention
+from elongate.context.strategy import Strategy
+from elongate.errors import ConfigError
+from elongate.models.language_model import LanguageModel
+from elongate.models.probes import distance_matters, kernel_rotates_alike, layer_windows
+
+_OTHER_ARCHITECTURE = "name a checkpoint of another architecture"
+
+
+def check_strategy(model: LanguageModel, strategy: Strategy, original_length: int) -> None:
+    """Raises `ConfigError` if the strategy cannot act on the network."""
+    strategy.check(model.has, original_length, model.word)
+    if "regions" in model.has:
+        for attention in (strategy.attention, strategy.measured_attention):
+            check_attention(model, attention)
+    _check_position(model, strategy, original_length)
+
+
+def check_attention(model: LanguageModel, attention: Attention) -> None:
+    """Raises `ConfigError` if the attention cannot replace the network's own."""
+
+    def refusal(rule: str, remedy: str) -> ConfigError:
+        kind = model.network.config.model_type
+        return ConfigError("context/attention", attention.word, f"cannot act on a {kind}, {rule}", remedy)
+
+    windows = layer_windows(model)
+    if not windows:
+        raise refusal("whose attention does not go through the interface of transformers", _OTHER_ARCHITECTURE)
+    if attention.narrowed(1) is None and windows != {None}:
+        raise refusal("whose layers have windows of their own", "use context/attention=full or window")
+    if attention.rotates and not kernel_rotates_alike(model):
+        rule = "which does not rotate the two halves of a head alike in all layers"
+        raise refusal(rule, "use context/attention=window")
+
+
+def check_head(model: LanguageModel) -> None:
+    """Raises `ConfigError` if the network does more to its logits than our head: our losses would not be its own."""
+    config = model.network.config
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        raise _source_refusal(model, "some of whose layers see chunks, which attention in regions does not compute")
+    # Skip the padding token, to which RoBERTa-style models give no position.
+    tokens = torch.arange(1, 9, device=model.device)[None] + (getattr(config, "pad_token_id", None) or 0)
+    tokens = tokens % config.vocab_size
+    try:
+        with model.probed():
+            ours = model.logits(model.hidden(tokens))
+            theirs = model.network(input_ids=tokens, use_cache=False, **model.call_arguments(tokens)).logits
+    except ValueError as fault:  # raised by context/attention/kernel/interface.py
+        rule = f"is a {config.model_type}: {fault}"
+        raise ConfigError("model.source", config.name_or_path, rule, _OTHER_ARCHITECTURE) from fault
+    if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3):
+        rule = "which changes its logits after the head"
+        raise _source_refusal(model, rule, "name a checkpoint whose head is one matrix")
+
+
+def _check_position(model: LanguageModel, strategy: Strategy, original_length: int) -> None:
+    position, rotary, kind = strategy.position, model.positions.rotary, model.network.config.model_type
+    if "rotary" in position.removes and distance_matters(model):
+        rule = f"cannot act on a {kind}, whose own positions cannot be switched off"
+        raise ConfigError("context/position", position.word, rule, _OTHER_ARCHITECTURE)
+    if not position.changes_model or not rotary:
+        return
+    if difference := rotary.unlike_plain():
+        rule = f"cannot act on a {kind} {difference}"
+        remedy = "use context=none, or start from the checkpoint before its extension"
+        raise ConfigError("context/position", position.word, rule, remedy)
+    position.check(rotary.rotary(original_length), strategy.target_length / original_length)
+
+
+def _source_refusal(model: LanguageModel, rule: str, remedy: str = _OTHER_ARCHITECTURE) -> ConfigError:
+    config = model.network.config
+    return ConfigError("model.source", config.name_or_path, f"is a {config.model_type}, {rule}", remedy)

@@ -1,0 +1,57 @@
+"""Where a checkpoint is: a folder, or a repository on the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elongate.errors import ConfigError, require
+
+WRITTEN_BY = "name a folder written by save_pretrained"  # the remedy for a folder that cannot be opened
+CONTAINS_ADAPTER = (
+    "contains an adapter, which is not a whole model",
+    "merge it into its model with peft's merge_and_unload, and name the folder of that",
+)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A hub id or a folder. Weights are read from safetensors only, and code in a checkpoint is never run."""
+
+    name: str
+    revision: str | None = None  # of the hub's repository: branch, tag or commit
+
+    @property
+    def is_folder(self) -> bool:
+        """A name written as a path (`./x`, `/x`) is never looked up on the hub, so that a typo fails immediately."""
+        return self.folder.exists() or self.name.startswith((".", "/", "~")) or self.name.count("/") > 1
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.name).expanduser()
+
+    def require_model(self, key: str) -> None:
+        """Raises `ConfigError` for a folder without a model. Nothing is looked up on the hub."""
+        require(self.name != "", key, self.name, "must be a hub id or a folder", "use {key}=<folder>")
+        if not self.is_folder:
+            return
+        require(self.folder.exists(), key, self.name, "there is no such folder", f"{WRITTEN_BY}, or a hub id")
+        require(not (self.folder / "adapter_config.json").is_file(), key, self.name, *CONTAINS_ADAPTER)
+        has_config = (self.folder / "config.json").is_file()
+        require(has_config, key, self.name, "is not a checkpoint: it contains no config.json", WRITTEN_BY)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments with which `from_pretrained` opens it."""
+        from elongate.hub import hub_answers
+
+        return {
+            "pretrained_model_name_or_path": str(self.folder) if self.is_folder else self.name,
+            "revision": self.revision,
+            "trust_remote_code": False,
+            "local_files_only": self.is_folder or not hub_answers(),
+        }
+
+    def damaged(self, key: str, what: str) -> ConfigError:
+        """Return the error for a checkpoint whose files are damaged."""
+        return ConfigError(key, self.name, f"is damaged: {what}", "fetch or save the checkpoint again")
