@@ -45,7 +45,7 @@ def test_every_position_is_scored_with_exactly_the_tokens_before_it(model: Any, 
         with torch.no_grad():
             chances = model.network(input_ids=tokens[:, :i]).logits[0, -1].log_softmax(-1)
         assert figures["loss"][i - 1] == pytest.approx(-chances[tokens[0, i]].item(), rel=1e-6)
-    assert figures["standard_error"] == [None] * 11  # one sequence cannot tell
+    assert figures["standard_error"] == [None] * 11  # one sequence gives no standard error
 
 
 def test_the_batch_does_not_matter(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,32 +80,32 @@ def test_bins_cover_every_target_once(original: int, length: int) -> None:
         assert edges[1] >= 2  # the first token has nothing before it: a bin of it alone would be empty
 
 
-def test_a_shorter_curve_is_drawn_where_documents_are_shorter() -> None:
+def test_shorter_documents_give_a_shorter_curve() -> None:
     header = Curve().header(setting([60] * 20))
     assert (header["length"], header["n"], header["documents"]) == (32, 20, 20)
     with pytest.raises(ConfigError, match=r"evaluation\.curve\.length=64: finds no held-out document of 64 tokens"):
         Curve(length=64).header(setting([60] * 20))
 
 
-def test_held_out_documents_that_are_all_too_short_are_told() -> None:
+def test_too_short_held_out_documents_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.curve\.length=16: finds no held-out document of 16 tokens"):
         Curve().header(setting([10] * 20))
 
 
-def test_a_model_that_sees_both_sides_is_read_to_the_target_only() -> None:
+def test_a_model_that_reads_both_sides_is_read_to_the_target_only() -> None:
     two_sided = replace(setting([200] * 20), reading=FillIn(0.15))
     assert Curve().header(two_sided)["length"] == 32
     assert Curve().header(setting([200] * 20))["length"] == 128
     assert Curve(length=64).header(two_sided)["length"] == 64
 
 
-def test_what_was_not_scored_counts_for_nothing() -> None:
+def test_unscored_tokens_do_not_count() -> None:
     losses = np.array([[1.0, np.nan, 3.0, np.nan], [np.nan, np.nan, 7.0, np.nan], [3.0, np.nan, 2.0, np.nan]])
     figures = binned(losses, [0, 1, 2, 3, 4])
     assert figures["loss"] == [2.0, None, 4.0, None]
-    # Of a ratio of sums: a sequence without a scored token neither adds to it nor takes away.
+    # The error of a ratio of sums: a sequence without scored tokens does not change it.
     shares = np.array([1 - 2, 0, 3 - 2]) / (2 / 3)
     by_hand = [shares.std(ddof=1) / 3**0.5, None, np.std([3, 7, 2], ddof=1) / 3**0.5, None]
     assert figures["standard_error"] == [error if error is None else pytest.approx(error) for error in by_hand]
-    # A bin of several positions: every scored token counts alike.
+    # In a bin of several positions every scored token has the same weight.
     assert binned(losses, [0, 4])["loss"] == [pytest.approx((1 + 3 + 7 + 3 + 2) / 5)]

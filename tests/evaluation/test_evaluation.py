@@ -91,17 +91,17 @@ def test_a_gate_without_another_model_is_refused_before_anything_is_measured(fin
     assert list((tmp_path / "again").iterdir()) == []
 
 
-def test_doublings_end_where_they_are_to_end() -> None:
+def test_doublings_end_at_the_last_length() -> None:
     assert doublings(32, 128) == [32, 64, 128]
     assert doublings(32, 96) == [32, 64, 96]
     assert doublings(32, 32) == [32]
 
 
-def test_the_error_of_a_ratio_is_that_over_documents_and_unknown_for_one() -> None:
+def test_the_error_of_a_ratio_is_over_documents_and_unknown_for_one() -> None:
     sums, counts = np.array([4.0, 9.0, 2.0]), np.array([2.0, 3.0, 2.0])
     ratio, error = ratio_of_sums(np.tile(sums, 40), np.tile(counts, 40))
     assert ratio == pytest.approx(15 / 7)
-    # A document drawn again and again, a hundred and twenty of them at a time.
+    # Simulated: means of 120 documents drawn with replacement.
     means = np.array([sums[d].sum() / counts[d].sum() for d in np.random.default_rng(1).integers(3, size=(4000, 120))])
     assert error == pytest.approx(means.std(), rel=0.05)
     assert ratio_of_sums(np.array([5.0, 0.0, 0.0]), np.array([3.0, 0.0, 0.0])) == (pytest.approx(5 / 3), None)

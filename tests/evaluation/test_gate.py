@@ -1,4 +1,4 @@
-"""A gate closes on a fall that is larger than allowed and no chance, on nothing else, and ends the command with exit code 1."""
+"""A gate closes only if a figure is worse by more than allowed and not by chance; the command then ends with exit code 1."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_loss_may_rise_by_the_margin(rise: float, passed: bool) -> None:
     found = concluded({"losses": BASE}, {"losses": BASE + NOISE - NOISE.mean() + rise})
     assert found["loss"]["rise"] == pytest.approx(rise, abs=1e-9)
     low, high = found["loss"]["interval"]
-    # In pairs: what documents differ by, half a nat, does not blur a hundredth.
+    # Pairs remove the difference between documents, half a nat, so a hundredth is visible.
     assert low < rise < high < low + 0.03
     assert found["passed"] is found["loss"]["passed"] is passed
 
@@ -104,7 +104,7 @@ def test_other_samples_are_not_compared() -> None:
         ({"share_margin": 5}, "evaluation.gate.share_margin=5: must be between 0 and 1"),
     ],
 )
-def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
+def test_invalid_fields_are_refused(fields: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Gate(**fields)
     assert str(caught.value.inside("evaluation.gate")).startswith(line)
@@ -118,7 +118,7 @@ def test_a_run_is_judged_against_its_own_beginning_and_against_another(finished:
     # Original length 32: the first two columns.
     rise = sum(w * (near["after"]["loss"][i] - near["before"]["loss"][i]) for i, w in ((0, 7), (1, 24))) / 31
     assert gate["loss"]["rise"] == pytest.approx(rise, abs=1e-9)
-    assert "answers" not in gate  # 64 tokens are beyond it
+    assert "answers" not in gate  # 64 tokens are beyond the original length
     assert f"{gate['loss']['rise']:.3f} nats" in (finished.path / "report.html").read_text()
     again = evaluated(
         finished.path,

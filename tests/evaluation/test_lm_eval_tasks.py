@@ -114,7 +114,7 @@ def test_a_task_is_named_once_and_not_as_the_results_name_theirs(tmp_path: Path)
     with pytest.raises(ConfigError, match=r"written\.yaml: brings the task written a second time; name it once"):
         LmEval(tasks=[written(tmp_path), str(tmp_path)]).header(of_bytes())
     path = task(tmp_path, "limit", [{"text": "t"}], **ROLLING)
-    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=\['limit'\]: is a name that the results need themselves"):
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=\[limit\]: is a name that the results need themselves"):
         LmEval(tasks=[path]).header(of_bytes())
 
 
@@ -141,7 +141,7 @@ def test_without_the_harness_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("elongate.evaluation.lm_eval.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"evaluation\.lm_eval=lm_eval: needs lm-evaluation-harness, which is not installed") as told:
         build_job(*composed("evaluation=[lm_eval]", "evaluation.lm_eval.tasks=[hellaswag]"))
-    assert 'install it: python -m pip install "elongate[lm_eval]"' in str(told.value)
+    assert str(told.value).endswith("install it: python -m pip install lm-eval")
 
 
 @pytest.mark.slow

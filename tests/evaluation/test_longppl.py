@@ -1,4 +1,4 @@
-"""Key tokens by hand from losses that are given, and from a model's own losses told window by window."""
+"""Key tokens by hand: from given losses, and from a model's losses computed window by window."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ticked(text: str) -> None:
 
 
 class Copies(Scorer):
-    """Every letter costs 3 nats, and 0.5 where it stands exactly `lag` tokens earlier too; it remembers how much it has read at once."""
+    """Every letter costs 3 nats, or 0.5 if the same letter is `lag` tokens earlier; `read` lists the lengths of the texts."""
 
     def __init__(self, lag: int) -> None:
         self.lag, self.read = lag, list[int]()
@@ -65,7 +65,7 @@ class Copies(Scorer):
 
 
 @pytest.mark.parametrize("stride", [1, 4, 7])
-def test_key_tokens_are_those_that_only_the_long_context_tells(setting: Setting, model: Any, stride: int) -> None:
+def test_key_tokens_are_those_that_only_the_long_context_predicts(setting: Setting, model: Any, stride: int) -> None:
     reading = Copies(30)
     evaluation = LongPPL(length=64, short_length=16, stride=stride)
     row = evaluation.measure(model, replace(setting, reading=reading), ticked)
@@ -81,7 +81,7 @@ def test_key_tokens_are_those_that_only_the_long_context_tells(setting: Setting,
     assert set(reading.read[1:]) == {16}  # never more than a short context
 
 
-def test_what_a_short_context_tells_too_is_no_key(setting: Setting, model: Any) -> None:
+def test_a_token_that_a_short_context_predicts_is_not_a_key(setting: Setting, model: Any) -> None:
     row = LongPPL(length=64, short_length=16, stride=1).measure(model, replace(setting, reading=Copies(10)), ticked)
     assert row["key_tokens"] == 0
     assert row["longppl"] is row["loss"] is row["standard_error"] is None
@@ -94,7 +94,7 @@ def prefix_loss(model: Any, tokens: np.ndarray, position: int, start: int) -> fl
     return -logits.log_softmax(-1)[int(tokens[position])].item()
 
 
-def test_of_a_model_against_one_prefix_at_a_time(setting: Setting, model: Any) -> None:
+def test_key_tokens_of_a_model_against_one_prefix_at_a_time(setting: Setting, model: Any) -> None:
     short, stride, gain, limit = 16, 5, 0.1, 6.0
     evaluation = LongPPL(length=40, short_length=short, stride=stride, min_gain=gain, max_loss=limit)
     row = evaluation.measure(model, setting, ticked)
@@ -128,7 +128,7 @@ def test_an_evaluator_chooses_once_for_all_rows(finished: Run, tmp_path: Path) -
     assert own["longppl"]["after"]["key_tokens"] == section["after"]["key_tokens"]
 
 
-def test_what_was_chosen_is_not_chosen_again(setting: Setting, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chosen_tokens_are_not_chosen_again(setting: Setting, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = LongPPL(length=64, short_length=16, evaluator="/somewhere")
     opened = []
 
@@ -143,7 +143,7 @@ def test_what_was_chosen_is_not_chosen_again(setting: Setting, model: Any, monke
     assert opened == [64]
 
 
-def test_a_table_that_ends_before_gives_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
+def test_a_table_of_positions_that_is_too_short_gives_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
     short = build_tiny("model=gpt2").model.build(257, seed=0)  # 32 positions
     row = LongPPL(length=64, short_length=16).measure(short, setting, ticked)
     assert row["longppl"] is None
@@ -159,13 +159,13 @@ def test_a_table_that_ends_before_gives_no_figure(setting: Setting, build_tiny: 
         ({"num_sequences": 1}, "x.num_sequences=1: must be at least 2"),
     ],
 )
-def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
+def test_invalid_fields_are_refused(fields: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         LongPPL(**fields)
     assert str(caught.value.inside("x")).startswith(line)
 
 
-def test_what_cannot_be_measured(setting: Setting) -> None:
+def test_impossible_settings_are_refused(setting: Setting) -> None:
     with pytest.raises(ConfigError, match=r"evaluation=\[longppl\]: needs a model that reads from left to right"):
         LongPPL().header(replace(setting, reading=FillIn(0.15)))
     with pytest.raises(ConfigError, match=r"evaluation\.longppl\.short_length=64: is not below the length of 64 tokens"):
@@ -192,9 +192,7 @@ def test_what_cannot_be_measured(setting: Setting) -> None:
     ],
     ids=["vocabulary", "positions", "masked"],
 )
-def test_an_evaluator_that_cannot_read_the_texts_is_refused_before_anything(
-    network: Any, rule: str, setting: Setting, tmp_path: Path
-) -> None:
+def test_an_evaluator_that_cannot_read_the_texts_is_refused(network: Any, rule: str, setting: Setting, tmp_path: Path) -> None:
     network.save_pretrained(tmp_path / "evaluator")
     with pytest.raises(ConfigError) as caught:
         LongPPL(length=64, evaluator=str(tmp_path / "evaluator")).header(setting)

@@ -1,4 +1,4 @@
-"""Teacher forcing with a shared prefill against one whole forward, and against greedy generation."""
+"""Teacher forcing with a shared prefill against one forward pass over the whole text, and against greedy generation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def one(setting: Setting, length: int, depth: float, number: int) -> Sample:
     return _sample_pair(setting, _keys(setting), length, depth, number)[0]
 
 
-def test_a_sample_is_as_long_as_asked_and_holds_the_key_where_asked(setting: Setting) -> None:
+def test_a_sample_has_the_length_and_the_depth_asked_for(setting: Setting) -> None:
     for depth in (0.0, 0.3, 1.0):
         sample = one(setting, 200, depth, 1)
         text = setting.tokenizer.decode(np.concatenate([sample.prefix, sample.answers[0]]))
@@ -56,7 +56,7 @@ def test_samples_are_a_function_of_seed_and_place(setting: Setting) -> None:
 
 
 def test_a_model_that_does_not_read_the_needle_has_no_margin(setting: Setting, model: Any) -> None:
-    # The same haystack and the same two keys, right and wrong exchanged: a liking for one of them cancels.
+    # The same haystack and the same two keys, right and wrong exchanged: a preference for one of them cancels.
     first, second = _sample_pair(setting, _keys(setting), 200, 0.5, 0)
     np.testing.assert_array_equal(first.answers, second.answers[::-1])
     assert (first.prefix != second.prefix).sum() == 5
@@ -64,7 +64,7 @@ def test_a_model_that_does_not_read_the_needle_has_no_margin(setting: Setting, m
     assert abs(_score(model, LeftToRight(), deaf)[:, 1].sum()) < 1e-9 < abs(_score(model, LeftToRight(), deaf)[0, 1])
 
 
-def test_it_goes_on_where_it_stopped_and_comes_to_the_same(setting: Setting, model: Any, tmp_path: Path) -> None:
+def test_a_stopped_measurement_resumes_with_the_same_result(setting: Setting, model: Any, tmp_path: Path) -> None:
     needle = Needle(lengths=[100, 200], depths=[0.0, 0.5], num_samples=2)
     whole = needle.measure(model, replace(setting, samples=Samples().part("needle", "after")), ticked)
     file, left = tmp_path / "samples.jsonl", 3
@@ -79,15 +79,15 @@ def test_it_goes_on_where_it_stopped_and_comes_to_the_same(setting: Setting, mod
         needle.measure(model, replace(setting, samples=Samples(file).part("needle", "after")), stops)
     first = file.read_text()
     assert needle.measure(model, replace(setting, samples=Samples(file).part("needle", "after")), ticked) == whole
-    assert file.read_text().startswith(first)  # what was measured was not measured again
+    assert file.read_text().startswith(first)  # earlier samples were not measured again
     records = [json.loads(line) for line in file.read_text().splitlines()[1:]]
     assert len(records) == 2 * 2 * 2
     for record in records:
         assert {"answer", "depth", "depth_asked", "exact_match", "log_probability", "margin", "seconds", "seed", "tokens"} <= record.keys()
-        assert abs(record["depth"] - record["depth_asked"]) < 0.5  # the question, too, is a part of a text
+        assert abs(record["depth"] - record["depth_asked"]) < 0.5  # the depth is a share of the prefix, which includes the question
 
 
-def test_scores_equal_those_of_whole_forwards(setting: Setting, model: Any) -> None:
+def test_scores_equal_those_of_a_whole_forward(setting: Setting, model: Any) -> None:
     samples = [one(setting, 120, 0.5, i) for i in range(3)]
     for scores, sample in zip(_score(model, LeftToRight(), samples), samples, strict=True):
         totals = []
@@ -121,17 +121,17 @@ def test_means_and_errors_are_over_the_samples_of_a_cell(setting: Setting, model
     assert figures["margin_standard_error"] == [[pytest.approx(scores[:, 1].std(ddof=1) / 2)]]
 
 
-def test_lengths_that_cannot_hold_the_needle_are_told(setting: Setting) -> None:
+def test_lengths_without_room_for_the_needle_are_refused(setting: Setting) -> None:
     assert Needle().header(setting)["lengths"] == [64, 128, 256]
     with pytest.raises(ConfigError, match=r"evaluation\.needle\.lengths=\[20\]: must be between 47 .* and 5000"):
         Needle(lengths=[20]).header(setting)
 
 
-def test_a_model_that_sees_both_sides_is_asked_up_to_the_target_only(setting: Setting) -> None:
+def test_a_model_that_reads_both_sides_is_measured_to_the_target_only(setting: Setting) -> None:
     assert Needle().header(replace(setting, reading=FillIn(0.15)))["lengths"] == [64, 128]
 
 
-def test_what_could_not_be_read_was_not_missed(setting: Setting, model: Any) -> None:
+def test_a_text_that_could_not_be_read_is_not_a_failure(setting: Setting, model: Any) -> None:
     class Unread(LeftToRight):
         def answers(self, model: Any, prefix: Any, choices: Any) -> Any:
             return np.full(choices.shape[:2], np.nan), np.zeros(choices.shape[:2], dtype=bool)

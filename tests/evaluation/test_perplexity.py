@@ -1,4 +1,4 @@
-"""Losses against transformers' own with labels and against one prefix at a time; forms against sums by hand."""
+"""Losses against those of transformers and against one prefix at a time; forms of perplexity against sums by hand."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.conftest import evaluated
 from tests.evaluation.conftest import Run
+from tests.evaluation.tokenizer_families import documents, tokenizer_of
 
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
@@ -45,7 +46,7 @@ def texts(setting: Setting) -> np.ndarray:
 
 
 def prefix_by_prefix(model: Any, tokens: np.ndarray, last: int | None = None) -> np.ndarray:
-    """The losses of the last tokens, each from a text that ends before it: no later token is there to be seen."""
+    """The losses of the last tokens, each from a text that ends before it, so that no later token can be read."""
     length = tokens.shape[1]
     losses = np.full(tokens.shape, np.nan)
     for end in range(length - (last or length - 1), length):
@@ -60,20 +61,52 @@ def test_the_loss_is_that_of_transformers_with_labels(setting: Setting, model: A
     tokens = torch.from_numpy(texts(setting))
     with torch.no_grad():
         expected = model.network(tokens, labels=tokens).loss.item()
-    # transformers computes its loss in float32, whatever the model.
+    # transformers computes its loss in float32 for every model.
     assert whole["loss"][0] == pytest.approx(expected, rel=1e-6)
     assert whole["perplexity"][0] == pytest.approx(math.exp(expected), rel=1e-5)
     assert whole["tokens"] == [DOCUMENTS * (LENGTH - 1)]
     assert whole["bits_per_byte"][0] == pytest.approx(expected / math.log(2), rel=1e-6)  # a letter is a byte
 
 
-def test_each_token_is_told_from_what_comes_before_it(setting: Setting, model: Any) -> None:
+class OneNat(Scorer):
+    """Every token but the first costs one nat."""
+
+    def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
+        return np.where(np.arange(tokens.shape[1]) > 0, np.ones(tokens.shape), np.nan)
+
+    def continuation(self, *given: Any) -> Any:
+        raise AssertionError
+
+    def answers(self, *given: Any) -> Any:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("form", ["same_tokens", "strided"])
+@pytest.mark.parametrize("family", ["gpt2", "three digits", "sentencepiece bpe"])
+def test_bits_per_byte_count_the_bytes_of_the_text(family: str, form: str, model: Any) -> None:
+    """Tokens of one to many bytes each: bits are divided by the bytes of the text that was scored, not by its tokens."""
+    tokenizer = tokenizer_of(family)
+    encoded = tokenizer.encode_batch(["".join(documents())[i * 900 : (i + 1) * 900] for i in range(3)])
+    flat, bounds = np.concatenate(encoded), np.concatenate([[0], np.cumsum([len(ids) for ids in encoded])])
+    given = Setting(Tokens(flat.astype(np.uint16), bounds), tokenizer, 32, 64, seed=0, reading=OneNat())
+    row = Perplexity(form=form, lengths=[40], stride=16, num_sequences=3).measure(model, given, ticked)
+    # The last 16 of 40 tokens; or all tokens of windows that begin at 0, 16 and 32 of 80, but the first one.
+    first, stop, scored = (24, 40, 16) if form == "same_tokens" else (1, 72, 71)
+    parts = [(tokenizer.decode(ids[:stop]), tokenizer.decode(ids[:first])) for ids in encoded]
+    assert all(whole.startswith(before) for whole, before in parts)
+    size = sum(len(whole) - len(before) for whole, before in parts)  # letters and digits of one byte
+    assert size > 1.2 * 3 * scored
+    assert row["bits_per_byte"][0] == pytest.approx(3 * scored / math.log(2) / size, rel=1e-12)
+    assert row["tokens"] == [3 * scored]
+
+
+def test_each_token_is_predicted_from_the_tokens_before_it(setting: Setting, model: Any) -> None:
     tokens = texts(setting)[:2, :40]
     np.testing.assert_allclose(token_losses(model, setting, tokens, ticked), prefix_by_prefix(model, tokens), rtol=0, atol=1e-9)
 
 
 def leaks(model: Any, setting: Setting) -> bool:
-    """Whether a token changes the loss of one before it."""
+    """Whether a token changes the loss of an earlier one."""
     tokens = texts(setting)[:2, :40]
     changed = tokens.copy()
     changed[:, 30] = (changed[:, 30] + 1) % 26 + 97
@@ -106,9 +139,7 @@ def test_padding_changes_nothing(setting: Setting, model: Any, filler: int) -> N
 
 
 @pytest.mark.parametrize("piece", [1, 7, 10_000])
-def test_the_chunks_that_logits_are_made_in_change_nothing(
-    setting: Setting, model: Any, piece: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_chunks_of_logits_change_nothing(setting: Setting, model: Any, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = Perplexity(lengths=[32, 64])
     usual = evaluation.measure(model, setting, ticked)["loss"]
     sizes = []
@@ -135,7 +166,7 @@ def test_the_same_tokens_are_scored_at_every_length(setting: Setting, model: Any
 
 def test_windows_score_every_token_once_and_their_mean_is_another_figure(setting: Setting, model: Any) -> None:
     fields = {"lengths": [40], "stride": 15, "num_sequences": DOCUMENTS}
-    rows = texts(setting)[:, :80]  # two windows' worth of text: starts 0, 15, 30
+    rows = texts(setting)[:, :80]  # the text of two windows: starts 0, 15, 30
     windows = [token_losses(model, setting, rows[:, start : start + 40], ticked) for start in (0, 15, 30)]
     parts = [windows[0][:, 1:], windows[1][:, -15:], windows[2][:, -15:]]
     strided = Perplexity(form="strided", **fields).measure(model, setting, ticked)
@@ -144,13 +175,13 @@ def test_windows_score_every_token_once_and_their_mean_is_another_figure(setting
     mean = Perplexity(form="window_mean", **fields).measure(model, setting, ticked)
     assert mean["loss"][0] == pytest.approx(np.mean([part.mean() for part in parts]), abs=1e-9)
     assert mean["loss"][0] != pytest.approx(strided["loss"][0], abs=1e-5)
-    # Equally many tokens a document: the ratio's error is that of the mean of the documents' means.
+    # Documents have equally many tokens, so the error of the ratio is that of the mean of their means.
     means = np.concatenate(parts, axis=1).mean(axis=1)
     assert strided["standard_error"][0] == pytest.approx(means.std(ddof=1) / DOCUMENTS**0.5, abs=1e-12)
 
 
 class Reach(Scorer):
-    """A token costs 2 nats less a share for each token before it, as far as `reach`: what lies beyond is of no use."""
+    """Each of the last `reach` tokens before a token lowers its loss of 2 nats by the same share; earlier ones do not help."""
 
     def __init__(self, reach: int) -> None:
         self.reach = reach
@@ -167,27 +198,27 @@ class Reach(Scorer):
 
 
 @pytest.mark.parametrize(("reach", "effective"), [(30, 32), (40, 64), (100, 128)])
-def test_the_effective_context_is_what_leaves_nothing_to_gain(setting: Setting, model: Any, reach: int, effective: int) -> None:
+def test_the_effective_context_is_the_shortest_without_further_gain(setting: Setting, model: Any, reach: int, effective: int) -> None:
     row = ContextGain(lengths=[16, 32, 64, 128], num_scored=1).measure(model, replace(setting, reading=Reach(reach)), ticked)
     whole = 2 - min(127, reach) / reach
     for length, gain, (low, high) in zip((16, 32, 64, 128), row["gain"], row["gain_interval"], strict=True):
         assert gain == pytest.approx(2 - min(length - 1, reach) / reach - whole, abs=1e-9)
-        # What documents differ by cancels: the same targets are told twice.
+        # The difference between documents cancels, because both losses are of the same targets.
         assert low == pytest.approx(gain, abs=1e-9)
         assert high == pytest.approx(gain, abs=1e-9)
     assert row["effective_context"] == effective
-    assert row["effective_context_interval"] is None  # of eight documents
+    assert row["effective_context_interval"] is None  # eight documents are too few
 
 
 class Unsure(Reach):
-    """In one document of two the tokens beyond 32 tell 0.03 nats."""
+    """In every second document the tokens beyond 32 are worth 0.03 nats."""
 
     def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
         far = np.arange(tokens.shape[1]) > 32
         return super().losses(model, tokens, original_length) - 0.03 * far * (tokens[:, -1:] % 2)
 
 
-def test_how_sure_the_effective_context_is_depends_on_the_documents(setting: Setting, model: Any) -> None:
+def test_the_interval_of_the_effective_context_depends_on_the_documents(setting: Setting, model: Any) -> None:
     many = Tokens(np.random.default_rng(1).integers(97, 123, size=40 * LENGTH).astype(np.uint16), np.arange(0, 40 * LENGTH + 1, LENGTH))
     evaluation = ContextGain(lengths=[16, 32, 64, 128], num_scored=1)
     row = evaluation.measure(model, replace(setting, held_out=many, reading=Unsure(20)), ticked)
@@ -196,19 +227,19 @@ def test_how_sure_the_effective_context_is_depends_on_the_documents(setting: Set
     assert row["effective_context"] == (64 if 0.03 * odd > 0.01 else 32)
     low, high = row["effective_context_interval"]
     assert low <= row["effective_context"] <= high
-    # All documents that say the same leave no doubt.
+    # If all documents agree, the interval has no width.
     sure = evaluation.measure(model, replace(setting, held_out=many, reading=Reach(40)), ticked)
     assert sure["effective_context_interval"] == (64, 64)
 
 
 class Broken(Reach):
-    """What is longer than `reach` tokens cannot be read."""
+    """Texts of more than `reach` tokens cannot be read."""
 
     def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
         return super().losses(model, tokens, original_length) + 3 * (tokens.shape[1] > self.reach)
 
 
-def test_a_whole_that_cannot_be_read_makes_no_short_context_effective(setting: Setting, model: Any) -> None:
+def test_an_unreadable_whole_context_makes_no_short_one_effective(setting: Setting, model: Any) -> None:
     row = ContextGain(lengths=[16, 32, 64, 128], num_scored=1).measure(model, replace(setting, reading=Broken(64)), ticked)
     assert all(gain < -1 for gain in row["gain"][:3])
     assert row["effective_context"] == 64
@@ -217,13 +248,13 @@ def test_a_whole_that_cannot_be_read_makes_no_short_context_effective(setting: S
 def test_gain_is_the_difference_of_the_same_targets(setting: Setting, model: Any) -> None:
     row = ContextGain(lengths=[16, 40, 120], num_scored=8).measure(model, setting, ticked)
     rows = texts(setting)[:, :120]
-    told = [prefix_by_prefix(model, rows[:, -length:], 8) for length in (16, 40, 120)]
-    assert row["gain"] == pytest.approx([(part - told[-1]).mean() for part in told], abs=1e-9)
+    losses = [prefix_by_prefix(model, rows[:, -length:], 8) for length in (16, 40, 120)]
+    assert row["gain"] == pytest.approx([(part - losses[-1]).mean() for part in losses], abs=1e-9)
     assert row["gain"][-1] == 0
     assert row["gain_interval"][0][0] < row["gain"][0] < row["gain_interval"][0][1]
 
 
-def test_what_a_table_of_positions_does_not_reach_has_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
+def test_lengths_beyond_a_table_of_positions_have_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
     short = build_tiny("model=gpt2").model.build(257, seed=0)  # 32 positions
     for evaluation in (Perplexity(lengths=[16, 32, 64]), ContextGain(lengths=[16, 32, 64])):
         row = evaluation.measure(short, setting, ticked)
@@ -233,7 +264,7 @@ def test_what_a_table_of_positions_does_not_reach_has_no_figure(setting: Setting
 
 
 @pytest.mark.parametrize("evaluation", [Perplexity(), ContextGain()], ids=lambda evaluation: evaluation.word)
-def test_a_model_that_sees_both_sides_is_refused(setting: Setting, evaluation: Any) -> None:
+def test_a_model_that_reads_both_sides_is_refused(setting: Setting, evaluation: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         evaluation.header(replace(setting, reading=FillIn(0.15)))
     assert str(caught.value).startswith(f"evaluation=[{evaluation.word}]: needs a model that reads from left to right")
@@ -250,20 +281,20 @@ def test_a_model_that_sees_both_sides_is_refused(setting: Setting, evaluation: A
         (ContextGain, {"num_sequences": 1}, "x.num_sequences=1: must be at least 2: one document gives no standard error"),
     ],
 )
-def test_what_cannot_be(kind: Any, fields: dict[str, Any], line: str) -> None:
+def test_invalid_fields_are_refused(kind: Any, fields: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         kind(**fields)
     assert str(caught.value.inside("x")).startswith(line)
 
 
-def test_documents_that_are_too_short_are_told(setting: Setting) -> None:
+def test_too_short_documents_are_refused(setting: Setting) -> None:
     with pytest.raises(
         ConfigError, match=r"evaluation\.perplexity\.lengths=\[32,500\]: finds 0 held-out documents of 500 tokens, and needs 2"
     ):
         Perplexity(lengths=[32, 500]).header(setting)
 
 
-def test_by_default_lengths_go_as_far_as_there_are_documents(setting: Setting) -> None:
+def test_default_lengths_end_where_documents_end(setting: Setting) -> None:
     assert Perplexity().header(setting)["lengths"] == [32, 64, 128]
     assert Perplexity().header(replace(setting, target_length=4096))["lengths"] == [32, 64, 128]
     assert ContextGain().header(setting)["lengths"] == [4, 8, 16, 32, 64]

@@ -1,4 +1,4 @@
-"""Every hidden token against transformers' own logits for a text in which it alone is hidden."""
+"""Every hidden token against the logits of transformers for a text in which only that token is hidden."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_batches_change_nothing(setting: Setting, monkeypatch: pytest.MonkeyPatc
     assert EVALUATION.measure(masked("bert"), setting, ticked)["loss"] == pytest.approx(together["loss"], abs=1e-6)
 
 
-def test_what_the_table_does_not_reach_has_no_figure(setting: Setting) -> None:
+def test_lengths_beyond_the_table_have_no_figure(setting: Setting) -> None:
     table = masked("bert").network.config.max_position_embeddings
     longer = replace(setting, held_out=Tokens(np.tile(setting.held_out.flat, 8), np.arange(0, 8 * DOCUMENTS * LENGTH + 1, 512)))
     row = PseudoPerplexity(lengths=[16, 2 * table], num_positions=4).measure(masked("bert"), longer, ticked)
@@ -103,14 +103,14 @@ def test_a_model_that_reads_from_left_to_right_is_refused(setting: Setting) -> N
         ({"lengths": [32, 16]}, "x.lengths=[32,16]: must be one or more lengths of at least 2, the shortest first"),
     ],
 )
-def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
+def test_invalid_fields_are_refused(fields: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         PseudoPerplexity(**fields)
     assert str(caught.value.inside("x")).startswith(line)
 
 
 @pytest.mark.slow
-def test_a_run_of_a_masked_model_shows_it(tmp_path: Path) -> None:
+def test_it_is_on_the_page_of_a_masked_model(tmp_path: Path) -> None:
     words = [
         "model=bert",
         "objective=masked",

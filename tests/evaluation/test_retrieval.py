@@ -1,4 +1,4 @@
-"""The suite: scored as one whole forward scores, resumed without measuring twice, and lengths that no one can misread."""
+"""Retrieval: scores of one forward pass over the whole text, resumption, effective lengths, controls and costs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def measured(setting: Setting, model: Any, reach: int, **fields: Any) -> tuple[d
 
 
 def afresh(setting: Setting, reading: Scorer) -> Setting:
-    """With nothing measured yet."""
+    """The setting without measured samples."""
     return replace(setting, reading=reading, samples=Samples().part("retrieval", "after"))
 
 
@@ -87,23 +87,23 @@ def test_scores_are_those_of_a_whole_forward(setting: Setting, model: Any) -> No
 
 
 @pytest.mark.slow
-def test_effective_length_is_the_last_length_up_to_which_all_are_sure(setting: Setting, model: Any) -> None:
+def test_the_effective_length_is_the_last_one_above_the_threshold(setting: Setting, model: Any) -> None:
     row, _ = measured(setting, model, 600, num_samples=5)
     for task in TASKS:
         assert row[task]["exact_match"] == [1.0, 1.0, 0.0, 0.0]  # 300, 600, 1200 and 2400 tokens
         assert row[task]["effective_length"] == {"exact_match": 600, "preferred": 600}
-    # Ten right out of ten are not sure to be above 85.6%: Wilson's lower end is 72%.
+    # Ten out of ten are not certainly above 85.6%: the lower end of Wilson's interval is 72%.
     few, _ = measured(setting, model, 600, num_samples=2)
     assert few["single"]["exact_match"] == [1.0, 1.0, 0.0, 0.0]
     assert few["single"]["exact_match_interval"][0] == pytest.approx([0.722, 1.0], abs=1e-3)
     assert few["single"]["effective_length"]["exact_match"] == 0
-    # All ten tasks together are a hundred: 96.3%.
+    # All ten tasks together are a hundred samples: 96.3%.
     assert few["all"]["exact_match_interval"][0] == pytest.approx([0.963, 1.0], abs=1e-3)
     assert few["all"]["effective_length"]["exact_match"] == 600
     assert few["all"]["without_haystack"]["exact_match"] == [1.0]
 
 
-def test_a_longer_length_that_is_right_does_not_mend_a_shorter_one(setting: Setting, model: Any) -> None:
+def test_a_longer_length_does_not_make_up_for_a_shorter_one(setting: Setting, model: Any) -> None:
     evaluation = Retrieval(lengths=[300, 600])
     row = {"exact_match": [0.5, 1.0], "exact_match_interval": [(0.4, 0.6), (0.95, 1.0)]}
     assert evaluation._effective([300, 600], row, "exact_match") == 0
@@ -111,7 +111,7 @@ def test_a_longer_length_that_is_right_does_not_mend_a_shorter_one(setting: Sett
     assert Retrieval(threshold="nolima")._effective([300, 600], row, "exact_match") == 300  # 0.85 × 0.5 is 0.425
 
 
-def test_controls_are_read_too_and_do_not_count(setting: Setting, model: Any) -> None:
+def test_controls_are_measured_and_do_not_count(setting: Setting, model: Any) -> None:
     row, _ = measured(setting, model, 200, tasks=["passkey"], num_samples=1)
     assert row["passkey"]["exact_match"] == [0.0] * 4
     assert row["passkey"]["without_needle"]["exact_match"] == [0.0] * 4
@@ -128,8 +128,8 @@ def test_tasks_together_are_the_mean_of_all_samples(setting: Setting, model: Any
     np.testing.assert_allclose(row["all"]["preferred_by_depth"], by_depth)
 
 
-def test_what_is_written_is_searched_for_the_values(setting: Setting, model: Any) -> None:
-    """As RULER's string_match_all does: a share of the values, wherever they stand, in any case."""
+def test_values_are_searched_in_the_written_text(setting: Setting, model: Any) -> None:
+    """As string_match_all of RULER: the share of the values, anywhere in the text, upper or lower case."""
     sample = made(Place("multi_query", 300, 0.0, 0, 0), setting.tokenizer.encode, setting.held_out.flat)
     first, second = sample.problem.answer.strip().split(", ")
     for text, share in ((f"{second} or {first}", 1.0), (f"it is {first}.", 0.5), ("none", 0.0)):
@@ -141,12 +141,12 @@ def test_what_is_written_is_searched_for_the_values(setting: Setting, model: Any
         assert row["named_interval"] == [share_interval(int(share), 1)]
 
 
-def test_a_model_that_does_not_write_is_not_asked_to(setting: Setting) -> None:
-    with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.generate=True: needs text that is written"):
+def test_generation_needs_a_model_that_writes(setting: Setting) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.generate=true: needs text that is written"):
         Retrieval(generate=True).header(replace(setting, reading=FillIn(0.15)))
 
 
-def test_what_fills_a_table_of_positions_is_written_as_far_as_the_table_goes(setting: Setting, build_tiny: Callable[..., Any]) -> None:
+def test_writing_ends_with_the_table_of_positions(setting: Setting, build_tiny: Callable[..., Any]) -> None:
     model = build_tiny("model=gpt2", "model.original_length=150", "context.target_length=600", "batch_tokens=600").model.build(257, seed=0)
     evaluation = Retrieval(tasks=["copy"], lengths=[140, 150, 200], depths=[0.5], num_samples=1, generate=True)
     row = evaluation.measure(model, setting, ticked)["copy"]
@@ -166,12 +166,12 @@ def test_costs_are_those_of_the_prefills(setting: Setting, model: Any) -> None:
         assert cost["flops"] == pytest.approx(3 * by_hand, rel=0.02)
         assert cost["tokens_per_second"] == pytest.approx(3 * prefix / cost["seconds"])
         assert cost["peak_memory_bytes"] > 2**20
-        assert cost["seconds_per_right"] is None  # it is not trained
+        assert cost["seconds_per_right"] is None  # an untrained model gets none right
     always, _ = measured(setting, model, 1000, tasks=["copy"], lengths=[300], num_samples=2)
     assert always["copy"]["costs"][0]["seconds_per_right"] == pytest.approx(always["copy"]["costs"][0]["seconds"] / 10)
 
 
-def test_what_a_table_of_positions_does_not_reach_is_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
+def test_a_length_beyond_the_table_of_positions_has_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
     model = build_tiny("model=gpt2", "model.original_length=300", "context.target_length=600", "batch_tokens=600").model.build(257, seed=0)
     row = Retrieval(tasks=["copy"], lengths=[300, 600], depths=[0.5], num_samples=1).measure(model, setting, ticked)["copy"]
     assert row["exact_match"][1] is row["exact_match_interval"][1] is None
@@ -179,7 +179,7 @@ def test_what_a_table_of_positions_does_not_reach_is_no_figure(setting: Setting,
     json.dumps(row, allow_nan=False)
 
 
-def test_it_goes_on_where_it_stopped_and_comes_to_the_same(setting: Setting, model: Any, tmp_path: Path) -> None:
+def test_a_stopped_measurement_resumes_with_the_same_result(setting: Setting, model: Any, tmp_path: Path) -> None:
     fields = {"tasks": ["passkey", "copy"], "lengths": [150, 300], "num_samples": 2}
     whole, _ = measured(setting, model, 200, **fields)
     file = tmp_path / "samples.jsonl"
@@ -196,10 +196,10 @@ def test_it_goes_on_where_it_stopped_and_comes_to_the_same(setting: Setting, mod
         Retrieval(**fields).measure(model, part, stops)
     first = file.read_text()
     with file.open("a") as stream:
-        stream.write('{"evaluation": "retr')  # the program was killed while it wrote
+        stream.write('{"evaluation": "retr')  # the program was killed while writing
     again = replace(setting, reading=reading, samples=Samples(file).part("retrieval", "after"))
     row = Retrieval(**fields).measure(model, again, ticked)
-    assert file.read_text().startswith(first)  # what was measured was not measured again
+    assert file.read_text().startswith(first)  # earlier samples were not measured again
     for result in (*row.values(), *whole.values()):
         del result["costs"]
     assert row == whole
@@ -208,7 +208,7 @@ def test_it_goes_on_where_it_stopped_and_comes_to_the_same(setting: Setting, mod
     assert {"answer", "depth_asked", "depth", "exact_match", "flops", "log_probability", "seconds", "seed", "tokens"} <= records[0].keys()
 
 
-def test_samples_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
+def test_samples_of_another_measurement_are_dropped(tmp_path: Path) -> None:
     file = tmp_path / "samples.jsonl"
     Samples(file, "one").part("retrieval", "after").add({"a": {"score": 1}})
     assert Samples(file, "one").part("retrieval", "after").get("a") is not None
@@ -230,13 +230,13 @@ def test_samples_of_something_else_are_not_gone_on_with(tmp_path: Path) -> None:
         ({"threshold": "high"}, "evaluation.retrieval.threshold=high: must be one of ruler, nolima"),
     ],
 )
-def test_what_cannot_be(fields: dict[str, Any], line: str) -> None:
+def test_invalid_fields_are_refused(fields: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Retrieval(**fields)
     assert str(caught.value.inside("evaluation.retrieval")).startswith(line)
 
 
-def test_a_length_that_is_too_short_is_told_with_what_a_task_takes(setting: Setting) -> None:
+def test_a_too_short_length_is_refused_with_the_length_a_task_takes(setting: Setting) -> None:
     with pytest.raises(
         ConfigError, match=r"evaluation\.retrieval\.lengths=\[20\]: must be between 46 \(passkey\) and 5000 \(the held-out text\)"
     ):

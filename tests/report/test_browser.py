@@ -1,4 +1,4 @@
-"""Both pages in headless Chromium: no network, no complaint, every figure shown, tables that sort; on a phone and on paper."""
+"""Both pages in headless Chromium: no network requests, no warnings, every figure shown, sortable tables; also on a phone and on paper."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def browser() -> Iterator[Any]:
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # The driver by its path: without one selenium asks the network for it.
+    # Name the driver by its path: otherwise selenium looks for one on the network.
     try:
         driver = Chrome(options=options, service=Service(DRIVER))
     except WebDriverException as fault:
@@ -84,7 +84,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(browser: Any, page: Path, width: int = 1280) -> Any:
-    """The page at that width, the logs of what came before it thrown away."""
+    """The page at that width, with empty logs."""
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -104,7 +104,7 @@ pages = pytest.mark.parametrize("page", HEADINGS)
 
 
 @pages
-def test_it_opens_without_a_complaint_and_without_the_network(browser: Any, sweep: Path, page: str, width: int) -> None:
+def test_it_opens_without_warnings_and_without_the_network(browser: Any, sweep: Path, page: str, width: int) -> None:
     opened(browser, sweep / page, width)
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -150,7 +150,7 @@ def test_nothing_is_wider_than_a_phone(browser: Any, sweep: Path, page: str) -> 
     opened(browser, sweep / page, 390)
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
-    # A pinned name that covered its table would hide the figures however far one scrolls.
+    # A pinned name must not cover its table: scrolling would never show the figures.
     pinned = "return [...document.querySelectorAll('.pinned tbody th')].map(h => h.offsetWidth / h.closest('.scroll').clientWidth)"
     assert max(browser.execute_script(pinned)) < 0.6
 
@@ -161,17 +161,17 @@ def test_paper_shows_what_is_folded_and_cuts_nothing_off(browser: Any, sweep: Pa
     shown = "return [...document.querySelectorAll('details > :not(summary)')].map(e => e.checkVisibility({contentVisibilityAuto: true}))"
     assert set(browser.execute_script(shown)) == {False}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    # What is folded is drawn a frame after it is laid out.
+    # Folded parts are drawn one frame after their layout.
     browser.execute_async_script("const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))")
     assert set(browser.execute_script(shown)) == {True}
-    # No paper has a scroll bar.
+    # Paper has no scroll bar.
     boxes = "return [document.documentElement, ...document.querySelectorAll('.scroll, pre')].map(e => e.scrollWidth - e.clientWidth)"
     assert max(browser.execute_script(boxes)) <= 1
     assert browser.execute_script("return Math.min(...[...document.images].map(i => i.clientWidth))") > 300
 
 
 def column(browser: Any, table: int, head: int) -> list[str]:
-    """The cells of a column as shown, the error below a figure left out."""
+    """The cells of a column as shown, without the error below a figure."""
     script = (
         "const rows = document.querySelectorAll('table.sortable')[arguments[0]].tBodies[0].rows;"
         "return [...rows].map(r => r.cells[arguments[1]].firstChild.textContent.trim())"
@@ -184,7 +184,7 @@ def heads(browser: Any, table: int) -> list[Any]:
 
 
 def in_order(cells: list[str], reverse: bool) -> list[str]:
-    """Numbers as numbers, `none` as the least of them, what is missing last."""
+    """Numbers in order, `none` as the smallest, missing values last."""
     known = [cell for cell in cells if cell != "–"]
     try:
         known.sort(key=lambda cell: 0.0 if cell == "none" else float(cell.replace(",", "")), reverse=reverse)
@@ -219,7 +219,7 @@ def test_every_column_sorts_in_both_directions(browser: Any, sweep: Path) -> Non
     assert changed > 20
 
 
-def test_rows_move_as_wholes(browser: Any, sweep: Path) -> None:
+def test_sorting_moves_whole_rows(browser: Any, sweep: Path) -> None:
     opened(browser, sweep / "comparison.html")
     rows = "return [...document.querySelectorAll('table.sortable')[0].tBodies[0].rows].map(r => r.innerText)"
     before = browser.execute_script(rows)
@@ -233,7 +233,7 @@ def test_rows_move_as_wholes(browser: Any, sweep: Path) -> None:
 def test_the_keyboard_sorts(browser: Any, sweep: Path, key: str) -> None:
     opened(browser, sweep / "comparison.html", 390)
     loss = next(number for number, head in enumerate(heads(browser, 0)) if head.text.startswith("loss at"))
-    for _ in range(loss + 1):  # from the head of the page, tab by tab
+    for _ in range(loss + 1):  # from the top of the page, one Tab per column
         browser.switch_to.active_element.send_keys("\ue004")
     for reverse in (False, True):
         before = column(browser, 0, loss)
@@ -242,7 +242,7 @@ def test_the_keyboard_sorts(browser: Any, sweep: Path, key: str) -> None:
     assert column(browser, 0, loss) != before
 
 
-def test_without_its_script_the_page_is_whole(browser: Any, sweep: Path) -> None:
+def test_without_its_script_the_page_is_complete(browser: Any, sweep: Path) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         opened(browser, sweep / "comparison.html")

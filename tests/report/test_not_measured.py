@@ -1,4 +1,4 @@
-"""What could not be read (a text longer than a table of positions) is null in the results, and a gap wherever they are shown."""
+"""Texts longer than a table of positions have null figures in the results, and gaps on the page and in the terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .fake import EVALUATIONS, fake_config, fake_results, write_run
 
 
 def without(results: dict[str, Any], row: str, beyond: int) -> dict[str, Any]:
-    """The same results with a row that was read to so many tokens only."""
+    """The same results with a row that was read only up to `beyond` tokens."""
     for part in ("table", "fine"):
         for stop, i in zip(results["curve"][part]["edges"][1:], range(len(results["curve"][part]["edges"])), strict=False):
             if stop > beyond and row in results["curve"][part]:
@@ -34,7 +34,7 @@ def without(results: dict[str, Any], row: str, beyond: int) -> dict[str, Any]:
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    """As of a table of positions: trained to 256, extended to 1024."""
+    """Results of a table of positions, trained at 256 and extended to 1024."""
     results = fake_results("yarn", shift=0.0)
     for row, beyond in (("before", 256), ("untuned", 1024), ("after", 1024)):
         without(results, row, beyond)
@@ -51,7 +51,7 @@ def test_the_terminal_table_has_dashes(results: dict[str, Any]) -> None:
     assert any(cell.strip().startswith("- → ") and "±" in cell for cell in needle["512"])
 
 
-def test_the_verdict_says_that_it_could_not_be_read_before(results: dict[str, Any]) -> None:
+def test_the_verdict_says_that_the_base_could_not_read_that_far(results: dict[str, Any]) -> None:
     text = " ".join(verdict(results, EVALUATIONS))
     assert "Beyond the trained length (512-1024) the model had no positions before the extension and could not be read" in text
     assert "the loss is 1.64 ± 0.03 nats after (1.99 without training)" in text
@@ -85,7 +85,7 @@ def test_the_heat_map_writes_a_dash(results: dict[str, Any]) -> None:
     assert sum(text.get_text() == "–" for text in after.texts) == 5
 
 
-def test_nothing_measured_at_all_is_a_map_of_dashes(results: dict[str, Any]) -> None:
+def test_a_needle_without_figures_is_a_map_of_dashes(results: dict[str, Any]) -> None:
     for row in ("before", "after"):
         without(results, row, 0)
     assert sum(text.get_text() == "–" for text in needle_figure(results).axes[0].texts) == 4 * 5
@@ -102,7 +102,7 @@ def test_a_comparison_ranks_by_what_all_have_read(results: dict[str, Any], tmp_p
     summary = comparison_summary(tmp_path)
     assert "before 512-1024" in summary
     line = next(line for line in summary.splitlines() if "yarn" in line)
-    assert "–" in line  # before the extension it was not read there
+    assert "–" in line  # the base could not read that far
     assert "nan" not in summary
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: CSVs hold the results, the page is whole, self-contained and shows the table's figures."""
+"""The page of a run is well-formed, self-contained and shows the figures of the table; the CSV files contain the results."""
 
 from __future__ import annotations
 

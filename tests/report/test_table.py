@@ -1,4 +1,4 @@
-"""The terminal table: width, what it shows, and sentences that tell the truth when the extension did not work."""
+"""The terminal table: its width, its figures, and true sentences when the extension did not work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from elongate.report.verdict import verdict
 from .fake import AFTER, BEFORE, EVALUATIONS, fake_results, fake_row
 
 
-def test_shows_every_loss_of_the_table_and_fits_the_terminal():
+def test_every_loss_is_shown_and_fits_the_terminal():
     text = terminal_table(fake_results("yarn", shift=0.0), EVALUATIONS)
     assert all(f"{loss:.3f}" in text for loss in BEFORE + AFTER["yarn"])
     assert max(map(len, text.splitlines())) <= 100
@@ -67,7 +67,7 @@ def changed(context: str = "yarn", **after: float):
     return " ".join(verdict(results, EVALUATIONS))
 
 
-def test_a_repaired_break_is_told_with_its_figures():
+def test_a_repaired_break_is_reported_with_its_figures():
     text = changed()
     assert "(512-1024) the loss was 3.22 ± 0.03 nats before the extension and is 1.64 ± 0.03 after" in text
     assert "the break is repaired" in text
@@ -101,12 +101,12 @@ def test_without_training_the_untuned_row_is_judged():
     assert "is 2.47 ± 0.03 after it, without training" in verdict(results, EVALUATIONS)[0]
 
 
-def test_a_needle_that_is_not_found_is_said_so():
+def test_a_needle_that_is_not_found_is_reported():
     results = fake_results("pi")
     assert "not distinguishably preferred" in verdict(results, EVALUATIONS)[-1]
 
 
-def test_nothing_extended_is_said_so():
+def test_an_extension_by_nothing_is_reported():
     results = fake_results("none")
     results["curve"]["target_length"] = 256
     assert verdict(results, EVALUATIONS)[0] == "The target length is the original length: nothing was extended."

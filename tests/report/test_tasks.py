@@ -1,4 +1,4 @@
-"""Tasks on text: a table for each on the page and in the terminal; a figure of which nothing could be read is left open."""
+"""Tasks on text: a table for each on the page and in the terminal, with a dash for figures that could not be measured."""
 
 from __future__ import annotations
 

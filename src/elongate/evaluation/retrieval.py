@@ -219,7 +219,7 @@ def _share(measure: str, *cells: list[Record]) -> float | None:
 
 
 def _interval(measure: str, cells: list[list[Record]]) -> Interval | None:
-    """An answer of which only some values are named counts as a failure, so intervals of lists are too wide, never too narrow."""
+    """A list of which only some values are named counts as a failure, so intervals of lists are too wide, never too narrow."""
     values = [record[measure] for cell in cells for record in cell]
     return None if None in values else share_interval(int(sum(values)), len(values))
 

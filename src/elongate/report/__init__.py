@@ -1,1 +1,4 @@
-"""What a run and a sweep tell the reader: tables, figures and pages, all drawn from `results.json`."""
+"""Pages, tables and figures of a run and of a sweep, all made from `results.json`.
+
+Start with page.py (one run), then comparison.py (a sweep).
+"""

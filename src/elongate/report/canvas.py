@@ -1,7 +1,7 @@
-"""What the figures are drawn on and with, through matplotlib's object-oriented API: no pyplot, no global state.
+"""Axes, lines and colours of all figures, through matplotlib's object-oriented API: no pyplot, no global state.
 
-Drawn to be read at 640 pixels of width, and at 360. Colours are those of Okabe and Ito, told apart by all eyes; dashes and markers
-tell lines apart where a printer has no colour.
+Figures are readable at a width of 640 pixels, and of 360. Colours are those of Okabe and Ito, which colour-blind readers can distinguish;
+dashes and markers distinguish lines in print without colour.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DOTS_PER_INCH = 200
 
 @dataclass(frozen=True)
 class Pen:
-    """How one line or point is told from the others."""
+    """The colour, dashes and marker of one line or point."""
 
     colour: str
     dashes: Any
@@ -47,7 +47,7 @@ ROW_PENS = {
 
 
 def pen(index: int) -> Pen:
-    """Of the strategy with that place in the order of the comparison: the same in all figures of a page."""
+    """The pen of the strategy with that index in the comparison: the same in all figures of a page."""
     return Pen(COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)])
 
 
@@ -69,7 +69,7 @@ def style(axes: Axes) -> None:
 
 
 def draw_line(axes: Axes, points: Mapping[float, Estimate], label: str, pen: Pen, **line: Any) -> None:
-    """A line and, where there are standard errors, a band of ±1 around it; nothing where there is no point."""
+    """Draw a line and, if there are standard errors, a band of ±1 around it. Draws nothing without points."""
     if not points:
         return
     places = list(points)
@@ -81,17 +81,17 @@ def draw_line(axes: Axes, points: Mapping[float, Estimate], label: str, pen: Pen
 
 
 def legend_below(figure: Figure, **entries: Any) -> None:
-    """Two entries a line, under the axis: however many strategies there are, none hides a line."""
+    """A legend below the axis, two entries per line, so that it never covers a line of the figure."""
     figure.legend(frameon=False, loc="outside lower center", ncols=2, handlelength=2.6, **entries)
 
 
 def legend_height(entries: int) -> float:
-    """Inches that `legend_below` takes of a figure's height."""
+    """The height of that legend in inches."""
     return 0.22 * -(-entries // 2)
 
 
 def tokens(length: int) -> str:
-    """256, 4096, then 16k, 128k: as short as a tick needs."""
+    """256, 4096, then 16k, 128k: short enough for a tick."""
     return f"{length // 1024}k" if length >= 16384 and length % 1024 == 0 else str(length)
 
 

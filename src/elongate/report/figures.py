@@ -90,7 +90,7 @@ def strategies_figure(
     original_length: int,
     target_length: int,
 ) -> Figure:
-    """One curve a strategy, after the extension, with bands over seeds; `before` (may be empty) is drawn in grey."""
+    """One curve for each strategy after the extension, with bands over seeds; `before` (may be empty) is grey."""
     figure, axes = new_figure(3.6 + legend_height(len(curves) + 1))
     draw_line(axes, by_middle(before), "before the extension", Pen(GREY, "dotted", ""))
     for index, (label, losses) in enumerate(curves.items()):
@@ -102,7 +102,7 @@ def strategies_figure(
 
 
 def by_middle(losses: Mapping[Bin, Estimate]) -> dict[float, Estimate]:
-    """By the middle of the bin."""
+    """Losses by the middle of their bin."""
     return {(start + end) / 2: loss for (start, end), loss in losses.items()}
 
 
@@ -123,7 +123,7 @@ def write_matches(axes: Axes, intensity: np.ndarray, matches: np.ndarray) -> Non
 
 
 def training_figure(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training loss against tokens, a colour for each stage."""
+    """The training loss by tokens, a colour for each stage."""
     figure, axes = new_figure(2.8)
     stages = groupby(metrics, lambda line: (line["stage"], line["length"]))
     for index, ((stage, length), group) in enumerate(stages):
@@ -149,7 +149,7 @@ def amount(count: float) -> str:
 
 
 def finish_position_axes(axes: Axes, edges: Sequence[int], original_length: int, target_length: int) -> None:
-    """A log2 axis with a tick at each power of two, and lines at the lengths that the reader looks for."""
+    """A log2 axis with a tick at each power of two, and lines at the original and the target length."""
     first, last = edges[1], edges[-1]
     axes.set_xscale("log", base=2)
     axes.set_xlim(first / 2, last)
@@ -158,7 +158,7 @@ def finish_position_axes(axes: Axes, edges: Sequence[int], original_length: int,
     axes.minorticks_off()
     axes.set_xlabel("position in tokens", color=INK)
     axes.set_ylabel("loss in nats", color=INK)
-    # The names lean away from each other, so that they stay apart however close the lengths are.
+    # The names extend in opposite directions, so that they never overlap.
     marks = [(original_length, "original length", "right")]
     if target_length > original_length:
         marks.append((target_length, "target length", "left"))

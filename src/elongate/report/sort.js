@@ -1,4 +1,4 @@
-// A click, Enter or Space on the head of a column sorts its table, smallest first, and again the other way round. What is missing stays last.
+// A click, Enter or Space on a column head sorts the table, smallest first; again sorts it in reverse. Missing values stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const heads = [...table.tHead.rows[0].cells];

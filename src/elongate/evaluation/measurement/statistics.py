@@ -6,7 +6,7 @@ import numpy as np
 
 
 def mean(samples: np.ndarray) -> list[float | None]:
-    """Over axis 0, of the samples that were measured (the others are nan); None where there is no such sample."""
+    """Over axis 0, of the samples that were measured (the others are nan); None without such samples."""
     return [float(column.mean()) if len(column) else None for column in _measured_columns(samples)]
 
 

@@ -32,7 +32,7 @@ class HeatMap:
     lengths: Sequence[int]
     places: Sequence[str]  # names of the lines, from top to bottom
     places_title: str
-    colour_title: str  # beside the scale
+    colour_title: str  # next to the scale
     colour_meaning: str  # below the figure
     line_height: float  # inches
     original_length: int
