@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from elongate.models.gradient_sink import GradientSink
 from elongate.objectives import cross_entropy
 from elongate.objectives.cross_entropy import summed_cross_entropy
 from elongate.scoring import token_loss
@@ -58,7 +59,7 @@ def test_a_head_that_is_not_trained_gets_no_gradient() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_head_scale_adds_the_gradient_of_the_head_in_the_forward_pass(precision: str, trained: bool) -> None:
+def test_a_sink_receives_the_gradient_of_the_head_in_the_forward_pass(precision: str, trained: bool) -> None:
     draw = torch.Generator().manual_seed(1)
     hidden = torch.randn(1400, 16, generator=draw, requires_grad=True)
     head = tuple(torch.randn(shape, generator=draw, requires_grad=trained) for shape in ((300, 16), (300,)))
@@ -69,7 +70,7 @@ def test_a_head_scale_adds_the_gradient_of_the_head_in_the_forward_pass(precisio
     for leaf in leaves:
         leaf.grad = None
     for _ in range(2):  # without an earlier gradient, and with one
-        loss = summed_cross_entropy(hidden, head, targets, precision=precision, head_scale=1 / 7) / 7
+        loss = summed_cross_entropy(hidden, head, targets, precision=precision, sink=GradientSink(1 / 7)) / 7
         before = [part.grad if part.grad is None else part.grad.clone() for part in head]
         loss.backward()
         for part, earlier in zip(head, before, strict=True):
@@ -81,5 +82,14 @@ def test_a_head_scale_adds_the_gradient_of_the_head_in_the_forward_pass(precisio
 
 def test_the_gradient_of_a_computed_head_reaches_its_parameters() -> None:
     hidden, weight = torch.randn(5, 4), torch.randn(9, 4, requires_grad=True)
-    summed_cross_entropy(hidden, (2 * weight, None), torch.zeros(5, dtype=torch.long), head_scale=1.0).backward()
+    summed_cross_entropy(hidden, (2 * weight, None), torch.zeros(5, dtype=torch.long), sink=GradientSink()).backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize("with_sink", [True, False])
+def test_no_targets_give_a_zero_gradient(with_sink: bool) -> None:
+    hidden, weight = torch.randn(0, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    sink = GradientSink() if with_sink else None
+    summed_cross_entropy(hidden, (weight, None), torch.zeros(0, dtype=torch.long), sink=sink).backward()
+    assert weight.grad is not None
+    assert weight.grad.count_nonzero() == 0

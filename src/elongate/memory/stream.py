@@ -88,7 +88,6 @@ class Stream(Memory):
         import torch
 
         from elongate.context.attention.kernel.kv_store import StopForward
-        from elongate.memory.embedding import sparse_gradient
 
         length = part.inputs.shape[1]
         layout = model.layout(part.inputs, part.positions)
@@ -99,7 +98,7 @@ class Stream(Memory):
         seeds = torch.randint(2**62, (len(chunks),)).tolist()
         with (
             torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),
-            sparse_gradient(model.network.get_input_embeddings()),
+            model.gradients.embedding(model.network.get_input_embeddings()),
         ):
             with torch.no_grad(), model.autocast():
                 for seed, chunk in zip(seeds, chunks[:-1], strict=False):
@@ -125,7 +124,7 @@ class Stream(Memory):
 
         at = slice(*chunk)
         hidden = model.hidden(part.inputs[:, at], part.positions, layout.for_chunk(chunk, kept))
-        loss = summed_loss(model, hidden, part.tokens(at), head_scale=1 / count) / count
+        loss = summed_loss(model, hidden, part.tokens(at), model.gradients.scaled(1 / count)) / count
         with torch.autocast(model.device.type, enabled=False):
             loss.backward()
         if kept is not None:

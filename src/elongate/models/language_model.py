@@ -26,6 +26,7 @@ from elongate.context.attention.kernel.verification import verify_attention
 from elongate.context.position.position import Position
 from elongate.context.strategy import Strategy
 from elongate.models import elongate_format
+from elongate.models.gradient_sink import GradientSink
 from elongate.models.head import HeadWeights, head_transform, head_weights
 from elongate.models.positions import NetworkPositions
 from elongate.models.rotary import head_dim
@@ -43,6 +44,7 @@ class LanguageModel:
         self.network = network
         self.word = word
         self.precision = "fp32"
+        self.gradients = GradientSink()  # receives gradients that bypass autograd
         self.attention: Pattern = Full()
         self.positions = NetworkPositions(network)
         self.mask_token: int | None = None  # the token that hides others; None: the tokenizer has none

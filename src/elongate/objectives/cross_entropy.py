@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from elongate.models.gradient_sink import GradientSink, NewGradients
 from elongate.models.head import HeadWeights
 from elongate.scoring.token_loss import LOGIT_TOKENS
 
@@ -25,17 +26,18 @@ def summed_cross_entropy(
     targets: Int[Tensor, " tokens"],
     weights: Float[Tensor, " tokens"] | None = None,
     precision: str = "fp32",
-    head_scale: float | None = None,
+    sink: GradientSink | None = None,
 ) -> Float[Tensor, ""]:
     """Return Σ w·CE in nats, with w = 1 if there are no weights; differentiable in states and head.
 
-    `head_scale`: add the head's gradient, times this, to its `.grad` in the forward pass instead of
-    the backward pass. For sums over few tokens, which would otherwise fill, scale and add a tensor
-    as large as the head each time. Ignored if the head is computed from other parameters.
+    `sink`: add the head's gradient there in the forward pass instead of the backward pass. For sums
+    over few tokens, which would otherwise fill, scale and add a tensor as large as the head each time.
+    Ignored if the head is computed from other parameters.
     """
     # The type of the weights, unless the network computes in bfloat16.
     dtype = torch.bfloat16 if precision == "bf16" else head[0].dtype
-    return _SummedCrossEntropy.apply(states, *head, targets, weights, dtype, head_scale if head[0].is_leaf else None)
+    used = sink if sink is not None and sink.takes(head[0]) else None
+    return _SummedCrossEntropy.apply(states, *head, targets, weights, dtype, used)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -48,47 +50,28 @@ class _SummedCrossEntropy(torch.autograd.Function):
         targets: Int[Tensor, " tokens"],
         weights: Float[Tensor, " tokens"] | None,
         dtype: torch.dtype,
-        head_scale: float | None,
+        sink: GradientSink | None,
     ) -> Float[Tensor, ""]:
         states, matrix, offset = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         wide = torch.promote_types(dtype, torch.float32)
-        needed = dict(zip(("hidden", "weight", "bias"), ctx.needs_input_grad, strict=False))
-        grad_hidden = torch.empty_like(hidden) if needed["hidden"] else None
-        is_own = head_scale is not None
-        grad_weight = _gradient_of(weight, is_own) if needed["weight"] else None
-        grad_bias = _gradient_of(bias, is_own) if bias is not None and needed["bias"] else None
-        scale = 1.0 if head_scale is None else head_scale
+        needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        new = NewGradients()
+        head = _HeadGradient(weight if needs_weight else None, bias if needs_bias else None, sink or new, states)
         total = torch.zeros((), dtype=wide, device=hidden.device)
         # Allocating is slow, so reuse one buffer.
         buffer = torch.empty(min(LOGIT_TOKENS, len(states)), len(weight), dtype=wide, device=hidden.device)
-        waiting: list[Tensor] = []
         for start in range(0, len(states), LOGIT_TOKENS):
-            at = slice(start, start + LOGIT_TOKENS)
-            wanted = targets[at, None]
-            logits = _write_logits(buffer[: len(wanted)], states[at], matrix, offset)
-            highest, scored = logits.amax(-1, keepdim=True), logits.gather(1, wanted)
-            sums = logits.sub_(highest).exp_().sum(-1, keepdim=True)
-            losses = (sums.log() + highest - scored)[:, 0]
-            total += losses.sum() if weights is None else losses @ weights[at].to(wide)
-            # The gradient of the logits: softmax minus one at the target, weighted.
-            weight_of = torch.ones_like(sums) if weights is None else weights[at, None].to(wide)
-            grad = logits.mul_(weight_of / sums).scatter_add_(1, wanted, -weight_of).to(dtype)
+            at = slice(start, min(start + LOGIT_TOKENS, len(states)))
+            logits = _write_logits(buffer[: at.stop - start], states[at], matrix, offset)
+            own_weights = None if weights is None else weights[at].to(wide)
+            loss, exact = _loss_and_gradient(logits, targets[at, None], own_weights)
+            total += loss
+            grad = exact.to(dtype)
             if grad_hidden is not None:
                 grad_hidden[at] = grad @ matrix
-            if grad_bias is not None:
-                grad_bias.add_(logits.sum(0), alpha=scale)
-            if grad_weight is None:
-                continue
-            if dtype == weight.dtype:
-                grad_weight.addmm_(grad.mT, states[at], alpha=scale)
-                continue
-            waiting.append(grad)
-            if len(waiting) == GATHERED or at.stop >= len(states):
-                first = at.stop - LOGIT_TOKENS * len(waiting)
-                grad_weight.add_(torch.cat(waiting).mT @ states[first : at.stop], alpha=scale)
-                waiting = []
-        returned = (None, None) if head_scale is not None else (grad_weight, grad_bias)
-        ctx.save_for_backward(grad_hidden, *returned)
+            head.add(exact, grad, at)
+        ctx.save_for_backward(grad_hidden, *(new.tensors.get(id(x)) for x in (weight, bias)))
         return total
 
     @staticmethod
@@ -98,13 +81,44 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None, None, None, None
 
 
-def _gradient_of(parameter: Tensor, is_own: bool) -> Tensor:
-    """Return the tensor to which the gradient is added: the parameter's `.grad`, or zeros."""
-    if not is_own:
-        return torch.zeros_like(parameter)
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+class _HeadGradient:
+    """Adds up the gradient of the head over groups of tokens. A weight or bias of None needs no gradient."""
+
+    def __init__(self, weight: Tensor | None, bias: Tensor | None, sink: GradientSink, states: Float[Tensor, "tokens dim"]) -> None:
+        self._weight, self._bias, self._sink, self._states = weight, bias, sink, states
+        self._waiting: list[Tensor] = []
+        for parameter in (weight, bias):
+            if parameter is not None:
+                sink.buffer(parameter)  # zeros, even if there are no tokens
+
+    def add(self, exact: Float[Tensor, "tokens vocab"], grad: Float[Tensor, "tokens vocab"], at: slice) -> None:
+        """Add the gradient of some tokens' logits, given exactly and in the precision of the products."""
+        if self._bias is not None:
+            self._sink.add(self._bias, exact.sum(0))
+        if self._weight is None:
+            return
+        if grad.dtype == self._weight.dtype:
+            self._sink.add_product(self._weight, grad.mT, self._states[at])
+            return
+        # The product is formed and rounded before it is added, so several groups share one.
+        self._waiting.append(grad)
+        if len(self._waiting) == GATHERED or at.stop == len(self._states):
+            first = at.stop - sum(map(len, self._waiting))
+            self._sink.add(self._weight, torch.cat(self._waiting).mT @ self._states[first : at.stop])
+            self._waiting = []
+
+
+def _loss_and_gradient(
+    logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, "tokens 1"], weights: Float[Tensor, " tokens"] | None
+) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens vocab"]]:
+    """Return Σ w·CE and its gradient, which overwrites the logits."""
+    highest, scored = logits.amax(-1, keepdim=True), logits.gather(1, targets)
+    sums = logits.sub_(highest).exp_().sum(-1, keepdim=True)
+    losses = (sums.log() + highest - scored)[:, 0]
+    loss = losses.sum() if weights is None else losses @ weights
+    # Softmax minus one at the target, weighted.
+    factors = torch.ones_like(sums) if weights is None else weights[:, None]
+    return loss, logits.mul_(factors / sums).scatter_add_(1, targets, -factors)
 
 
 def _write_logits(

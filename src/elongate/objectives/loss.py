@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from elongate.models.gradient_sink import GradientSink
 from elongate.models.language_model import LanguageModel
 from elongate.objectives.agreement import states_of_both, summed_disagreement
 from elongate.objectives.cross_entropy import summed_cross_entropy
@@ -15,11 +16,11 @@ def summed_loss(
     model: LanguageModel,
     hidden: Float[Tensor, "batch length dim"],
     example: Example,
-    head_scale: float | None = None,
+    sink: GradientSink | None = None,
 ) -> Float[Tensor, ""]:
     """Return Σ w·CE in nats over the scored targets, plus the weighted disagreement of pairs of rows if there is one.
 
-    Only states of scored targets go through the head. `head_scale`: see `summed_cross_entropy`.
+    Only states of scored targets go through the head. `sink`: see `summed_cross_entropy`.
     """
     targets, weights = example.targets, example.weights
     if bool(example.scored.all()):  # avoid a copy
@@ -29,7 +30,7 @@ def summed_loss(
         states, targets = hidden[example.scored], targets[example.scored]
         weights = None if weights is None else weights[example.scored]
     inputs = model.head_inputs(states)
-    loss = summed_cross_entropy(inputs, model.head, targets, weights, model.precision, head_scale)
+    loss = summed_cross_entropy(inputs, model.head, targets, weights, model.precision, sink)
     if not example.agreement:
         return loss
     forward, backward = map(model.head_inputs, states_of_both(hidden, example.scored))
