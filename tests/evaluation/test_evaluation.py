@@ -85,6 +85,7 @@ def test_an_evaluation_inside_the_checkpoints_folder_resumes(finished: Run) -> N
     assert (finished.path / "evaluation/samples.jsonl").read_text() == first
 
 
+@pytest.mark.slow
 def test_a_gate_without_another_model_is_refused_before_anything_is_measured(finished: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.gate\.base=null: names no other model"):
         evaluated(finished.path, tmp_path / "again", "evaluation=[curve,gate]")

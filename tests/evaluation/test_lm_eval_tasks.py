@@ -114,7 +114,7 @@ def test_a_task_is_named_once_and_not_as_the_results_name_theirs(tmp_path: Path)
     with pytest.raises(ConfigError, match=r"written\.yaml: brings the task written a second time; name it once"):
         LmEval(tasks=[written(tmp_path), str(tmp_path)]).header(of_bytes())
     path = task(tmp_path, "limit", [{"text": "t"}], **ROLLING)
-    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=\['limit'\]: is a name that the results need themselves"):
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=\[limit\]: is a name that the results need themselves"):
         LmEval(tasks=[path]).header(of_bytes())
 
 

@@ -119,6 +119,7 @@ def test_controls_are_measured_and_do_not_count(setting: Setting, model: Any) ->
     assert "all" not in row
 
 
+@pytest.mark.slow
 def test_tasks_together_are_the_mean_of_all_samples(setting: Setting, model: Any) -> None:
     row = Retrieval(tasks=["passkey", "key_value", "copy"], lengths=[150, 300], num_samples=2).measure(model, setting, ticked)
     for measure in ("preferred", "exact_match", "log_probability"):
@@ -142,7 +143,7 @@ def test_values_are_searched_in_the_written_text(setting: Setting, model: Any) -
 
 
 def test_generation_needs_a_model_that_writes(setting: Setting) -> None:
-    with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.generate=True: needs text that is written"):
+    with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.generate=true: needs text that is written"):
         Retrieval(generate=True).header(replace(setting, reading=FillIn(0.15)))
 
 

@@ -86,7 +86,7 @@ def test_a_tokenizer_that_reads_all_numbers_alike_is_refused_in_a_line() -> None
     given = setting(opened(words_only()))
     with pytest.raises(ConfigError, match=r"evaluation=\[needle\]: the tokenizer reads all numbers as the same tokens; leave needle out"):
         Needle().header(given)
-    with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.tasks=\['copy'\]: the tokenizer reads all answers of copy as the same"):
+    with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.tasks=\[copy\]: the tokenizer reads all answers of copy as the same"):
         Retrieval(tasks=["copy"]).header(given)
 
 

@@ -20,7 +20,7 @@ from elongate.evaluation.measurement.contexts import check_fields, documents
 from elongate.evaluation.measurement.lengths import BATCH_TOKENS
 from elongate.evaluation.measurement.statistics import mean, standard_error
 from elongate.evaluation.presentation.by_length import PseudoPerplexityPresentation
-from elongate.scoring.fill_in import FillIn
+from elongate.scoring.fill_in import score_hidden
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -42,7 +42,7 @@ class PseudoPerplexity(PseudoPerplexityPresentation, Evaluation):
         require(valid, "num_positions", self.num_positions, rule, "use {key}=16")
 
     def check(self, reading: Scorer) -> None:
-        if not isinstance(reading, FillIn):
+        if not reading.two_sided:
             rule = "needs a model that predicts hidden tokens from both sides: this one predicts a token from those before it"
             raise ConfigError("evaluation", f"[{self.word}]", rule, "use evaluation=[perplexity]")
 

@@ -19,6 +19,8 @@ from elongate.evaluation.text.rows import Row, is_hub_id, local_files, rows_in, 
 from elongate.evaluation.text.shapes import Shape, records_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
 BATCH_TOKENS = 8192  # read at once
