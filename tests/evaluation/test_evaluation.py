@@ -1,4 +1,4 @@
-"""Every evaluation: running out of memory is one line that keeps earlier measurements; samples of another text are measured again."""
+"""Every evaluation: running out of memory keeps earlier measurements; another text is measured again."""
 
 from __future__ import annotations
 

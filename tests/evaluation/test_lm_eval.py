@@ -1,4 +1,4 @@
-"""Tasks of the lm-evaluation-harness: the figures are those of its own model on the same checkpoint, and of our own evaluations."""
+"""Tasks of the harness: the figures are those of its own model on the same checkpoint, and of our evaluations."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def ticked(text: str) -> None:
 
 
 class Copies(Scorer):
-    """Every letter costs 3 nats, or 0.5 if the same letter is `lag` tokens earlier; `read` lists the lengths of the texts."""
+    """A letter costs 3 nats, or 0.5 if the same one is `lag` tokens earlier; `read` lists the lengths of texts."""
 
     def __init__(self, lag: int) -> None:
         self.lag, self.read = lag, list[int]()

@@ -205,7 +205,7 @@ def test_a_stopped_measurement_resumes_with_the_same_result(setting: Setting, mo
         del result["costs"]
     assert row == whole
     records = [json.loads(line) for line in file.read_text().splitlines()[1:]]
-    assert len(records) == 2 * (2 * 5 * 2 + 2 * 2 + 5 * 2)  # by length and depth, without needles by length, without haystack by depth
+    assert len(records) == 2 * (2 * 5 * 2 + 2 * 2 + 5 * 2)  # by length and depth, and the two controls
     assert {"answer", "depth_asked", "depth", "exact_match", "flops", "log_probability", "seconds", "seed", "tokens"} <= records[0].keys()
 
 
