@@ -73,14 +73,12 @@ Command = Callable[..., Ended]
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+def here(tmp_path: Path) -> Command:
     """Like `command`, in this process and in the test's folder."""
 
     def here(script: str, *words: str, torch: bool = False) -> Ended:
-        capfd.readouterr()
-        code = run_here(script, *words, cwd=tmp_path, patched=monkeypatch, torch=torch)
-        printed = capfd.readouterr()
-        return Ended(code, printed.out, printed.err.splitlines(), 0.0)
+        result = run_here(script, *words, cwd=tmp_path, torch=torch)
+        return Ended(result.code, result.out, result.err.splitlines(), 0.0)
 
     return here
 
@@ -110,7 +108,7 @@ VISIBLE = [
     ("evaluation.needle.depths=0.5", "must be a list, each element a number; write it like evaluation.needle.depths=[0.5]"),
     ("context.position=yarn", "context.position=yarn: is a group, and groups are written with slashes; use context/position=yarn"),
     ("optimizer=Adam", "optimizer=Adam: there is no such choice; did you mean adamw?"),
-    ("evaluation=[curv]", "evaluation=[curv]: there is no curv; did you mean curve?"),
+    ("evaluation=[curv]", "evaluation=[curv]: there is no choice curv; did you mean curve?"),
     ("evaluation=none", "evaluation=none: there is no such choice; use evaluation=[]"),
     ("context=null", "context=null: is not a choice; choose one of abf"),
     ("experiment=smok", "experiment=smok: there is no such choice; did you mean smoke?"),
@@ -316,7 +314,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(disk: Path, text_folder: Pa
     remount(disk, "size=64m")
     ended = here("train", *words, torch=True)
     assert ended.code == 0
-    assert f"going on from {last.name}" in ended.out
+    assert f"resuming from {last.name}" in ended.out
     metrics = (disk / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in metrics] == list(range(1, 13))
 
@@ -449,7 +447,7 @@ def test_a_signal_before_training_leaves_nothing(tmp_path: Path) -> None:
         started.send_signal(number)
         _, error = started.communicate(timeout=20)
         assert started.returncode == 3
-        assert error == "error: stopped by a signal; run the same command to resume\n"
+        assert error == f"error: stopped by {number.name}; run the same command to resume\n"
         assert not (tmp_path / "runs").exists()
 
 

@@ -1,4 +1,4 @@
-"""The words of the command line, checked before Hydra reads them."""
+"""Checks the words of the command line before Hydra reads them."""
 
 from __future__ import annotations
 
@@ -11,40 +11,52 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
+from elongate.choices import LISTS, Choices
 from elongate.errors import ConfigError
 
-LISTS = ("evaluation",)  # groups of which one chooses any number of words
 
+def remove_dashes(arguments: list[str]) -> list[str]:
+    """The arguments with `--key=value` written as `key=value`. Options of Hydra stay as they are.
 
-def without_dashes(arguments: list[str]) -> list[str]:
-    """The arguments with `--key=value` as `key=value`, as W&B's sweep agents pass them. Options of Hydra stay."""
+    The agents of W&B sweeps pass every parameter with two dashes.
+    """
     options = _parser()._option_string_actions
     pattern = re.compile(r"--([A-Za-z_][\w./@-]*)=")
     matches = [(argument, pattern.match(argument)) for argument in arguments]
     return [argument[2:] if match and f"--{match[1]}" not in options else argument for argument, match in matches]
 
 
-def check_arguments(arguments: list[str], conf: Path) -> None:
-    """Raises `ConfigError` for an option that Hydra does not know, and for several words of a group that takes one."""
-    overrides: list[str] = _parser().parse_args(arguments).overrides
-    for text in overrides:
+def config_directories(arguments: list[str], conf: Path) -> tuple[Path, ...]:
+    """Where configurations are looked up: `--config-dir` if it is given, then `conf`. Raises `ConfigError`."""
+    own = _parser().parse_args(arguments).config_dir
+    if own is None:
+        return (conf,)
+    if not Path(own).is_dir():
+        raise ConfigError("--config-dir", own, "there is no such directory", "name a directory with groups, such as <directory>/model")
+    return (Path(own), conf)
+
+
+def check_arguments(arguments: list[str], choices: Choices) -> None:
+    """Raises `ConfigError` for several words of a group that takes one. Hydra would use the last one silently."""
+    for text in _parser().parse_args(arguments).overrides:
         try:
             (override,) = OverridesParser.create().parse_overrides([text])
         except OverrideParseException:
             continue  # Hydra reports it, with the rest of the command line at hand
         group, value = override.key_or_group, override.value()
-        if isinstance(value, list) and (conf / group).is_dir() and group not in LISTS:
+        if isinstance(value, list) and group not in LISTS and choices.is_group(group):
             words = ",".join(map(str, value))
-            one = words.partition(",")[0]
-            raise ConfigError(group, value, "takes one word", f"use {{key}}={one}, or compare them in a sweep: -m {{key}}={words}")
+            sweep = f", or compare them in a sweep: -m {{key}}={words}" if len(value) > 1 else ""
+            one = value[0] if value else choices.words(group)[0]
+            raise ConfigError(group, value, "takes one word", f"use {{key}}={one}{sweep}")
 
 
 def _parser() -> ArgumentParser:
-    """Hydra's parser; unknown options raise `ConfigError` where Hydra prints ten lines of usage."""
+    """Hydra's parser, except that an unknown option raises `ConfigError` instead of printing ten lines of usage."""
     parser: ArgumentParser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        raise ConfigError("command line", message, "is not understood", "write key=value; options such as -m are listed by --help")
+        raise ConfigError("command line", message, "is not understood", "write key=value; --help lists options such as -m")
 
     parser.error = refuse  # type: ignore[method-assign]  # argparse's own hook for this
     return parser

@@ -9,12 +9,20 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from elongate.config import build, build_class, scalars
+from elongate.context.strategy import Strategy
+from elongate.data.source import Source
 from elongate.data.tokenizer.pretrained import Pretrained as PretrainedTokenizer
 from elongate.data.tokenizer.tokenizer import TokenizerConfig
 from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Evaluation
+from elongate.memory.memory import Memory
 from elongate.models.model import Model
+from elongate.objectives.objective import ObjectiveChoice
+from elongate.tracking import Tracking
 from elongate.training.job import Job, Limits, check_able, check_lengths, check_together
+from elongate.training.optimizer.optimizer import Optimizer
+from elongate.training.schedule.schedule import Schedule
+from elongate.tuning.tuning import Tuning
 
 GROUPS = (
     "model",
@@ -35,7 +43,7 @@ GROUPS = (
 def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
     """Everything that a run is made of. `choices` are the words that were chosen, by group. Raises `ConfigError`; never imports torch."""
     top = scalars(config, GROUPS)
-    model = build(config.model, "model")
+    model = build(config.model, "model", Model)
     job = Job(
         name=top.name,
         context=str(choices["context"]),
@@ -48,17 +56,17 @@ def build_job(config: DictConfig, choices: Mapping[str, Any]) -> Job:
         overwrite=top.overwrite,
         plan=top.plan,
         model=model,
-        strategy=build(config.context, "context"),
-        objective=build(config.objective, "objective"),
-        optimizer=build(config.optimizer, "optimizer"),
-        schedule=build(config.schedule, "schedule"),
-        data=build(config.data, "data"),
+        strategy=build(config.context, "context", Strategy),
+        objective=build(config.objective, "objective", ObjectiveChoice),
+        optimizer=build(config.optimizer, "optimizer", Optimizer),
+        schedule=build(config.schedule, "schedule", Schedule),
+        data=build(config.data, "data", Source),
         tokenizer=pretrained_tokenizer(build(config.tokenizer, "tokenizer"), model),
-        tuning=build(config.tuning, "tuning"),
-        memory=build(config.memory, "memory"),
+        tuning=build(config.tuning, "tuning", Tuning),
+        memory=build(config.memory, "memory", Memory),
         limits=build_class(Limits, config.training, "training"),
         evaluations=build_evaluations(config.evaluation),
-        tracking=build(config.tracking, "tracking"),
+        tracking=build(config.tracking, "tracking", Tracking),
         config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a mapping, since the configuration is one
     )
     if model.has is not None and model.original_length is not None:
@@ -89,4 +97,4 @@ def build_evaluations(nodes: DictConfig) -> tuple[Evaluation, ...]:
     for word in words:
         if "_target_" not in nodes[word]:
             raise ConfigError(f"evaluation.{word}", "{…}", "is set, but not among the chosen evaluations", f"add it: evaluation=[{word}]")
-    return tuple(build(nodes[word], f"evaluation.{word}") for word in words)
+    return tuple(build(nodes[word], f"evaluation.{word}", Evaluation) for word in words)

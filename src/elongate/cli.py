@@ -1,17 +1,15 @@
-"""The command line: `train` and `evaluate`. Does not import torch, so help, completion and errors take a second."""
+"""The console commands. Nothing here imports torch at its start, so help, completion and errors take a second."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +21,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from elongate.arguments import check_arguments, without_dashes
+from elongate.arguments import check_arguments, config_directories, remove_dashes
+from elongate.choices import Choices
 from elongate.errors import ConfigError, ElongateError, RunError, Stopped, require
+from elongate.process import prepare_process
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,19 +35,32 @@ Task = Callable[["DictConfig"], None]
 
 
 def train() -> None:
-    """The console command `elongate-train`, and `python train.py`."""
-    _main("train", _train)
+    """The command `elongate-train`, and `python train.py`."""
+    _run_hydra("train", _train)
 
 
 def evaluate() -> None:
-    """The console command `elongate-evaluate`, and `python evaluate.py`."""
-    _main("evaluate", _evaluate)
+    """The command `elongate-evaluate`, and `python evaluate.py`."""
+    _run_hydra("evaluate", _evaluate)
+
+
+def check() -> None:
+    """The command `elongate-check`: verifies a position or attention of the user's own on tiny models."""
+    _run_plain(_check)
+
+
+def env() -> None:
+    """The command `elongate-env`: prints versions, device and settings for a bug report."""
+    _run_plain(_env)
 
 
 def conf_directory() -> Path:
     """The directory of YAML files: next to the modules in an installed package, at the top of a clone."""
     installed = Path(__file__).parent / "conf"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+# -- the commands ----------------------------------------------------------------------------------------------------------
 
 
 def _train(config: DictConfig) -> None:
@@ -60,7 +73,7 @@ def _train(config: DictConfig) -> None:
 
     directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
     job = build_job(config, HydraConfig.get().runtime.choices)
-    _one_process()
+    _require_one_process()
     if job.plan:
         say(plan(job))
         return
@@ -95,6 +108,19 @@ def _check_failures(results: dict[str, Any], evaluations: tuple[Evaluation, ...]
         raise RunError(reason)
 
 
+def _check(arguments: list[str]) -> None:
+    from elongate.check.command import check as run_checks
+
+    run_checks(arguments)
+
+
+def _env(arguments: list[str]) -> None:
+    from elongate.environment import describe_environment
+
+    require(not arguments, "command line", " ".join(arguments), "is not understood", "elongate-env takes no arguments")
+    print("\n".join(describe_environment()))
+
+
 class SweepComparison(Callback):
     """Writes the page that compares all runs of a sweep. Hydra calls it after a multirun."""
 
@@ -106,15 +132,77 @@ class SweepComparison(Callback):
             print(f"{comparison_summary(sweep)}\ncomparison: {page}", flush=True)
 
 
-def _main(config_name: str, task: Task) -> None:
-    """Runs the task under Hydra. Every fault becomes one line on standard error and an exit code.
+# -- running them ----------------------------------------------------------------------------------------------------------
 
-    HYDRA_FULL_ERROR=1 shows the traceback too.
-    """
-    show = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+@dataclass
+class Reporter:
+    """Prints faults, each in one line on standard error, and remembers their exit codes."""
+
+    translate: Callable[[Exception], ElongateError | None]
+    shows_traceback: bool
+    codes: list[int] = field(default_factory=list)
+
+    def report(self, fault: Exception) -> int:
+        """Prints the fault and returns its exit code. Raises the fault again if it has no message for the user."""
+        error = self.translate(fault)
+        if error is None:
+            raise fault
+        if self.shows_traceback:
+            traceback.print_exception(fault)
+        print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+        self.codes.append(error.exit_code)
+        return error.exit_code
+
+
+def _run_hydra(config_name: str, task: Task) -> None:
+    """Runs the task under Hydra; HYDRA_FULL_ERROR=1 shows the traceback of a fault."""
+    from elongate.hydra_errors import Translator
+
+    shows_traceback = _wants_traceback()
     # With this variable Hydra passes exceptions on; without it, it prints several lines and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    codes: list[int] = []
+    # Hydra copies its store of structured configs for every group that --help lists, half of the time that help takes.
+    ConfigStore.__deepcopy__ = lambda store, _memo: store
+    register_resolvers()
+    prepare_process()
+    reporter = Reporter(Translator(config_name, Choices((conf_directory(),))).translate, shows_traceback)
+
+    def run() -> None:
+        sys.argv[1:] = remove_dashes(sys.argv[1:])
+        choices = Choices(config_directories(sys.argv[1:], conf_directory()))
+        reporter.translate = Translator(config_name, choices).translate
+        check_arguments(sys.argv[1:], choices)
+        guarded = _guarded(task, reporter)
+        hydra.main(config_path=str(conf_directory()), config_name=config_name, version_base="1.3")(guarded)()
+
+    _exit_with_code(run, reporter)
+    if reporter.codes:
+        sys.exit(reporter.codes[0])
+
+
+def _run_plain(task: Callable[[list[str]], None]) -> None:
+    """Runs a command that does without Hydra."""
+    from elongate.hydra_errors import Translator
+
+    prepare_process()
+    reporter = Reporter(Translator("train", Choices((conf_directory(),))).translate, _wants_traceback())
+    _exit_with_code(lambda: task(sys.argv[1:]), reporter)
+
+
+def _exit_with_code(run: Callable[[], None], reporter: Reporter) -> None:
+    """Runs it. After a fault, reports it and ends the program with its exit code."""
+    try:
+        run()
+    except KeyboardInterrupt as interrupt:
+        name = interrupt.args[0] if interrupt.args else "SIGINT"
+        sys.exit(reporter.report(Stopped(f"stopped by {name}; run the same command to resume")))
+    except Exception as fault:  # noqa: BLE001  # the outermost frame: a fault without a message for the user is raised again
+        sys.exit(reporter.report(fault))
+
+
+def _guarded(task: Task, reporter: Reporter) -> Task:
+    """The task of one job. Its faults are reported, and in a sweep the next job follows."""
 
     def guarded(config: DictConfig) -> None:
         folder = HydraConfig.get().runtime.output_dir
@@ -122,56 +210,18 @@ def _main(config_name: str, task: Task) -> None:
             require(HydraConfig.get().run.dir != "", "hydra.run.dir", "", "is empty", "leave {key} out, or give it a folder")
             task(config)
         except (ElongateError, OSError, OmegaConfBaseException) as fault:
-            codes.append(_report(fault, config_name, show))
+            code = reporter.report(fault)
             # A failed job does not end a sweep, a signal does.
-            if HydraConfig.get().mode is not RunMode.MULTIRUN or codes[-1] == 3:
-                sys.exit(codes[-1])
+            if HydraConfig.get().mode is not RunMode.MULTIRUN or code == Stopped.exit_code:
+                sys.exit(code)
         finally:
             _remove_empty(Path(folder))
 
-    # Hydra copies its store of structured configs for every group that --help lists, half of the time that help takes.
-    ConfigStore.__deepcopy__ = lambda store, _memo: store
-    register_resolvers()
-    prepare_process()
-    try:
-        sys.argv[1:] = without_dashes(sys.argv[1:])
-        check_arguments(sys.argv[1:], conf_directory())
-        hydra.main(config_path=str(conf_directory()), config_name=config_name, version_base="1.3")(guarded)()
-    except KeyboardInterrupt:
-        sys.exit(_report(Stopped("stopped by a signal; run the same command to resume"), config_name, show))
-    except Exception as fault:  # noqa: BLE001  # the outermost frame: a fault without a user-facing message is raised again
-        sys.exit(_report(fault, config_name, show))
-    if codes:
-        sys.exit(codes[0])
+    return guarded
 
 
-def prepare_process() -> None:
-    """Settings of the process that must be made before torch is imported."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Idle OpenMP threads spin by default, and two runs on one machine then slow each other down more than ten times.
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal may lack the arrows and signs of the tables
-    if "HOME" not in os.environ:
-        # matplotlib warns at length when it has no place for its cache.
-        os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / "elongate-matplotlib"))
-    # Until training installs its own handlers, both signals end the program in the same way.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def _report(fault: Exception, config_name: str, show: bool) -> int:
-    """Prints the fault in one line and returns the exit code. Raises the fault again if it has no user-facing message."""
-    from elongate.hydra_errors import to_elongate_error
-
-    error = fault if isinstance(fault, ElongateError) else to_elongate_error(fault, config_name, conf_directory())
-    if error is None:
-        raise fault
-    if show:
-        traceback.print_exception(fault)
-    print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
-    return error.exit_code
+def _wants_traceback() -> bool:
+    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
 
 def _remove_empty(folder: Path) -> None:
@@ -182,9 +232,12 @@ def _remove_empty(folder: Path) -> None:
                 path.rmdir()
 
 
-def _one_process() -> None:
+def _require_one_process() -> None:
     if (world := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise ConfigError("WORLD_SIZE", world, "this version trains in one process", "start it without torchrun")
+
+
+# -- resolvers of the YAML files -------------------------------------------------------------------------------------------
 
 
 def register_resolvers() -> None:

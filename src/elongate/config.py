@@ -9,7 +9,7 @@ from abc import ABC
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, make_dataclass
 from importlib import import_module
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -60,13 +60,31 @@ def scalars(config: DictConfig, groups: Iterable[str]) -> Scalars:
     return build_class(Scalars, OmegaConf.masked_copy(config, known), "")
 
 
-def build(node: DictConfig, path: str) -> Any:
-    """The object that a node describes: its `_target_` class, called with the node's values.
+def build(node: DictConfig, path: str, kind: type = object) -> Any:
+    """The object that a node describes: its `_target_` class, a subclass of `kind`, called with the node's values.
 
     Raises `ConfigError` with the full key for a key that is unknown, missing, of the wrong type or out of range.
     """
-    module, _, name = str(node["_target_"]).rpartition(".")
-    return build_class(getattr(import_module(module), name), node, path)
+    return build_class(_class_of(node, path, kind), node, path)
+
+
+def _class_of(node: DictConfig, path: str, kind: type) -> type:
+    """The class that the node names, which may be in a package of the user's own."""
+    key, target = f"{path}._target_", str(node.get("_target_", ""))
+    module, _, name = target.rpartition(".")
+    require(module != "", key, target, "must be a class with its module", "write {key}=my_package.my_module.MyClass")
+    try:
+        cls: Any = getattr(import_module(module), name, None)
+    except ImportError as fault:
+        remedy = "start the command in the directory that contains the package, or install the package"
+        raise ConfigError(key, target, f"cannot be imported ({first_line(fault)})", remedy) from fault
+    require(isinstance(cls, type), key, target, f"names no class of {module}", f"check the spelling of {name}")
+    require(is_dataclass(cls), key, target, "is not a dataclass", "decorate it with @dataclass(frozen=True, kw_only=True)")
+    derived = issubclass(cls, kind)
+    require(derived, key, target, f"is not a kind of {kind.__name__}", f"derive it from {kind.__module__}.{kind.__name__}")
+    lacking = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+    require(not lacking, key, target, f"does not define {lacking}", f"see {kind.__module__} for what it returns")
+    return cast(type, cls)
 
 
 def build_class(cls: type, node: DictConfig, path: str) -> Any:
@@ -84,7 +102,7 @@ def build_class(cls: type, node: DictConfig, path: str) -> Any:
             raise ConfigError(full, "???", "must be given", f"add {full}=…")
         value = _value(node, key, full)
         if isinstance(value, DictConfig) and "_target_" in value:
-            values[key] = build(value, full)
+            values[key] = build(value, full, _class_in(hints[key]))
         elif isinstance(value, DictConfig) and (inner := _dataclass_in(hints[key])):
             values[key] = build_class(inner, value, full)
         elif isinstance(hints[key], type) and ABC in hints[key].__mro__:  # issubclass would count what others register
@@ -152,6 +170,11 @@ def _parted(key: str) -> tuple[str, str]:
     """The group and the name of a key; subgroups count as keys."""
     group, _, name = key.replace("/", ".").rpartition(".")
     return group, name
+
+
+def _class_in(hint: Any) -> type:
+    """The class of a hint such as `Position` or `Attention | None`."""
+    return next(kind for kind in (hint, *get_args(hint), object) if isinstance(kind, type) and kind is not Any)
 
 
 def _dataclass_in(hint: Any) -> type | None:

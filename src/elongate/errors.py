@@ -44,15 +44,15 @@ class ConfigError(ElongateError):
         return ConfigError(f"{group}.{self.key}" if self.key else group, self.value, self.rule, self.remedy)
 
     def __str__(self) -> str:
-        named = f"{self.key}={_written(self.value)}" if self.value != "" else self.key
+        named = f"{self.key}={written(self.value)}" if self.value != "" else self.key
         return f"{named}: {self.rule}; {self.remedy.replace('{key}', self.key)}"
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """The value as it is written on the command line."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    return f"[{','.join(map(_written, value))}]" if isinstance(value, list | tuple) else str(value)
+    return f"[{','.join(map(written, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def require(condition: bool, key: str, value: Any, rule: str, remedy: str) -> None:

@@ -1,4 +1,4 @@
-"""`python evaluate.py`: runs the evaluations of a run, or of any causal or masked checkpoint."""
+"""`python evaluate.py`: measures a run, or any causal or masked checkpoint, without training it."""
 
 from __future__ import annotations
 
@@ -23,37 +23,26 @@ from elongate.data.tokens import Tokens, load_corpus
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Evaluation, Setting, add_row, run_evaluation
 from elongate.evaluation.measurement.samples import Samples, digest_of
-from elongate.models.compatibility import check_head
 from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
 from elongate.report.page import write_report
 from elongate.training.origin import find_device
 
 if TYPE_CHECKING:
+    from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
 
-GROUPS = ("data", "tokenizer", "evaluation")
+# Choices for a checkpoint without a run.
+_DEFAULTS = {"data": ["stdlib"], "tokenizer": ["pretrained"], "evaluation": ["curve", "needle"]}
+
+
+def _check_length(key: str, length: int | None) -> None:
+    require(length is None or length > 0, key, length, "must be at least 1", "use {key}=null for the checkpoint's own")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scalars:
-    """The top-level keys of the configuration of `evaluate.py`."""
-
-    checkpoint: str  # a run directory, a transformers folder or a hub id
-    seed: int | None  # null: the run's
-    precision: str | None  # fp32, bf16; null: the run's, or fp32
-    device: str  # auto, cpu, cuda, cuda:1 …
-
-    def __post_init__(self) -> None:
-        require(self.seed is None or self.seed >= 0, "seed", self.seed, "must be at least 0", "use {key}=null for the run's own")
-        check_device(self.device)
-        rule = f"must be one of {', '.join(PRECISIONS)}"
-        require(self.precision in (None, *PRECISIONS), "precision", self.precision, rule, "use {key}=fp32")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Original:
-    """The keys of `model` that evaluation takes."""
+class ModelKeys:
+    """The keys of `model` that an evaluation has."""
 
     original_length: int | None  # tokens, at least 1; null: the run's, or the checkpoint's
 
@@ -62,17 +51,37 @@ class Original:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
-    """The keys of `context` that evaluation takes, except for the group `context/attention`."""
+class ContextKeys:
+    """The keys of `context` that an evaluation has."""
 
     target_length: int | None  # tokens, at least 1; null: the run's, or the checkpoint's
+    attention: Attention | None = None  # None: the attention that the run was measured with, or full
 
     def __post_init__(self) -> None:
         _check_length("target_length", self.target_length)
 
 
-def _check_length(key: str, length: int | None) -> None:
-    require(length is None or length > 0, key, length, "must be at least 1", "use {key}=null for the checkpoint's own")
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The configuration of `evaluate.py` without the groups `data`, `tokenizer` and `evaluation`."""
+
+    checkpoint: str  # a run directory, a transformers folder or a hub id
+    seed: int | None  # null: the run's
+    precision: str | None  # fp32, bf16; null: the run's, or fp32
+    device: str  # auto, cpu, cuda, cuda:1 …
+    model: ModelKeys
+    context: ContextKeys
+
+    def __post_init__(self) -> None:
+        require(self.seed is None or self.seed >= 0, "seed", self.seed, "must be at least 0", "use {key}=null for the run's own")
+        check_device(self.device)
+        rule = f"must be one of {', '.join(PRECISIONS)}"
+        require(self.precision in (None, *PRECISIONS), "precision", self.precision, rule, "use {key}=fp32")
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint as a path, whether it exists or not."""
+        return Path(self.checkpoint).expanduser()
 
 
 def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> tuple[dict[str, Any], tuple[Evaluation, ...]]:
@@ -80,61 +89,68 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> tupl
 
     A value that the configuration leaves null comes from the run; without a run, from the defaults in `conf`.
     """
-    top = build_class(Scalars, OmegaConf.masked_copy(config, list(Scalars.__dataclass_fields__)), "")
-    folder = Path(top.checkpoint).expanduser()
-    trained = _run_config(folder)
-    nodes = {group: _node(config, trained, conf, group) for group in GROUPS}
-    source = _source(top.checkpoint, folder, is_run=bool(trained))
+    keys = list(Settings.__dataclass_fields__)
+    settings: Settings = build_class(Settings, OmegaConf.masked_copy(config, keys), "")
+    run = _run_config(settings.folder)
+    strategy = _results(settings.folder)["strategy"] if run else {}
+    nodes = {group: _node(config, run, conf, group) for group in _DEFAULTS}
     evaluations = build_evaluations(nodes["evaluation"])
     for evaluation in evaluations:
         evaluation.check_alone()
-    data = build(nodes["data"], "data")
-    with _of_checkpoint(top.checkpoint), inside("tokenizer"):
-        tokenizer = pretrained_tokenizer(build(nodes["tokenizer"], "tokenizer"), source).fit(data)
-    with inside("data"):
-        corpus = load_corpus(data, tokenizer)
-    model = _open(source, top, trained, tokenizer.vocab_size)
-    original, target = _lengths(config, folder if trained else None, model)
+    # Before the model is opened: its position may be a class of the user's own, which this imports.
+    attention = settings.context.attention or _run_attention(run)
+    model, tokenizer, held_out = _open(settings, run, nodes)
+    original = settings.model.original_length or strategy.get("original_length") or model.original_length
+    target = settings.context.target_length or strategy.get("target_length") or model.original_length
     with inside("objective"):
-        objective = build(_objective_node(trained, conf, model.has), "objective").bind(model.has, original)
+        objective = build(_objective_node(run, conf, model.has), "objective").bind(model.has, original)
     if objective.masks:
-        with inside("tokenizer"):
-            tokenizer = tokenizer.with_mask()
-        check_vocabulary(model, tokenizer.vocab_size)
-    model.mask_token = tokenizer.mask
-    results: dict[str, Any] = {"strategy": _results(folder)["strategy"]} if trained else {}
-    with inside("context"), inside("attention"):
-        attention = _attention(config, trained)
-        attention.check(target, original)
-        results["attention"] = model.attend(attention, original, target)
-    seed = trained.get("seed", 0) if top.seed is None else top.seed
-    setting = Setting(corpus.validation, tokenizer, original, target, seed, objective.scorer)
+        tokenizer = _add_mask(tokenizer, model)
+    seed = run.get("seed", 0) if settings.seed is None else settings.seed
+    setting = Setting(held_out, tokenizer, original, target, seed, objective.scorer)
+    results: dict[str, Any] = {"strategy": strategy} if run else {}
+    results["attention"] = _attend(model, attention, target, original)
     results |= {evaluation.word: evaluation.header(setting) for evaluation in evaluations}
     # Write only from here on, so a rejected configuration leaves nothing behind.
-    read = [folder, *(path for evaluation in evaluations for path in evaluation.reads())]
-    samples = Samples(directory / "samples.jsonl", _identity(config, trained, read, corpus.validation, directory))
-    _measure(evaluations, model, setting, samples, directory, results)
+    read = [settings.folder, *(path for evaluation in evaluations for path in evaluation.reads())]
+    key = _cache_key([OmegaConf.to_yaml(config), run], read, held_out, directory)
+    _measure(evaluations, model, setting, Samples(directory / "samples.jsonl", key), directory, results)
     return results, evaluations
 
 
-def _open(source: Pretrained, top: Scalars, trained: dict[str, Any], vocab_size: int) -> LanguageModel:
-    """The model on its device."""
-    with _of_checkpoint(top.checkpoint):
-        model = source.build(vocab_size, 0)
-        model.network.to(find_device(top.device))
+def _open(settings: Settings, run: dict[str, Any], nodes: dict[str, DictConfig]) -> tuple[LanguageModel, Tokenizer, Tokens]:
+    """The model on its device, its tokenizer and the held-out documents. Reads the data before it imports torch."""
+    data = build(nodes["data"], "data")
+    with _naming(settings.checkpoint):
+        source = Pretrained(source=str(settings.folder / "model") if run else settings.checkpoint)
+        with inside("tokenizer"):
+            tokenizer = pretrained_tokenizer(build(nodes["tokenizer"], "tokenizer"), source).fit(data)
+    with inside("data"):
+        corpus = load_corpus(data, tokenizer)
+    from elongate.models.compatibility import check_head
+
+    with _naming(settings.checkpoint):
+        model = source.build(tokenizer.vocab_size, 0)
+        model.network.to(find_device(settings.device))
         check_head(model)
-    model.precision = top.precision or trained.get("precision", "fp32")
-    return model
+    model.precision = settings.precision or run.get("precision", "fp32")
+    return model, tokenizer, corpus.validation
 
 
-def _lengths(config: DictConfig, run: Path | None, model: LanguageModel) -> tuple[int, int]:
-    """Original and target length: from the command line, else from the run, else from the checkpoint."""
-    original = build_class(Original, config.model, "model").original_length
-    target = build_class(Target, OmegaConf.masked_copy(config.context, ["target_length"]), "context").target_length
-    if run is not None:
-        strategy = _results(run)["strategy"]
-        original, target = original or strategy["original_length"], target or strategy["target_length"]
-    return original or model.original_length, target or model.original_length
+def _add_mask(tokenizer: Tokenizer, model: LanguageModel) -> Tokenizer:
+    """The tokenizer with a token for hidden tokens, which the model gets too."""
+    with inside("tokenizer"):
+        tokenizer = tokenizer.with_mask()
+    check_vocabulary(model, tokenizer.vocab_size)
+    model.mask_token = tokenizer.mask
+    return tokenizer
+
+
+def _attend(model: LanguageModel, attention: Attention, target: int, original: int) -> dict[str, Any]:
+    """Sets the attention and returns its verified figures."""
+    with inside("context.attention"):
+        attention.check(target, original)
+        return model.attend(attention, original, target)
 
 
 def _measure(
@@ -159,41 +175,30 @@ def _measure(
     write_report(directory, evaluations)
 
 
-def _identity(config: DictConfig, trained: dict[str, Any], read: list[Path], held_out: Tokens, directory: Path) -> str:
-    """Cache key of this evaluation: changes with the command line, the text or any input file.
+def _cache_key(configurations: list[Any], read: list[Path], held_out: Tokens, directory: Path) -> str:
+    """A hash that changes with the command line, the text or any input file.
 
     Files that this evaluation writes into the directory do not count.
     """
     every = [file for path in read for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     files = [file for file in every if directory.resolve() not in file.resolve().parents]
-    stats = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.suffix in (".safetensors", ".json", ".jsonl")
-    ]
+    inputs = [file for file in files if file.suffix in (".safetensors", ".json", ".jsonl")]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in inputs]
     text = digest_of(held_out.flat, held_out.bounds)
-    return hashlib.sha256(json.dumps([OmegaConf.to_yaml(config), trained, stats, text]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([*configurations, stats, text]).encode()).hexdigest()
 
 
-def _attention(config: DictConfig, trained: dict[str, Any]) -> Attention:
-    """The attention from the command line, else the one the run was measured with, else full attention."""
-    if config.context.get("attention") is not None:
-        return build(config.context.attention, "context.attention")
-    return build(OmegaConf.create(trained["context"]), "context").measured_attention if trained else Full()
-
-
-def _objective_node(trained: dict[str, Any], conf: Path, has: frozenset[str]) -> DictConfig:
-    """The run's objective, else the usual one of such a model. It decides how the model is scored."""
-    if trained:
-        return OmegaConf.create(trained["objective"])
-    return OmegaConf.load(conf / "objective" / f"{usual_objective(has)}.yaml")  # type: ignore[return-value]  # a mapping
+# -- the run ---------------------------------------------------------------------------------------------------------------
 
 
 def _run_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the run in the folder; empty if the checkpoint is not a run."""
+    """The configuration of the run in the folder; empty if there is none."""
     file = folder / "config.yaml"
-    return dict(yaml.safe_load(file.read_text())) if file.is_file() else {}
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def _results(folder: Path) -> dict[str, Any]:
+    """The results of the run. Raises `ConfigError` if its training is not finished."""
     from elongate.training.run_directory import RunDirectory
 
     results = RunDirectory(folder).read_results()
@@ -202,30 +207,35 @@ def _results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _source(checkpoint: str, folder: Path, is_run: bool) -> Pretrained:
-    if is_run:
-        _results(folder)
-    with _of_checkpoint(checkpoint):
-        return Pretrained(source=str(folder / "model") if is_run else checkpoint)
+def _run_attention(run: dict[str, Any]) -> Attention:
+    """The attention that the run was measured with; without a run, full attention."""
+    return build(OmegaConf.create(run["context"]), "context").measured_attention if run else Full()
+
+
+def _objective_node(run: dict[str, Any], conf: Path, has: frozenset[str]) -> DictConfig:
+    """The run's objective, or the usual one of such a model. It decides how the model is scored."""
+    if run:
+        return OmegaConf.create(run["objective"])
+    return OmegaConf.load(conf / "objective" / f"{usual_objective(has)}.yaml")  # type: ignore[return-value]  # a mapping
+
+
+def _node(config: DictConfig, run: dict[str, Any], conf: Path, group: str) -> DictConfig:
+    """The group as chosen on the command line, else as in the run, else the default."""
+    if (chosen := config.get(group)) is not None:
+        return chosen
+    if run:
+        return OmegaConf.create(run[group])
+    words = _DEFAULTS[group]
+    nodes = OmegaConf.create({word: OmegaConf.load(conf / group / f"{word}.yaml") for word in words})
+    return nodes if group == "evaluation" else nodes[words[0]]
 
 
 @contextmanager
-def _of_checkpoint(checkpoint: str) -> Iterator[None]:
-    """Renames the key of errors about the model's source: on this command line it is `checkpoint`."""
+def _naming(checkpoint: str) -> Iterator[None]:
+    """Renames the key of errors about the model's source, which is `checkpoint` on this command line."""
     try:
         yield
     except ConfigError as fault:
         if fault.key not in ("source", "model.source"):
             raise
         raise ConfigError("checkpoint", checkpoint, fault.rule, fault.remedy.replace("model.source", "{key}")) from fault.__cause__
-
-
-def _node(config: DictConfig, trained: dict[str, Any], conf: Path, group: str) -> DictConfig:
-    """The choice from the command line, else the run's, else the default of training."""
-    if (chosen := config.get(group)) is not None:
-        return chosen
-    if trained:
-        return OmegaConf.create(trained[group])
-    words = {"data": ["stdlib"], "tokenizer": ["pretrained"], "evaluation": ["curve", "needle"]}[group]
-    nodes = OmegaConf.create({word: OmegaConf.load(conf / group / f"{word}.yaml") for word in words})
-    return nodes if group == "evaluation" else nodes[words[0]]

@@ -191,9 +191,7 @@ def test_ranges(word: str, override: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("key", ["short_factor", "long_factor"])
 def test_factors_are_as_many_as_pairs(key: str) -> None:
     LongRope(**{key: [1.0] * 4}).check(Rotary(8, 1e4, 256), 8.0)
-    with pytest.raises(
-        ConfigError, match=rf"context\.position\.{key}=\[1\.0,1\.0\]: must have a factor for each of the 4 pairs .*, not 2"
-    ):
+    with pytest.raises(ConfigError, match=rf"context\.position\.{key}=\[1\.0,1\.0\]: must have a factor for each of the 4 pairs .*, not 2"):
         LongRope(**{key: [1.0, 1.0]}).check(Rotary(8, 1e4, 256), 8.0)
 
 

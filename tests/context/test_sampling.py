@@ -215,7 +215,10 @@ def test_a_run_with_any_scaling_trains_short_reaches_far_and_exports(
     assert (strategy["sampling"], strategy["position"], strategy["factor"]) == (word, scaling, 4)
     assert stage["length"] == 32
     assert 96 < stage["reach"] <= 128
-    assert f"sampling {word} is on: positions up to {stage['reach'] - 1} of 127 met in sequences of 32 tokens" in capfd.readouterr().out
+    assert (
+        f"sampling {word}: active. Positions up to {stage['reach'] - 1} of 127 were used in sequences of 32 tokens"
+        in capfd.readouterr().out
+    )
     # The budget is counted in tokens read, and what the model is proved for is the target.
     assert stage["tokens"] == 6 * 256 == results["budget"]["tokens"]
     assert len(strategy["proof"]["frequencies"]) == 4

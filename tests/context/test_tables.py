@@ -331,7 +331,7 @@ def test_a_model_with_a_table_trains_measures_and_exports(
 ) -> None:
     sampled = () if sampling is None else (f"context/sampling={sampling}",)
     directory, results = ran("run", f"model={model}", f"context={word}", *sampled, *SHORT)
-    assert f"position {word} is on: a table of 128 positions made of 32; off the closed form by at most" in capfd.readouterr().out
+    assert f"position {word}: active. A table of 128 positions made of 32; matches the closed form to" in capfd.readouterr().out
     assert results["strategy"]["proof"]["table"]["row_error"] < 1e-6
     (stage,) = results["stages"]
     assert stage["length"] == (128 if sampling is None else 32)

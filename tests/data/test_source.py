@@ -96,8 +96,8 @@ def test_jsonl_is_a_document_a_line(tmp_path):
     [
         (b'{"text": "x"', ["this line is not JSON", "column"]),
         (b'{"text": "\xff"}', ["this line is not UTF-8"]),
-        (b'{"content": "x", "id": 1}', ["no such field", "content, id", "try field=content"]),
-        (b'{"text": 3}', ["holds a int in this field"]),
+        (b'{"content": "x", "id": 1}', ["no such field", "content, id", "use field=content"]),
+        (b'{"text": 3}', ["has a int in this field"]),
         (b'["x"]', ["is a list, not an object"]),
     ],
 )
@@ -151,8 +151,8 @@ def test_hub_reads_local_folders_whole_and_as_a_stream(tmp_path, form):
     [
         ({"split": "test"}, ["path=", "cannot be loaded", "test", "train"]),
         ({"name": "english"}, ["path=", "cannot be loaded", "english", "default"]),
-        ({"field": "txt"}, ["field=txt", "text, id", "try field=text"]),
-        ({"field": "id"}, ["field=id", "holds a int"]),
+        ({"field": "txt"}, ["field=txt", "text, id", "use field=text"]),
+        ({"field": "id"}, ["field=id", "has a int"]),
     ],
 )
 def test_hub_says_what_the_folder_lacks(tmp_path, settings, words):

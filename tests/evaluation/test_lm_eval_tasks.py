@@ -141,7 +141,7 @@ def test_without_the_harness_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("elongate.evaluation.lm_eval.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"evaluation\.lm_eval=lm_eval: needs lm-evaluation-harness, which is not installed") as told:
         build_job(*composed("evaluation=[lm_eval]", "evaluation.lm_eval.tasks=[hellaswag]"))
-    assert 'install it, in a clone of this project: python -m pip install -e ".[lm_eval]"' in str(told.value)
+    assert str(told.value).endswith("install it: python -m pip install lm-eval")
 
 
 @pytest.mark.slow

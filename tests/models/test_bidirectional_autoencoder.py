@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import TINY, TINY_EVALUATION, composed, evaluated
+from tests.conftest import TINY, composed, evaluated
 from tests.models.autoencoders import autoencoder, example
 from transformers import AutoModelForMaskedLM
 
@@ -47,7 +47,8 @@ def ran(folder: Path, *overrides: str) -> tuple[RunDirectory, dict[str, Any]]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, dict[str, Any]]:
     """A run that streams its blocks, in bfloat16, measured and exported."""
     more = ["context.curriculum.base.steps=2", "memory=checkpoint", "precision=bf16"]
-    return ran(tmp_path_factory.mktemp("runs") / "first", *MODEL, *TINY_EVALUATION, *more)
+    more += ["evaluation=[curve]", "evaluation.curve.num_sequences=4"]
+    return ran(tmp_path_factory.mktemp("runs") / "first", *MODEL, *more)
 
 
 @pytest.mark.slow
@@ -60,7 +61,6 @@ def test_a_run_trains_a_base_extends_it_and_measures_it(finished: tuple[RunDirec
     assert table["edges"][:3] == [0, 8, 32]
     assert all(table[row]["loss"][0] is None for row in ("before", "untuned", "after"))  # within the first segment
     assert all(loss is not None for row in ("before", "untuned", "after") for loss in table[row]["loss"][1:])
-    assert {"before", "untuned", "after"} <= set(results["needle"])
     assert AutoModelForMaskedLM.from_pretrained(directory.model).config.rope_parameters["rope_type"] == "yarn"
     assert json.loads((directory.model / "config.json").read_text())["encoder_rope_theta"] == 10_000
 
@@ -70,7 +70,6 @@ def test_evaluating_a_run_again_gives_the_same_figures(finished: tuple[RunDirect
     directory, results = finished
     again = evaluated(directory.path, directory.path.parent / "again")
     assert again["curve"]["table"]["after"] == results["curve"]["table"]["after"]
-    assert again["needle"]["after"] == results["needle"]["after"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.conftest import composed
+from tests.conftest import TINY, TINY_MODEL, composed
 from tests.networks import VOCAB
 from torch import Tensor
 
@@ -96,14 +96,13 @@ def test_memory_plans_that_split_a_sequence_are_refused(memory: str, build_tiny:
 
 
 @pytest.mark.slow
-def test_a_run_learns_both_directions_and_is_scored_left_to_right(
-    build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path
-) -> None:
+def test_a_run_learns_both_directions_and_is_scored_left_to_right(text_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     more = ["data=text", f"data.path={text_folder}", "data.isolate_documents=true"]
     more += ["memory=checkpoint", "precision=bf16", f"context.curriculum.base.directory={tmp_path}/bases"]
-    more += ["context.curriculum.base.steps=1", "evaluation=[curve,needle]"]
-    results = run(build_tiny("objective=bidirectional", *more), RunDirectory(tmp_path / "run"))
+    more += ["context.curriculum.base.steps=1", "evaluation=[curve]", "evaluation.curve.num_sequences=2"]
+    job = build_job(*composed(*TINY, *TINY_MODEL, f"data.cache={tmp_path}/cache", "objective=bidirectional", *more))
+    results = run(job, RunDirectory(tmp_path / "run"))
     assert results["strategy"]["objective"] == "bidirectional"
     assert results["budget"]["tokens"] == 3 * 256  # tokens of text; each is read twice
     assert results["curve"]["table"]["after"]

@@ -47,7 +47,10 @@ def evaluated(checkpoint: Path, folder: Path, *overrides: str) -> dict[str, Any]
 def test_the_base_is_trained_with_it_and_shared_with_no_other(ran: Callable[..., Any], tmp_path: Path, capfd: Any) -> None:
     directory, results = ran("alibi", "context=alibi")
     said = capfd.readouterr().out
-    assert "position alibi is on: 4 slopes 0.25 … 0.00391 per token, the model's own positions are off; off its definition by" in said
+    assert (
+        "position alibi: active. 4 slopes 0.25 … 0.00391 per token, the model's own positions are switched off; matches its definition to"
+        in said
+    )
     assert f"plain transformers cannot express alibi: evaluate with python evaluate.py checkpoint={directory.path}" in said
     assert results["strategy"]["proof"]["slopes"] == [2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8]
     base = Path(results["budget"]["base"]["path"])
@@ -109,7 +112,7 @@ def test_a_checkpoint_loses_its_positions_for_good_and_is_told_so(tuning: str, r
     source = ("model=pretrained", f"model.source={tmp_path}/gpt2", "tokenizer=byte", "context=alibi")
     directory, results = ran("first", *source, f"tuning={tuning}", "evaluation.needle.lengths=[64]")
     warned = capfd.readouterr().err
-    assert "alibi takes the place of the positions that the checkpoint was trained with: it needs long training" in warned
+    assert "alibi replaces the positions that the checkpoint was trained with, which needs long training" in warned
     weights = load_file(directory.model / "model.elongate.safetensors")
     (table,) = [tensor for name, tensor in weights.items() if "wpe" in name]
     assert table.shape == (128, 32)

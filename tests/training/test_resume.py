@@ -1,4 +1,4 @@
-"""A run may die at any moment: the same command goes on, to the weights and figures of a run that nothing happened to.
+"""A run may die at any moment: the same command resumes it, and ends with the weights and figures of an undisturbed run.
 
 `ELONGATE_KILLS=20 pytest tests/training/test_resume.py -k sigkill -s` kills more often and says where.
 """
@@ -43,10 +43,10 @@ COMMAND = [
 PLACES = {
     "start": "",
     "base": r"base 64  step",
-    "base export": r"base 64  step 16/16|base: .* trained before",
+    "base export": r"base 64  step 16/16|base: reusing",
     "training": r"extend 256  step",
-    "evaluation": r"position yarn is on",
-    "report": r"measuring needle, extended|going on from step-000028",
+    "evaluation": r"position yarn: active",
+    "report": r"measuring needle, extended|resuming from step-000028",
 }
 LAST_LINE = r"Loss in nats"
 
@@ -213,7 +213,7 @@ def test_a_damaged_checkpoint_of_a_killed_run_is_named_and_changes_nothing(undis
     (altered / "tensors.safetensors").write_bytes(content)
     last = finished(tmp_path)
     assert f"{altered.name} is damaged (tensors.safetensors" in last.stderr
-    assert last.has_said("going on from step-")
+    assert last.has_said("resuming from step-")
     assert outcome(folder) == undisturbed[2]
 
 
@@ -227,7 +227,7 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_changes_nothing(undistur
             os.killpg(program.process.pid, number)  # as a terminal does: to all processes of the command
             assert program.end() == 3, program.stderr
             (told,) = [line for _, line in program.complaints if line.startswith("error:")]
-            assert "the same command goes on" in told
+            assert "run the same command to resume" in told
             return told
 
     def assert_saved(told: str, directory: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_finished_run_is_reported_without_torch(undisturbed: tuple[Program, Pa
     before = (folder / "model/model.safetensors").stat().st_mtime_ns
     with Program(cwd, without_torch=tmp_path) as program:
         assert program.end() == 0, program.stderr
-    assert program.has_said("finished before")
+    assert program.has_said("is already finished")
     assert program.has_said(LAST_LINE)
     assert (folder / "model/model.safetensors").stat().st_mtime_ns == before
     assert outcome(folder) == expected
@@ -266,7 +266,7 @@ def test_strategies_of_a_sweep_share_base_and_tokens_and_a_seed_gives_the_same_w
     program = finished(tmp_path, "-m", "context=none,pi,yarn")
     (base,) = tmp_path.glob("runs/bases/*-*")
     trained = [line for _, line in program.said if line.startswith("base: ")]
-    assert ["trained before" in line for line in trained] == [False, True, True]
+    assert ["base: reusing" in line for line in trained] == [False, True, True]
     outcomes = [outcome(path.parent) for path in sorted(tmp_path.glob("runs/sweep-smoke/*/results.json"))]
     assert [o["results"]["strategy"]["context"] for o in outcomes] == ["none", "pi", "yarn"]
     assert len({o["results"]["data"]["consumed_tokens_sha256"] for o in outcomes}) == 1
@@ -294,7 +294,7 @@ def test_of_two_runs_at_once_one_trains_the_base_and_a_folder_takes_one(undistur
         first.process.send_signal(signal.SIGCONT)
         assert a.end() == 0, a.stderr
         assert b.end() == 0, b.stderr
-    assert sorted(program.has_said("base: .* trained before") for program in (a, b)) == [False, True]
+    assert sorted(program.has_said("base: reusing") for program in (a, b)) == [False, True]
     outcomes = [outcome(tmp_path / f"runs/gpt-yarn-{name}") for name in "ab"]
     assert outcomes[0] == outcomes[1]
     assert outcomes[0]["weights"] != undisturbed[2]["weights"]

@@ -45,10 +45,7 @@ class LmEval(HarnessPresentation, Evaluation):
     limit: int | None = None  # documents of each task, the first ones, at least 1; null: all
 
     def __post_init__(self) -> None:
-        rule, remedy = (
-            "needs lm-evaluation-harness, which is not installed",
-            'install it, in a clone of this project: python -m pip install -e ".[lm_eval]"',
-        )
+        rule, remedy = "needs lm-evaluation-harness, which is not installed", "install it: python -m pip install lm-eval"
         require(find_spec("lm_eval") is not None, "", self.word, rule, remedy)
         require(bool(self.tasks), "tasks", self.tasks, "must name at least one task", "use {key}=[hellaswag]")
         valid = self.num_fewshot is None or self.num_fewshot >= 0

@@ -1,4 +1,4 @@
-"""The plan that the planner recommends: the fastest that fits the memory of the device, the simplest of those that are as fast."""
+"""The plan that the planner recommends: the fastest that fits the device's memory; of equally fast ones the simplest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Auto(Memory):
     word: ClassVar[str] = "auto"
 
     def prepare(self, model: LanguageModel, length: int) -> Memory:
-        """Says which plan it is and why. Raises `ConfigError` where none fits, with the longest length that does."""
+        """Chooses and prints the plan. Raises `ConfigError` with the longest length that fits if no plan does."""
         from elongate.memory.planner.planner import advise, describe, gib
 
         advice = advise(model, length)

@@ -1,7 +1,7 @@
-"""Layer inputs are kept and everything between them is computed again in the backward pass (Chen et al. 2016, arXiv:1604.06174).
+"""Keeps layer inputs and recomputes everything between them in the backward pass (Chen et al. 2016, arXiv:1604.06174).
 
-For every model, also where a token sees what comes after it. Besides: the outputs of attention are kept where they fit, since attention
-is what is dear on long sequences; the MLP is run piece by piece; and no logits of a whole sequence exist (objectives/cross_entropy.py).
+Works for every model, bidirectional ones included. Attention outputs are kept if they fit, because attention dominates the cost of
+long sequences. The MLP runs in pieces, and logits of a whole sequence never exist (objectives/cross_entropy.py).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Memory):
     micro_batch_tokens: int = 4096  # tokens in one forward and backward, rounded to whole sequences, at least one
-    keep_attention: bool = True  # outputs of attention, as many bytes again as the layer inputs; false: computed again
-    mlp_chunk_length: int = 2048  # tokens of a sequence in the MLP at a time, at least 1
+    keep_attention: bool = True  # attention outputs, as many bytes as the layer inputs; false: recomputed
+    mlp_chunk_length: int = 2048  # tokens that the MLP processes at a time, at least 1
 
     word: ClassVar[str] = "checkpoint"
 
@@ -55,7 +55,7 @@ class Checkpoint(Memory):
         from elongate.context.attention.kernel.kv_store import Kept
         from elongate.objectives.loss import summed_loss
 
-        # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
+        # Divide by the count of the whole batch: a mean of the parts' means would weight their tokens unequally.
         count = example.weight / example.share
         total = 0.0
         for part in example.parts(self.rows(example.length)):
@@ -69,7 +69,7 @@ class Checkpoint(Memory):
 
 
 def _mlps(network: nn.Module) -> list[nn.Module]:
-    """The modules that work on each token alone: by the name that decoders of transformers give them."""
+    """The modules that process each token on its own, found by the name that transformers' decoders give them."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
@@ -77,7 +77,7 @@ def _mlps(network: nn.Module) -> list[nn.Module]:
 
 
 def _in_pieces(forward: Callable[[Tensor], Tensor], size: int, states: Tensor) -> Tensor:
-    """The module on some tokens at a time; what a piece computes on its way is computed again in the backward pass."""
+    """Applies the module to a few tokens at a time and recomputes each piece in the backward pass."""
     import torch
     from torch.utils.checkpoint import checkpoint
 

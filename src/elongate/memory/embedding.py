@@ -1,4 +1,4 @@
-"""Gradients of an embedding without a tensor as large as the vocabulary, for passes over few tokens."""
+"""Gradients of an embedding without a tensor as large as the vocabulary, for passes over a few tokens."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 @contextmanager
 def sparse_gradient(embedding: nn.Module) -> Iterator[None]:
-    """Within it, the rows that were looked up are added to the weight's gradient where they belong, and nothing else is touched.
+    """In this context, gradients are added only to the rows of the weight's gradient that were looked up.
 
-    torch's own pass backward fills a tensor of the whole vocabulary and adds it; its sparse tensors have no storage that can be counted.
+    Torch's own backward pass fills and adds a tensor of the whole vocabulary; its sparse tensors have no storage that can be counted.
     """
     plain = type(embedding) is nn.Embedding and embedding.max_norm is None and not embedding.scale_grad_by_freq
     if not (plain and embedding.weight.requires_grad):
@@ -43,11 +43,11 @@ class _Lookup(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Float[Tensor, "batch length dim"]) -> tuple[None, None, None]:
-        if ctx.padding is not None:  # it is not trained
+        if ctx.padding is not None:  # not trained
             grad = grad.masked_fill((ctx.tokens == ctx.padding)[..., None], 0)
         if ctx.weight.grad is None:
             ctx.weight.grad = torch.zeros_like(ctx.weight)
-        # Summed in a fixed order on both: on a CPU `index_add_` has one, on CUDA `index_put_`.
+        # Deterministic on both devices: `index_add_` sums in a fixed order on a CPU, `index_put_` on CUDA.
         tokens, rows = ctx.tokens.flatten(), grad.flatten(0, 1)
         if grad.is_cuda:
             ctx.weight.grad.index_put_((tokens,), rows, accumulate=True)

@@ -1,4 +1,7 @@
-"""How a long sequence fits the machine: forward and backward of one batch. The training loop never knows which one it has."""
+"""Memory plans: how a long sequence fits the machine.
+
+A plan runs forward and backward of one batch; the loop does not know which plan it has.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,21 @@ if TYPE_CHECKING:
 
 class Memory(ABC):
     word: ClassVar[str]
-    is_exact: bool = True  # the gradient is that of the whole batch
+    is_exact: bool = True  # false: the gradient is an approximation
 
     def prepare(self, model: LanguageModel, length: int) -> Memory:
-        """What computes the batches: called once, before the first. `length`: of the longest sequences, in tokens.
+        """Returns the plan that computes the batches. Call once, before the first batch. `length`: tokens of the longest sequences.
 
-        Raises `ConfigError` where the model cannot be trained this way.
+        Raises `ConfigError` if the model cannot be trained this way.
         """
         self.check_model(model)
         return self
 
     def check_able(self, has: frozenset[str], model: str) -> None:  # noqa: B027  # most need nothing
-        """Raises `ConfigError` where a model with these words, whatever its weights, cannot be trained this way."""
+        """Raises `ConfigError` if models with these capabilities cannot be trained this way."""
 
     def check_model(self, model: LanguageModel) -> None:  # noqa: B027  # most fit every model
-        """Raises `ConfigError` where the model cannot be trained this way."""
+        """Raises `ConfigError` if the model cannot be trained this way."""
 
     def helps(self, length: int) -> bool:
         """Whether the plan can save memory on sequences of `length` tokens."""
@@ -35,7 +38,7 @@ class Memory(ABC):
     @property
     @abstractmethod
     def tokens_at_once(self) -> int:
-        """Tokens in one forward and backward pass, but for what a single sequence has above that."""
+        """Tokens in one forward and backward pass; a longer sequence is still computed as a whole."""
 
     def rows(self, length: int) -> int:
         """Sequences of `length` tokens in one forward and backward pass."""
@@ -45,5 +48,5 @@ class Memory(ABC):
     def backward(self, model: LanguageModel, example: Example) -> float:
         """Adds the gradient of share · Σ w·CE / Σ w over the whole batch and returns that loss, in nats per scored token.
 
-        The sum above the line has one term more where the example has pairs of rows that should agree.
+        With `agreement > 0` the numerator has one more term: the distance between paired rows.
         """

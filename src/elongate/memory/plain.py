@@ -1,4 +1,4 @@
-"""Ordinary backpropagation, some sequences at a time."""
+"""Ordinary backpropagation, a few sequences at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Plain(Memory):
     def backward(self, model: LanguageModel, example: Example) -> float:
         from elongate.objectives.loss import summed_loss
 
-        # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
+        # Divide by the count of the whole batch: a mean of the parts' means would weight their tokens unequally.
         count = example.weight / example.share
         total = 0.0
         for part in example.parts(self.rows(example.length)):

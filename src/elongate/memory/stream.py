@@ -1,10 +1,10 @@
-"""Exact training on a sequence of any length, chunk by chunk, through stored keys and values.
+"""Exact training on sequences of any length, chunk by chunk, through stored keys and values.
 
-A first pass without gradient stores the keys and values of every layer. Then the chunks are run again from last to first, with gradient:
-each attends to what is stored, its backward pass leaves gradients with the keys and values of its past, and its own take up what later
-chunks have left for them. Only one chunk has activations at a time; what grows with the length is keys, values and their gradients,
-in memory or in files of the system's temporary folder (TMPDIR), which are removed after the step.
-No approximation and no code per architecture: it works for every causal model whose tokens meet in its attention only.
+A first pass without gradient stores the keys and values of every layer. Then the chunks are recomputed from last to first, with gradient:
+each attends to the stored keys and values, its backward pass adds to the gradients of those of its past, and its own keys and values
+receive the gradients that later chunks added. Only one chunk has activations at a time. Keys, values and their gradients grow with the
+length; they are kept in memory or in files of the temporary directory (TMPDIR), which are removed after the step.
+There is no approximation and no code per architecture: it works for every causal model whose tokens interact only in its attention.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream(Memory):
-    chunk_length: int = 512  # tokens with activations at a time, at least 1; shorter sequences are read several at once
-    keep_attention: bool = True  # outputs of the first pass, once more the size of keys and values or less; false: computed again
-    on_disk: bool = False  # true: what grows with the length lies in files, of which one layer's are read at a time
+    chunk_length: int = 512  # tokens with activations at a time, at least 1; shorter sequences are batched
+    keep_attention: bool = True  # attention outputs of the first pass, at most the size of keys and values; false: recomputed
+    on_disk: bool = False  # true: keep keys, values and gradients in files and one layer of them in memory
     detach: bool = False  # true: no gradient into the past (Dai et al. 2019, arXiv:1901.02860), one pass, not exact
 
     word: ClassVar[str] = "stream"
@@ -63,12 +63,12 @@ class Stream(Memory):
 
     def backward(self, model: LanguageModel, example: Example) -> float:
         assert not example.agreement, "checked with the job"
-        # One count for the whole batch: a mean of the parts' means would weigh their tokens unequally.
+        # Divide by the count of the whole batch: a mean of the parts' means would weight their tokens unequally.
         count = example.weight / example.share
         return sum(self._rows(model, part, count) for part in example.parts(self.rows(example.inputs.shape[1])))
 
     def _rows(self, model: LanguageModel, part: Example, count: float) -> float:
-        """Forward and backward of rows that are streamed together."""
+        """Runs forward and backward over rows that are streamed together."""
         with self._kept() as kept:
             return self._streamed(model, part, count, kept)
 
@@ -94,7 +94,7 @@ class Stream(Memory):
         chunks = [(start, min(start + self.chunk_length, length)) for start in range(0, length, self.chunk_length)]
         if self.detach or len(chunks) == 1:
             return sum(self._chunk(model, part, layout, chunk, kept if len(chunks) > 1 else None, count) for chunk in chunks)
-        # A chunk that is run again must meet the same dropout.
+        # A recomputed chunk must draw the same dropout.
         seeds = torch.randint(2**62, (len(chunks),)).tolist()
         with (
             torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),
@@ -103,12 +103,12 @@ class Stream(Memory):
             with torch.no_grad(), model.autocast():
                 for seed, chunk in zip(seeds, chunks[:-1], strict=False):
                     torch.manual_seed(seed)
-                    # Of the last layer nothing is needed but its keys and values. The first chunk shows which it is.
+                    # The last layer only needs to store keys and values. The first chunk shows which layer is last.
                     with suppress(EnoughError):
                         model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.at(chunk, kept))
                     kept.end_at_last_layer()
             kept.last, total = None, 0.0
-            # One context for all chunks: the weights are cast to bfloat16 once.
+            # Use one context for all chunks, so the weights are cast to bfloat16 once.
             with model.autocast():
                 for seed, chunk in zip(reversed(seeds), reversed(chunks), strict=True):
                     torch.manual_seed(seed)

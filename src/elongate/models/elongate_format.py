@@ -8,6 +8,8 @@ the weights file (for programs that do not read config.json). config.json also s
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -53,9 +55,27 @@ def read_position(ours: dict[str, Any], source: str) -> Position:
     fields = dict(ours["position"])
     word = fields.pop("word")
     try:
-        module = import_module(f"{Position.__module__.rpartition('.')[0]}.{word}")
-        kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Position)]
-        return next(kind for kind in kinds if vars(kind).get("word") == word)(**fields)
-    except (ModuleNotFoundError, StopIteration, TypeError) as fault:
+        return _position_class(word)(**fields)
+    except (ValueError, TypeError) as fault:
         rule = f"was written by another version of Elongate: its position {word} is unknown here"
-        raise ConfigError("model.source", source, rule, "open it with that version") from fault
+        remedy = "open it with that version, or, for a position of your own, name its run directory"
+        raise ConfigError("model.source", source, rule, remedy) from fault
+
+
+def _position_class(word: str) -> type[Position]:
+    """Return the built-in position, or else a class of the user's own that is imported.
+
+    Nothing is imported because a checkpoint names it: a checkpoint must not run code.
+    """
+    package = Position.__module__.rpartition(".")[0]
+    with suppress(ModuleNotFoundError):
+        import_module(f"{package}.{word}")
+    named = [kind for kind in _subclasses(Position) if vars(kind).get("word") == word]
+    return min(named, key=lambda kind: not kind.__module__.startswith(f"{package}."))
+
+
+def _subclasses(kind: type) -> Iterator[type[Position]]:
+    subclass: type[Position]
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

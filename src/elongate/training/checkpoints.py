@@ -1,8 +1,8 @@
-"""Checkpoints that can be trusted: written aside, synced, renamed, each with a manifest of hashes.
+"""Crash-safe checkpoints: written aside, synced and renamed, each with a manifest of hashes.
 
-A checkpoint holds all that is trained in one safetensors file (`model.<name>`, `optimizer.<which>.<parameter>.<key>`) and the progress as
-JSON; of a frozen parameter only a checksum (`frozen.<name>`), since the network that a run starts from brings it.
-There is no random state in it: whatever is drawn is a function of the seed and the step.
+A checkpoint has everything that is trained in one safetensors file (`model.<name>`, `optimizer.<which>.<parameter>.<key>`) and the
+progress as JSON. A frozen parameter has only a checksum (`frozen.<name>`), because the run's starting network provides it.
+It has no random state: all randomness depends only on the seed and the step.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from elongate.errors import RunError
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come, so that it can go on as if it had not stopped."""
+    """The progress of a run, from which it resumes exactly."""
 
-    step: int  # of all stages, the base's not counted
+    step: int  # of all stages, without the base's
     stage: str
     tokens: int
     seconds: float  # of training, over all starts
@@ -38,7 +38,7 @@ class Progress:
 @dataclass(frozen=True)
 class Checkpoints:
     folder: Path
-    keep: int  # newest ones kept, besides the last of each stage
+    keep: int  # number of newest checkpoints to keep, in addition to the last of each stage
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
@@ -56,20 +56,20 @@ class Checkpoints:
             (aside / "progress.json").write_text(json.dumps(asdict(progress)))
             manifest = {file.name: _hash(file) for file in sorted(aside.iterdir())}
             (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        # Later ones were found damaged, or the run would not have gone on from before them: they take no one's place.
+        # Later ones are damaged, or the run would have resumed from them. They do not count towards `keep`.
         newest = [step for step in self._steps() if step <= progress.step][-self.keep :]
         for step in self._steps():
             if step not in newest and step not in stage_ends:
                 remove(self.path(step))
 
     def newest_sound(self, warn: Callable[[str], None]) -> tuple[int, Path] | None:
-        """(step, path) of the newest checkpoint that is whole; each damaged one above it is named to `warn`."""
+        """Step and path of the newest sound checkpoint. Calls `warn` for each newer one that is damaged."""
         for partial in self.folder.glob(".*.partial"):
             remove(partial)
         for step in reversed(self._steps()):
             if (fault := self._fault(self.path(step))) is None:
                 return step, self.path(step)
-            warn(f"checkpoint {self.path(step).name} is damaged ({fault}): going back to the one before it")
+            warn(f"checkpoint {self.path(step).name} is damaged ({fault}); using the previous one")
         return None
 
     def _steps(self) -> list[int]:
@@ -91,9 +91,9 @@ class Checkpoints:
 
 
 def load_checkpoint(path: Path, network: nn.Module, optimizers: list[Optimizer]) -> Progress:
-    """Fills network and optimizers, bit for bit. The checkpoint was found sound before.
+    """Restores network and optimizers bit for bit. Call with a checkpoint that was verified.
 
-    Raises `RunError` where the frozen weights are not those that it was trained beside.
+    Raises `RunError` if the frozen weights differ from those of the checkpoint's training.
     """
     try:
         tensors = load_file(path / "tensors.safetensors")

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish that the work asks about between two steps; a second signal ends the program at once."""
+"""Turns SIGINT and SIGTERM into a flag that is checked between steps; a second signal exits immediately."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """A context manager; `requested` names the signal that came, or is None."""
+    """A context manager; `requested` is the name of the received signal, or None."""
 
     def __init__(self) -> None:
         self.requested: str | None = None

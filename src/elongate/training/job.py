@@ -1,4 +1,4 @@
-"""Everything that a run is made of, built from the configuration and checked, before torch is loaded."""
+"""The parts of a run, built from the configuration and checked before torch is imported."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How training keeps itself in order."""
+    """Clipping, logging and checkpointing."""
 
-    clip_norm: float | None = 1.0  # largest norm of the gradient, above 0; null: not clipped
-    log_steps: int = 1  # a line in metrics.jsonl every so many steps, at least 1
-    checkpoint_steps: int = 100  # at least 1; the end of a stage always has one
-    keep_checkpoints: int = 2  # newest ones kept, besides the last of each stage, at least 1
+    clip_norm: float | None = 1.0  # largest norm of the gradient, above 0; null: no clipping
+    log_steps: int = 1  # steps between two lines of metrics.jsonl, at least 1
+    checkpoint_steps: int = 100  # steps between two checkpoints, at least 1; every stage ends with one
+    keep_checkpoints: int = 2  # newest checkpoints to keep, at least 1; the last of each stage is kept too
 
     def __post_init__(self) -> None:
         require(
@@ -44,13 +44,13 @@ class Job:
     name: str
     context: str  # the word that was chosen
     seed: int
-    steps: int  # optimizer steps after the base
-    batch_tokens: int  # of one optimizer step, whatever the length
+    steps: int  # optimizer steps of the extension
+    batch_tokens: int  # tokens of one optimizer step, at every length
     precision: str  # fp32 or bf16
     device: str  # auto, or a torch device
     compile: bool
     overwrite: bool
-    plan: bool  # nothing is trained: what each memory plan would take
+    plan: bool  # print what each memory plan needs instead of training
     model: Model
     strategy: Strategy
     objective: Objective
@@ -63,11 +63,11 @@ class Job:
     limits: Limits
     evaluations: tuple[Evaluation, ...]
     tracking: Tracking
-    config: Mapping[str, Any]  # all of the above as it was written, resolved
+    config: Mapping[str, Any]  # the resolved configuration of all of the above
 
 
 def check_together(job: Job) -> None:
-    """Raises `ConfigError` for choices that cannot work with each other."""
+    """Raises `ConfigError` for choices that cannot be combined."""
     if job.compile and job.memory.word == "checkpoint":
         rule = "cannot work with memory=checkpoint: torch runs checkpointed layers as they are"
         raise ConfigError("compile", "true", rule, "use {key}=false, or memory=stream")
@@ -87,7 +87,7 @@ def check_together(job: Job) -> None:
 
 
 def check_able(job: Job, has: frozenset[str], original_length: int) -> Job:
-    """The job, its objective filled in for the model. Raises `ConfigError` where that lacks what the strategy or the objective needs."""
+    """The job with its objective bound to the model. Raises `ConfigError` if the model lacks what strategy or objective need."""
     job.strategy.check(has, original_length, job.model.word)
     job.objective.check(has, job.model.word)
     job.memory.check_able(has, job.model.word)
@@ -99,7 +99,7 @@ def check_able(job: Job, has: frozenset[str], original_length: int) -> Job:
 
 
 def check_lengths(job: Job, original_length: int, block_length: int) -> None:
-    """Raises `ConfigError` where the lengths do not fit each other, or a batch does not hold one sequence."""
+    """Raises `ConfigError` if the lengths contradict each other, or a batch is smaller than one sequence."""
     target = job.strategy.target_length
     rule = f"is below the model's original length of {original_length}: there is nothing to extend"
     require(target >= original_length, "context.target_length", target, rule, f"use {{key}}={4 * original_length}")

@@ -1,6 +1,6 @@
-"""The training loop: one list of stages, readable from top to bottom.
+"""The training loop over a list of stages.
 
-Whatever it draws is a function of the seed and the step, so a run that was killed goes on as if it had not been.
+All randomness depends only on the seed and the step, so a killed run resumes exactly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from elongate.training.run_directory import MetricsFile, RunDirectory
 
 @dataclass(frozen=True)
 class Span:
-    """A stage and its place among the steps of the run, both ends included."""
+    """A stage with its first and last step in the run."""
 
     stage: Stage
     first: int
@@ -42,16 +42,16 @@ class Span:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a stretch of training came to."""
+    """The outcome of training."""
 
     progress: Progress
     optimizer_state_bytes: int
     proof: dict[str, Any]
-    memory: Memory  # that computed the batches
+    memory: Memory  # the plan that computed the batches
 
 
 def spans(stages: list[Stage], before: int) -> list[Span]:
-    """The stages one after the other, counted on from the step `before` them."""
+    """The stages in order, numbered from step `before` + 1."""
     found = []
     for stage in stages:
         found.append(Span(stage, before + 1, before + stage.steps))
@@ -70,14 +70,14 @@ def fit(
     track: Callable[[list[dict[str, Any]]], Callable[[dict[str, Any]], None]],
     interrupt: Interrupt,
 ) -> Fit:
-    """Trains the model through all stages, going on from the newest sound checkpoint in the directory.
+    """Trains the model through all stages, resuming from the newest sound checkpoint in the directory.
 
-    `earlier` are the metrics of the base; `track` is told all lines that exist and returns what takes the next ones.
-    Raises `Stopped` after a checkpoint when a signal came, `RunError` for a loss that is not finite.
+    `earlier` has the metrics of the base. `track` is called once with all existing lines and returns the function that logs a new one.
+    Raises `Stopped` after a signal and a checkpoint, and `RunError` for a loss that is not finite.
     """
     start = Progress(earlier[-1]["step"], "", earlier[-1]["tokens"], 0.0, "") if earlier else Progress(0, "", 0, 0.0, "")
     plan = spans(stages, start.step)
-    # A table of positions is a parameter, and has its full length before the optimizer sees it.
+    # A table of positions is a parameter. It must have its full length before the optimizer is built.
     proof = model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
     stage_ends = {span.last for span in plan}
     optimizers = job.optimizer.build(model.network)
@@ -86,9 +86,9 @@ def fit(
     progress = start
     if (newest := checkpoints.newest_sound(warn)) is not None:
         progress = load_checkpoint(newest[1], model.network, optimizers)
-        say(f"going on from {newest[1].name}")
+        say(f"resuming from {newest[1].name}")
     log = track(directory.keep_metrics(earlier, progress.step))
-    # Another order than the base's, should a stage have its length.
+    # A different order than the base's, in case a stage has the same length.
     first_seed = 1000 * job.seed + bool(earlier)
     memory = job.memory.prepare(model, max(stage.length for stage in stages))
     model.network.train()
@@ -123,13 +123,13 @@ def fit(
                     metrics.append(line)
                     log(line)
                     bar.step(line)
-                stopped_by = interrupt.requested  # asked once: a signal that comes during the checkpoint waits for the next one
+                stopped_by = interrupt.requested  # read once: a signal during the checkpoint is handled after the next step
                 if (step - start.step) % job.limits.checkpoint_steps == 0 or step == span.last or stopped_by:
                     metrics.sync()
                     checkpoints.save(model.network, optimizers, progress, stage_ends)
                 if stopped_by:
                     bar.close()
-                    raise Stopped(f"stopped by {stopped_by} at step {step}; the same command goes on from there")
+                    raise Stopped(f"stopped by {stopped_by} at step {step}; run the same command to resume")
             bar.close()
     return Fit(progress, _state_bytes(optimizers), proof, memory)
 
@@ -142,7 +142,7 @@ def _sequences(job: Job, tokens: Tokens, stage: Stage, seed: int) -> Sequences |
 
 
 def _set_rates(optimizers: list[Optimizer], peaks: list[list[float]], share: float) -> float:
-    """Sets all learning rates to a share of their peak and returns the first."""
+    """Sets all learning rates to a share of their peak. Returns the first one."""
     for optimizer, rates in zip(optimizers, peaks, strict=True):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * share
@@ -150,7 +150,7 @@ def _set_rates(optimizers: list[Optimizer], peaks: list[list[float]], share: flo
 
 
 def _clip(model: LanguageModel, limit: float | None) -> float:
-    """The norm of the gradient before it is scaled down to the limit."""
+    """Clips the gradient to the limit and returns its norm before clipping."""
     parameters = model.parameters()
     norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
     if limit is not None:
@@ -188,7 +188,7 @@ def _not_finite(loss: float, norm: float, step: int, stage: Stage, first: int, c
     last = f"the last good checkpoint is {directory.checkpoints / kept[-1]}" if kept else "there is no checkpoint yet"
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
     where = f"step {step} (stage {stage.name}, sequences {first} to {first + count - 1} of length {stage.length})"
-    return RunError(f"{what} at {where}; {last}; try a lower optimizer.lr or training.clip_norm, or precision=fp32")
+    return RunError(f"{what} at {where}; {last}; use a lower optimizer.lr or training.clip_norm, or precision=fp32")
 
 
 def _state_bytes(optimizers: list[Optimizer]) -> int:

@@ -1,4 +1,4 @@
-"""Where the extension starts from: a checkpoint, or the base of a fresh model, trained once for all runs that share it."""
+"""The starting point of the extension: a checkpoint, or the base of a fresh model, trained once for all runs that share it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
 
-# A base depends on these parts of the configuration, on its tokens and on its steps; runs that agree in them share it.
+# A base depends on these groups, its tokens and its steps. Runs that agree in them share it.
 _SHARED = ("seed", "batch_tokens", "precision", "compile", "model", "objective", "optimizer", "schedule")
 
 
@@ -39,12 +39,12 @@ _SHARED = ("seed", "batch_tokens", "precision", "compile", "model", "objective",
 class Origin:
     model: Model
     tokenizer: Tokenizer
-    is_trained: bool  # False: random weights, of which there is nothing to measure
+    is_trained: bool  # false: random weights, so there is nothing to measure before the extension
     metrics: list[dict[str, Any]]  # of the base
     budget: dict[str, Any] | None  # of the base
 
     def build(self, job: Job) -> LanguageModel:
-        """The network on its device, as it was before the extension."""
+        """The model on its device, before the extension."""
         from elongate.models.compatibility import check_head
 
         device = find_device(job.device)
@@ -59,7 +59,7 @@ class Origin:
 
 
 def find_device(name: str) -> torch.device:
-    """Raises `ConfigError` where there is no such device."""
+    """The torch device of this name. Raises `ConfigError` if it does not exist."""
     import torch
 
     if name == "auto":
@@ -73,18 +73,18 @@ def find_device(name: str) -> torch.device:
 
 
 def fitted_tokenizer(job: Job) -> Tokenizer:
-    """With a token for what is hidden, where the objective hides tokens."""
+    """The fitted tokenizer, with a mask token if the objective hides tokens."""
     with inside("tokenizer"):
         tokenizer = job.tokenizer.fit(job.data)
         return tokenizer.with_mask() if job.objective.masks else tokenizer
 
 
 def find_origin(job: Job, corpus: Corpus, tokenizer: Tokenizer, interrupt: Interrupt) -> Origin:
-    """Opens or trains what the extension starts from."""
+    """Opens the checkpoint, or trains the base."""
     base = job.strategy.curriculum.base
     if not job.model.fresh:
         if base not in (None, Base()):
-            warn("a pretrained model is its own base: context.curriculum.base is not used")
+            warn("context.curriculum.base has no effect on a pretrained model, which is its own base")
         return Origin(job.model, tokenizer, True, [], None)
     if base is None:
         return Origin(job.model, tokenizer, False, [], None)
@@ -116,7 +116,7 @@ def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, in
 
     def waiting() -> None:
         if interrupt.requested:
-            raise Stopped(f"stopped by {interrupt.requested} while another process trains the base; the same command goes on from there")
+            raise Stopped(f"stopped by {interrupt.requested} while another process trains the base; run the same command to resume")
         if not waited:
             say(f"base: {directory.path} is being trained by another process, waiting for it")
             waited.append(directory.path)
@@ -125,12 +125,12 @@ def _trained_base(job: Job, base: Base, corpus: Corpus, tokenizer: Tokenizer, in
         directory.check(identity)
         directory.claim(identity, overwrite=False)
         if _is_whole(directory):
-            say(f"base: {directory.path}, trained before")
+            say(f"base: reusing {directory.path}")
             return directory
         say(f"base: {directory.path}, {base.steps} steps at length {length}, shared by all runs that differ only in the extension")
         strategy = Strategy(position=position, attention=Full(), curriculum=Fixed(), target_length=length)
         optimizer = replace(job.optimizer, lr=base.lr_ratio * job.optimizer.lr)
-        # All runs share it, however they fit their own sequences into memory.
+        # All runs share the base, with any memory plan.
         memory = job.memory if job.memory.is_exact else Plain()
         own = replace(job, strategy=strategy, steps=base.steps, optimizer=optimizer, memory=memory)
         _train_base(own, length, corpus, tokenizer, directory, interrupt)
@@ -150,12 +150,12 @@ def _train_base(job: Job, length: int, corpus: Corpus, tokenizer: Tokenizer, dir
 
 
 def _is_whole(directory: RunDirectory) -> bool:
-    """Whether the base is trained and its weights are as they were written: all runs that share it depend on them."""
+    """Whether the base is trained and its weights match their recorded hash."""
     written = directory.read_results().get("weights_sha256")
     if written is None or not directory.model.exists():
         return False
     if written != _weights_hash(directory):
-        warn(f"base {directory.path}: its weights do not have the hash that was written down; they are made again from its checkpoint")
+        warn(f"base {directory.path}: weights do not match the recorded hash; rebuilding them from the checkpoint")
         return False
     return True
 
@@ -168,7 +168,7 @@ def _weights_hash(directory: RunDirectory) -> str:
 
 
 def export(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """A folder that plain transformers opens where it can express the model: weights, configuration and tokenizer."""
+    """Writes weights, configuration and tokenizer. Plain transformers opens the folder if it can express the model."""
     with written_aside(folder) as aside:
         model.save(aside)
         tokenizer.save(aside)

@@ -1,4 +1,4 @@
-"""`plan=true`: what a step of this job would take under each memory plan, without training it."""
+"""`plan=true`: predicts what a step of this job needs under each memory plan, without training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plan(job: Job) -> str:
-    """A table for the longest stage, and the override to type. A fresh model has random weights: no base is trained.
+    """A table for the longest stage and the recommended override. Does not train a base: a fresh model has random weights.
 
     Raises `ConfigError`.
     """

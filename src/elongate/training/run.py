@@ -1,6 +1,6 @@
 """One run from beginning to end: base, extension, export, measurement, report.
 
-Whatever is done is found done by the next start, so a run may be killed at any moment and started again by the same command.
+Every start skips what earlier starts finished, so a run may be killed at any time and resumed by the same command.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ Lines = list[dict[str, Any]]
 
 
 def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
-    """Does what is not done yet and returns the results. Raises `ElongateError`."""
+    """Completes the run and returns its results. Raises `ElongateError`."""
     if not job.overwrite:
         directory.check(job.config)
         if "finished" in (results := directory.read_results()):
-            say(f"finished before: {directory.path} (overwrite=true starts over)")
+            say(f"{directory.path} is already finished (overwrite=true starts over)")
             return results
     tokenizer = fitted_tokenizer(job)
     with inside("data"):
@@ -47,7 +47,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
     _check_tokens(job, corpus)
     if job.model.original_length is not None:
         check_documents(job, corpus, job.model.original_length)
-        # Told before a base is trained; of a checkpoint all that is known only when it is open.
+        # Check before training the base. For a checkpoint, this is only known after loading it.
         _headers(job, _setting(job, corpus, tokenizer, job.model.original_length))
     warn_of_slow_precision(job.precision, find_device(job.device))
     _check_tuning(job, tokenizer.vocab_size)
@@ -65,7 +65,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         _tune(job, model)
         setting = _setting(job, corpus, tokenizer, original_length)
         headers = _headers(job, setting)
-        # Only now is the folder taken: whatever could not work has been refused without a trace.
+        # Claim the run directory only now, so a rejected configuration leaves nothing behind.
         directory.claim(job.config, job.overwrite)
         results = directory.read_results()
         job = settled(job, model, original_length, corpus, directory, interrupt)
@@ -84,11 +84,11 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         _measure(job, model, setting, origin, directory, results, interrupt)
         pages = write_report(directory.path, job.evaluations)
         tracked.tracker.report(scalars(results, job.evaluations), pages["images"], pages["tables"])
-    # After all else: a run that is finished is not looked at again.
+    # Set this last: a finished run is never modified again.
     results["finished"] = True
     directory.write_results(results)
     if interrupt.requested:
-        raise Stopped(f"stopped by {interrupt.requested} when the run was finished; the same command reports it")
+        raise Stopped(f"stopped by {interrupt.requested} after the run finished; run the same command to see its results")
     return results
 
 
@@ -97,12 +97,12 @@ def _setting(job: Job, corpus: Corpus, tokenizer: Tokenizer, original_length: in
 
 
 def _headers(job: Job, setting: Setting) -> dict[str, Any]:
-    """By evaluation. Raises `ConfigError` for what cannot be measured."""
+    """The header of each evaluation, by its word. Raises `ConfigError` if one cannot be measured."""
     return {evaluation.word: evaluation.header(setting) for evaluation in job.evaluations}
 
 
 class _Tracked:
-    """The tracker of a run, started when the history of its metrics is known, and finished however the run ends."""
+    """The tracker of a run. It starts when the earlier metrics are known and is always finished."""
 
     tracker: Tracker
 
@@ -138,13 +138,13 @@ def _trained(
     track: Callable[[Lines], Callable[[dict[str, Any]], None]],
     interrupt: Interrupt,
 ) -> dict[str, Any]:
-    """Trains, and tells what was trained: the sections strategy, budget, stages and data."""
+    """Trains and returns the sections strategy, budget, stages and data of the results."""
     from elongate.training.loop import fit
 
     target_length = job.strategy.target_length
     stages = job.strategy.stages(original_length, job.steps)
     fitted = fit(job, model, original_length, corpus.train, stages, directory, origin.metrics, track, interrupt)
-    # Measured and exported for the target, which the training may have left to the positions.
+    # Measure and export at the target length, which training with sampled positions may not have reached.
     proof = fitted.proof if stages[-1].reach == target_length else model.extend(job.strategy, original_length, target_length)
     for line in _proof_lines(job, proof):
         say(line)
@@ -177,12 +177,12 @@ def _trained(
         losses = [line["loss"] for line in logged]
         last = losses[-max(1, len(losses) // 10) :]
         tokens = job.batch_tokens // stage.length * stage.length * stage.steps
-        # Of the steps that were logged: positions that were seen, not those that might have been.
+        # From the logged steps: positions that were seen, not those that could have been.
         row = {"name": stage.name, "length": stage.length, "reach": max(line["reach"] for line in logged), "steps": stage.steps}
         stage_rows.append(row | {"tokens": tokens, "loss": sum(last) / len(last)})
         if job.strategy.sampling is not None:
-            seen = f"positions up to {row['reach'] - 1} of {stage.reach - 1} met in sequences of {stage.length} tokens"
-            say(f"sampling {job.strategy.sampling.word} is on: {seen}")
+            seen = f"Positions up to {row['reach'] - 1} of {stage.reach - 1} were used in sequences of {stage.length} tokens"
+            say(f"sampling {job.strategy.sampling.word}: active. {seen}")
     memory = {"plan": fitted.memory.word, "exact": fitted.memory.is_exact, **vars(fitted.memory)}
     return {"strategy": strategy, "memory": memory, "budget": _budget(model, fitted, lines, origin), "stages": stage_rows, "data": data}
 
@@ -191,29 +191,29 @@ def _proof_lines(job: Job, proof: dict[str, Any]) -> Iterator[str]:
     attention = proof["attention"]
     if attention["word"] != "full":
         yield (
-            f"attention {attention['word']} is on: {attention['pairs_ratio']:.1%} of the pairs of full attention at length "
-            f"{attention['length']}; off its definition by at most {attention['output_error']:.0e}"
+            f"attention {attention['word']}: active. {attention['pairs_ratio']:.1%} of the pairs of full attention at length "
+            f"{attention['length']}; matches its definition to {attention['output_error']:.0e}"
         )
     word = job.strategy.position.word
     if "table" in proof:
         table = proof["table"]
-        made = f"a table of {table['length']} positions made of {table['original_length']}"
-        yield f"position {word} is on: {made}; off the closed form by at most {table['row_error']:.0e}"
+        made = f"A table of {table['length']} positions made of {table['original_length']}"
+        yield f"position {word}: active. {made}; matches the closed form to {table['row_error']:.0e}"
     if "slopes" in proof:
         slopes, word = proof["slopes"], proof["position"]
         yield (
-            f"position {word} is on: {len(slopes)} slopes {slopes[0]:.3g} … {slopes[-1]:.3g} per token, the model's own positions are off; "
-            f"off its definition by at most {attention['output_error']:.0e}"
+            f"position {word}: active. {len(slopes)} slopes {slopes[0]:.3g} … {slopes[-1]:.3g} per token, "
+            f"the model's own positions are switched off; matches its definition to {attention['output_error']:.0e}"
         )
     if "frequencies" not in proof:
         if "rope_parameters" in proof:
-            yield f"position {word}: left as the checkpoint has it ({proof['rope_parameters']['rope_type']})"
+            yield f"position {word}: unchanged from the checkpoint ({proof['rope_parameters']['rope_type']})"
         return
     frequencies = proof["frequencies"]
     yield (
-        f"position {word} is on: {len(frequencies)} frequencies {frequencies[0]:.3g} … {frequencies[-1]:.3g} rad/token, "
-        f"attention factor {proof['attention_factor']:.4g}; off the closed form by at most {proof['frequency_error']:.0e} "
-        f"(cosines {proof['angle_error']:.0e})"
+        f"position {word}: active. {len(frequencies)} frequencies {frequencies[0]:.3g} … {frequencies[-1]:.3g} rad/token, "
+        f"attention factor {proof['attention_factor']:.4g}; frequencies match the closed form to {proof['frequency_error']:.0e}, "
+        f"cosines to {proof['angle_error']:.0e}"
     )
 
 
@@ -235,13 +235,13 @@ def _budget(model: LanguageModel, fitted: Fit, lines: Lines, origin: Origin) -> 
 def _measure(
     job: Job, model: LanguageModel, setting: Setting, origin: Origin, directory: RunDirectory, results: dict[str, Any], interrupt: Interrupt
 ) -> None:
-    """All evaluations of the model after the extension, before it, and extended but not trained; written down one by one."""
+    """Runs all evaluations after the extension, before it, and extended but not trained. Writes each result immediately."""
     done = results.setdefault("measured", [])
     samples = Samples(directory.samples)
 
     def tick(text: str) -> None:
         if interrupt.requested:
-            raise Stopped(f"stopped by {interrupt.requested} in the evaluation; the same command goes on from there")
+            raise Stopped(f"stopped by {interrupt.requested} in the evaluation; run the same command to resume")
 
     for row in ("after", "before", "untuned"):
         left = [e for e in job.evaluations if e.is_measured and f"{e.word}/{row}" not in done]
@@ -269,7 +269,7 @@ def _measure(
 
 
 def _check_tuning(job: Job, vocab_size: int) -> None:
-    """Raises `ConfigError` for what the tuning cannot do to a fresh model, before its base is trained and not after."""
+    """Raises `ConfigError` before the base is trained if the tuning cannot be applied to the model."""
     import torch
 
     if job.model.fresh:
@@ -280,11 +280,11 @@ def _check_tuning(job: Job, vocab_size: int) -> None:
 def _warn_of_lost_positions(job: Job, model: LanguageModel) -> None:
     position = job.strategy.position
     if position.from_the_start and not job.model.fresh and model.position.word != position.word:
-        warn(f"{position.word} takes the place of the positions that the checkpoint was trained with: it needs long training")
+        warn(f"{position.word} replaces the positions that the checkpoint was trained with, which needs long training")
 
 
 def warn_of_slow_precision(precision: str, device: torch.device) -> None:
-    """Where bfloat16 is computed in software, a step may take a hundred times as long as in float32."""
+    """Warns if bfloat16 is computed in software, where a step may take a hundred times as long as in float32."""
     import torch
 
     if precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -303,7 +303,7 @@ def _tune(job: Job, model: LanguageModel) -> None:
 def _check_tokens(job: Job, corpus: Corpus) -> None:
     longest = job.strategy.target_length
     if job.strategy.sampling is not None:
-        # Sequences are no longer than those that the model was trained on. What the hub has is opened later.
+        # Sequences have at most the original length. A checkpoint of the hub is opened later.
         longest = min(longest, job.model.original_length or 1)
     if len(corpus.train) < longest + 1:
         rule = f"a sequence needs {longest + 1} tokens, the training text has {len(corpus.train)}"

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, whose it is, and how it survives being killed at any moment."""
+"""The files of a run, which configuration owns the directory, and crash-safe writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from elongate.atomic import remove, write_json, written_aside
 from elongate.errors import ConfigError
 
-# Where these differ, the run is still the same one.
+# Keys that may differ within one run.
 _FREE = ("overwrite", "plan", "tracking")
 
 
@@ -50,9 +50,9 @@ class RunDirectory:
 
     @contextmanager
     def locked(self, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """One process at a time works here; the lock goes with the process, however that ends.
+        """Lets one process at a time work in the directory. The lock ends with the process.
 
-        While another one has it, `waiting` is called twice a second; without it, `ConfigError` is raised.
+        While another process has the lock, `waiting` is called twice a second; without `waiting`, raises `ConfigError`.
         """
         lock = FileLock(self.path / ".lock")
         while not lock.is_locked:
@@ -69,7 +69,7 @@ class RunDirectory:
             lock.release()
 
     def check(self, config: Mapping[str, Any]) -> None:
-        """Raises `ConfigError` where the folder belongs to another configuration."""
+        """Raises `ConfigError` if the directory belongs to another configuration."""
         if not self.config.exists():
             return
         there = yaml.safe_load(self.config.read_text())
@@ -78,27 +78,27 @@ class RunDirectory:
             raise ConfigError("hydra.run.dir", self.path, rule, "choose another name=, or start over with overwrite=true")
 
     def claim(self, config: Mapping[str, Any], overwrite: bool) -> None:
-        """Makes the folder that of this configuration, and empties it of the run before if that is to be overwritten."""
+        """Assigns the directory to this configuration. With `overwrite`, removes the files of the earlier run."""
         for partial in self.path.glob(".*.partial"):
             remove(partial)
-        # Only a folder that a run made is emptied; the lock in it is held.
+        # Only a directory that a run made is emptied, while its lock is held.
         if overwrite and self.config.exists():
             for path in self.path.iterdir():
                 if path not in (self.path / ".lock", self.config):
                     remove(path)
-            # Last: until it is gone, the folder is known to be that of the run before.
+            # Last: until then the directory still identifies the earlier run.
             remove(self.config)
         if not self.config.exists():
             with written_aside(self.config) as aside:
                 aside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def remove_if_unused(self) -> None:
-        """Leaves nothing behind of a run that did not begin."""
+        """Removes the directory if the run has not started."""
         if self.path.is_dir() and {path.name for path in self.path.iterdir()} <= {".lock"}:
             remove(self.path)
 
     def read_results(self) -> dict[str, Any]:
-        """Section by section what is done so far; empty for a run that has none."""
+        """The results so far, by section; empty if there are none."""
         return dict(json.loads(self.results.read_text())) if self.results.exists() else {}
 
     def write_results(self, results: Mapping[str, Any]) -> None:
@@ -108,9 +108,9 @@ class RunDirectory:
         return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
 
     def keep_metrics(self, earlier: list[dict[str, Any]], last_step: int) -> list[dict[str, Any]]:
-        """Rewrites the metrics to `earlier` lines and the own ones up to `last_step`: those after it will come again."""
+        """Rewrites the metrics to the `earlier` lines and this run's lines up to `last_step`; later steps will be repeated."""
         first = earlier[-1]["step"] if earlier else 0
-        # A line that was being written when the run was killed is beyond the checkpoint.
+        # A line that was incomplete when the run was killed is after the checkpoint.
         lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.exists() else []
         own = [json.loads(line) for line in lines if line.endswith("\n")]
         kept = earlier + [line for line in own if first < line["step"] <= last_step]
@@ -120,7 +120,7 @@ class RunDirectory:
 
 
 class MetricsFile:
-    """Appends lines; `sync` makes them outlast a crash, before a checkpoint counts on them."""
+    """Appends lines to metrics.jsonl. `sync` makes them durable before a checkpoint relies on them."""
 
     def __init__(self, path: Path) -> None:
         self._stream = path.open("a")
@@ -137,7 +137,7 @@ class MetricsFile:
 
 
 def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """`key=value there, value here` for every leaf that differs."""
+    """`key=value there, value here` for every key that differs."""
     old, new = _leaves(there), _leaves(here)
     keys = [key for key in {**old, **new} if key.split(".")[0] not in _FREE and old.get(key, "absent") != new.get(key, "absent")]
     return [f"{key}={old.get(key, 'absent')} there, {new.get(key, 'absent')} here" for key in keys]

@@ -1,7 +1,7 @@
-"""What a position finds out on the model before the extension (LongRoPE's factors), once for a run.
+"""Runs the search of a position on the model before the extension (LongRoPE's factors), once per run.
 
-It is tried on the beginnings of training documents, so that the held-out documents stay what they are: the measure of the result, for which
-nothing was chosen on them. The weights have met the training text, in pieces of the original length; that is the same for every candidate.
+Candidates are scored on the beginnings of training documents, so the held-out documents remain an unbiased measure of the result.
+The weights have seen the training text, in sequences of the original length; that is the same for every candidate.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from elongate.training.run_directory import RunDirectory
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
 
-BATCH_TOKENS = 8192  # read at once
+BATCH_TOKENS = 8192  # scored together
 NUM_HELD_OUT = 48
 
 
 def check_documents(job: Job, corpus: Corpus, original_length: int) -> None:
-    """Raises `ConfigError` where the training text has too few documents as long as the target."""
+    """Raises `ConfigError` if the training text has too few documents of the target length."""
     position, length = job.strategy.position, job.strategy.target_length
     wanted = position.num_documents(length / original_length)
     there = len(_documents(corpus, length, wanted)) if wanted else 0
@@ -43,14 +43,14 @@ def check_documents(job: Job, corpus: Corpus, original_length: int) -> None:
 
 
 def settled(job: Job, model: LanguageModel, original_length: int, corpus: Corpus, directory: RunDirectory, interrupt: Interrupt) -> Job:
-    """The job with what its position found out, here or in an earlier start of the run."""
+    """The job with the search result of its position, from this or an earlier start of the run."""
     position = job.strategy.position
     factor = job.strategy.target_length / original_length
     if not position.num_documents(factor):
         return job
     file = directory.path / f"{position.word}.json"
     if file.exists():
-        say(f"position {position.word}: {file}, found before")
+        say(f"position {position.word}: reusing {file}")
     else:
         with closing(SearchBar(position.word)) as bar:
             bench = _ModelBench(job, model, original_length, corpus, bar, interrupt)
@@ -61,7 +61,7 @@ def settled(job: Job, model: LanguageModel, original_length: int, corpus: Corpus
 
 
 def _documents(corpus: Corpus, length: int, count: int) -> HeldOut:
-    # The last token is a target only.
+    # The last token is only a target.
     return held_out(corpus.train, length + 1, count)
 
 
@@ -91,6 +91,6 @@ class _ModelBench:
         means = []
         for i in range(0, len(documents), rows):
             if self._interrupt.requested:
-                raise Stopped(f"stopped by {self._interrupt.requested} in the search; the same command begins it again")
+                raise Stopped(f"stopped by {self._interrupt.requested} in the search; run the same command to restart it")
             means.append(np.nanmean(scorer.losses(self._model, documents.tokens[i : i + rows], self._lengths[0]), axis=1))
         return np.concatenate([np.empty(0), *means])

@@ -20,6 +20,7 @@ class AdjustedBase(Scaling):
     theta: float = 500_000.0  # the new base, above the model's own
 
     word: ClassVar[str] = "abf"
+    is_identity_at_one: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require(self.theta > 1, "theta", self.theta, "must be above 1", "use {key}=500000")
@@ -29,7 +30,7 @@ class AdjustedBase(Scaling):
             rule = f"must be above the model's own theta of {rotary.theta:g}, or it extends nothing"
             raise ConfigError("context.position.theta", f"{self.theta:g}", rule, f"use {{key}}={rotary.theta * factor**2:g}")
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         return Rotary(rotary.dim, self.theta, rotary.original_length).frequencies()
 
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:

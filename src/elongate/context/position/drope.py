@@ -25,13 +25,14 @@ _SLOWED = 1e27
 @dataclass(frozen=True, kw_only=True)
 class Dropped(Scaling):
     word: ClassVar[str] = "drope"
+    is_identity_at_one: ClassVar[bool] = False
     removes: ClassVar[frozenset[str]] = frozenset({"rotary"})
 
     def needs(self, factor: float) -> frozenset[str]:
         # Without a causal mask, a model without positions sees a bag of words.
         return frozenset({"rotary", "causal"})
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         return rotary.frequencies() / _SLOWED
 
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:

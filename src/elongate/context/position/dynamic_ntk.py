@@ -27,10 +27,10 @@ class DynamicNtk(Scaling):
     def __post_init__(self) -> None:
         require(self.scale is None or self.scale >= 1, "scale", self.scale, "must be at least 1", "use {key}=null for target/original")
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         return self.read_frequencies(rotary, factor, round(factor * rotary.original_length))
 
-    def read_frequencies(self, rotary: Rotary, factor: float, length: int) -> Float[np.ndarray, half]:
+    def read_frequencies(self, rotary: Rotary, factor: float, length: int) -> Float[np.ndarray, " half"]:
         scale, excess = self.scale or factor, max(length / rotary.original_length - 1, 0)
         theta = rotary.theta * (1 + scale * excess) ** (rotary.dim / (rotary.dim - 2))
         return Rotary(rotary.dim, theta, rotary.original_length).frequencies()

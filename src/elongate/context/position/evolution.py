@@ -20,7 +20,7 @@ from elongate.errors import require
 _DIGITS = 2  # of a factor that is drawn: the paper's step of 0.01
 _DRAWS = 100  # of a child, until there is a new one
 
-Factors = Float[np.ndarray, "half"]  # a name of jaxtyping
+Factors = Float[np.ndarray, " half"]  # a name of jaxtyping
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Llama3(Scaling):
         require(low > 0, "low_frequency_factor", low, "must be above 0", "use {key}=1")
         require(high > low, "high_frequency_factor", high, f"must be above low_frequency_factor={low:g}", "use {key}=4")
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         plain = rotary.frequencies()
         turns = rotary.original_length * plain / (2 * math.pi)
         low, high = self.low_frequency_factor, self.high_frequency_factor

@@ -65,18 +65,18 @@ class LongRope(Scaling):
 
     # -- the factors -------------------------------------------------------------------------------------------------
 
-    def short(self, rotary: Rotary) -> Float[np.ndarray, half]:
+    def short(self, rotary: Rotary) -> Float[np.ndarray, " half"]:
         given = self._read.get("short_factor", self.short_factor)
         return np.ones(rotary.dim // 2) if given is None else np.array(given)
 
-    def long(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def long(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         given = self._read.get("long_factor", self.long_factor)
         return rotary.frequencies() / Yarn().frequencies(rotary, factor) if given is None else np.array(given)
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         return self.read_frequencies(rotary, factor, round(factor * rotary.original_length))
 
-    def read_frequencies(self, rotary: Rotary, factor: float, length: int) -> Float[np.ndarray, half]:
+    def read_frequencies(self, rotary: Rotary, factor: float, length: int) -> Float[np.ndarray, " half"]:
         return rotary.frequencies() / (self.short(rotary) if length <= rotary.original_length else self.long(rotary, factor))
 
     def attention_factor(self, rotary: Rotary, factor: float) -> float:
@@ -105,7 +105,7 @@ class LongRope(Scaling):
         known = {"yarn": Yarn(), "pi": None, "ntk": NtkAware()}
         starts = {word: np.full(len(plain), factor) if p is None else plain / p.frequencies(rotary, factor) for word, p in known.items()}
 
-        def trial(factors: Float[np.ndarray, half]) -> LongRope:
+        def trial(factors: Float[np.ndarray, " half"]) -> LongRope:
             return LongRope(short_factor=self.short_factor, long_factor=factors.tolist())
 
         found = self.search.run(

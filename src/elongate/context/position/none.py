@@ -20,7 +20,7 @@ class Unchanged(Scaling):
         # A looked-up table of positions has no row past its end; computed positions go on.
         return frozenset({"computed_positions"}) if factor > 1 else frozenset()
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         return rotary.frequencies()
 
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class NtkAware(Scaling):
     def theta(self, rotary: Rotary, factor: float) -> float:
         return rotary.theta * (self.alpha or factor) ** (rotary.dim / (rotary.dim - 2))
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         return Rotary(rotary.dim, self.theta(rotary, factor), rotary.original_length).frequencies()
 
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:

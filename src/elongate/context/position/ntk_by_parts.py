@@ -34,7 +34,7 @@ class NtkByParts(Scaling):
     def _bands(self) -> Llama3:
         return Llama3(low_frequency_factor=self.alpha, high_frequency_factor=self.beta)
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         return self._bands.frequencies(rotary, factor)
 
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:

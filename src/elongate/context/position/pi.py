@@ -18,7 +18,7 @@ from elongate.context.position.scaling import Rotary, Scaling
 class PositionInterpolation(Scaling):
     word: ClassVar[str] = "pi"
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         return rotary.frequencies() / factor
 
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Position(ABC):
     changes_model: ClassVar[bool] = True  # false: the model keeps the positions that it was trained with
     is_plain: ClassVar[bool] = True  # plain transformers can express it
     from_the_start: ClassVar[bool] = False  # it is for models that were trained with it: the base of a fresh one is
+    is_identity_at_one: ClassVar[bool] = True  # a factor of 1 leaves the model as it was
     removes: ClassVar[frozenset[str]] = frozenset()  # what a model no longer has when it acts
 
     @abstractmethod

@@ -24,7 +24,7 @@ class Rotary:
     theta: float
     original_length: int
 
-    def frequencies(self) -> Float[np.ndarray, half]:
+    def frequencies(self) -> Float[np.ndarray, " half"]:
         """Radians per token of each pair of dimensions, fastest first."""
         return self.theta ** -(np.arange(0, self.dim, 2, dtype=np.float64) / self.dim)
 
@@ -37,10 +37,10 @@ class Scaling(Position):
         return model.set_frequencies(self, original_length, length)
 
     @abstractmethod
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         """Radians per token of each pair of dimensions, in a text of the target length."""
 
-    def read_frequencies(self, rotary: Rotary, factor: float, length: int) -> Float[np.ndarray, half]:
+    def read_frequencies(self, rotary: Rotary, factor: float, length: int) -> Float[np.ndarray, " half"]:
         """The same in a text of `length` tokens: most do not depend on it."""
         return self.frequencies(rotary, factor)
 

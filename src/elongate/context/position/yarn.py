@@ -30,7 +30,7 @@ class Yarn(Scaling):
         rule = f"must be above beta_slow={self.beta_slow:g}"
         require(self.beta_fast > self.beta_slow, "beta_fast", self.beta_fast, rule, "use {key}=32")
 
-    def interpolated(self, rotary: Rotary) -> Float[np.ndarray, half]:
+    def interpolated(self, rotary: Rotary) -> Float[np.ndarray, " half"]:
         """The share of interpolation of each pair: 0 keeps its frequency, 1 divides it by the factor."""
 
         def pair_of(turns: float) -> float:
@@ -42,7 +42,7 @@ class Yarn(Scaling):
         width = high - low if high != low else 0.001
         return np.clip((np.arange(rotary.dim // 2) - low) / width, 0, 1)
 
-    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, half]:
+    def frequencies(self, rotary: Rotary, factor: float) -> Float[np.ndarray, " half"]:
         plain, share = rotary.frequencies(), self.interpolated(rotary)
         return plain / factor * share + plain * (1 - share)
 

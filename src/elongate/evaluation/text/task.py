@@ -47,7 +47,7 @@ class TextTask(TextTaskPresentation, Evaluation):
         require(self.language is None or bool(re.fullmatch("[a-z]{2,3}", self.language)), "language", self.language, rule, "use {key}=zh")
         check_template(self.template)
         for module, package in self.packages.items():
-            rule, remedy = f"needs {package}, which is not installed", 'install it: python -m pip install "elongate[text]"'
+            rule, remedy = f"needs {package}, which is not installed", f"install it: python -m pip install {package}"
             require(find_spec(module) is not None, "", self.word, rule, remedy)
         if not is_hub_id(self.path) and local_files(self.path):
             # Whatever is wrong with a file is told before anything else is loaded or trained.

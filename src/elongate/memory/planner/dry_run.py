@@ -1,7 +1,7 @@
-"""A step that is run without being computed: the code that trains, on tensors that have shapes and no numbers.
+"""A dry run of a training step: the training code on tensors that have shapes but no numbers.
 
-So whatever the architecture, the attention and the plan, the memory that a step holds and the work that it does are read off the step
-itself. Not seen are workspaces inside torch's own operators, and what an allocator keeps back.
+Memory and work are therefore read from the step itself, for every architecture, attention and plan. Workspaces inside torch's operators
+and memory that an allocator holds back are not counted.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
 
 _aten = torch.ops.aten
-_LARGEST = {"cpu": 1024, "cuda": 8192}  # sizes that an operator goes no faster for than for these; calls that differ above count as alike
+_LARGEST = {"cpu": 1024, "cuda": 8192}  # larger sizes do not make an operator faster, so calls that differ only above these are equal
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a tensor that a call was given."""
+    """The shape of a tensor argument."""
 
     sizes: tuple[int, ...]
     dtype: torch.dtype
@@ -41,7 +41,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Call:
-    """An operator and what it was given, with shapes in place of tensors, no size above the largest that matters for its speed."""
+    """An operator and its arguments, with shapes instead of tensors. Sizes are capped at the largest that matters for speed."""
 
     function: Any
     arguments: tuple[Any, ...]
@@ -50,9 +50,9 @@ class Call:
 
 @dataclass
 class Work:
-    """What a step does."""
+    """The work of a step."""
 
-    flops: Counter[Call] = field(default_factory=Counter)  # of matrix products and attention; of this, the blocks that are computed
+    flops: Counter[Call] = field(default_factory=Counter)  # of matrix products and of the attention blocks that are computed
     moved: float = 0.0  # bytes read and written by all other operators
     calls: float = 0.0  # of operators
 
@@ -64,7 +64,7 @@ class Rehearsal:
 
 
 def rehearse(model: LanguageModel, plan: Memory, rows: int, length: int) -> Rehearsal:
-    """Forward and backward pass over rows × length tokens, their gradients added to some that are there already."""
+    """Runs forward and backward over rows × length tokens and adds the gradients to existing ones."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     held = [*model.network.parameters(), *model.network.buffers()]
     actor = copy.copy(model)
@@ -90,7 +90,7 @@ def _nothing(length: int, positions: Tensor | None = None) -> None:
 
 
 class _Counting(TorchDispatchMode):
-    """Counts the bytes of all storages that are alive on the device, and the work of every operator."""
+    """Counts the bytes of all live storages on the device and the work of every operator."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class _Counting(TorchDispatchMode):
         self.begin()
 
     def begin(self) -> None:
-        """What was done and what is alive does not count."""
+        """Resets the counts: earlier work and live tensors are ignored."""
         self._before = self._most = self._now
         self.work = Work()
 
@@ -126,15 +126,15 @@ class _Counting(TorchDispatchMode):
         keywords = kwargs or {}
         if func is torch.ops.prim.device.default:
             return args[0].fake_device
-        # There are no numbers to decide by: every number is 1 and every check has passed.
+        # Without numbers, every number is 1 and every check passes.
         if func is _aten._local_scalar_dense.default:
             return _one(args[0].dtype)
         if func is _aten.allclose.default:
             return True
-        # A file takes memory while it is mapped.
+        # A mapped file takes memory.
         if func is _aten.from_file.default:
             return torch.empty(keywords.get("size") or args[2], dtype=keywords["dtype"])
-        # An operator that is written in Python is gone through like all else: its temporaries count.
+        # Trace operators that are written in Python too, so that their temporaries count.
         if (written := OPDEFS.get(func._schema.name)) is not None:
             with self:
                 return written._init_fn(*args, **keywords)
@@ -167,10 +167,10 @@ def _one(dtype: torch.dtype) -> bool | int | float:
 
 
 def flops_of(func: Any, args: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> int:
-    """0 for what does little more than move bytes."""
+    """FLOPs of a call; 0 for operators that mainly move bytes."""
     name = func._schema.name.removeprefix("aten::")
     if "scaled_dot_product" in name:
-        # torch's own count takes the half that causal attention leaves out for computed, and knows nothing of the CPU's operators.
+        # Torch's own formula also counts the half that causal attention skips, and does not know the CPU operators.
         backward = "backward" in name
         query, key, value = args[1:4] if backward else args[:3]
         causal = next((given for given, known in zip(args, func._schema.arguments, strict=False) if known.name == "is_causal"), False)

@@ -1,4 +1,4 @@
-"""How much memory there is to train in."""
+"""The memory that is free for training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a process can still take on a device: of the machine, and of the container or job that it is confined to."""
+    """Bytes that the process can still allocate on the device, within the limits of its container or job."""
     if device.type == "cuda":
         import torch
 
@@ -31,7 +31,7 @@ def _of_the_machine() -> int:
 
 
 def _of_the_groups() -> Iterator[int]:
-    """What each control group leaves that the process belongs to; the kernel takes back pages of files that lie idle."""
+    """Free bytes of each control group of the process; the kernel can reclaim idle file pages."""
     yield _of_the_machine()
     if not (_PROC / "self/cgroup").exists():
         return

@@ -1,7 +1,7 @@
-"""What a step costs under each memory plan, before any training: memory, FLOPs, seconds, and the longest sequence that fits.
+"""Predicts what a step costs under each memory plan: memory, FLOPs, seconds, and the longest sequence that fits.
 
-A step is rehearsed (rehearsal.py) at the length itself or, where that takes long, at two shorter ones. For one plan memory is affine in the
-length; work is a share that grows with the tokens and one that grows with the pairs of query and key, which the attention counts.
+A step is dry-run (dry_run.py) at the length itself, or at two shorter lengths if that would take long. Memory is affine in the length;
+work has a part that grows with the tokens and a part that grows with the query-key pairs, which the attention counts.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from elongate.memory.planner.dry_run import Rehearsal, Work
     from elongate.models.language_model import LanguageModel
 
-MARGIN = 0.1  # of the free memory, left alone
-_ALIKE = 0.05  # plans whose times differ by less than this share are as fast as each other: the first of them is taken
-_SMALLEST = 512  # tokens at a time that are rehearsed: below it, sizes are no guide to what is larger
+MARGIN = 0.1  # share of the free memory that is left unused
+_ALIKE = 0.05  # plans whose times differ by less than this share count as equally fast; the first is chosen
+_SMALLEST = 512  # tokens per dry run; smaller sizes do not predict larger ones
 
 
 @dataclass(frozen=True)
@@ -46,24 +46,24 @@ class Advice:
     weights: int  # bytes
     gradients: int  # bytes
     optimizer: int  # bytes of its state
-    free: int  # bytes that were free when the weights were there
+    free: int  # free bytes after loading the weights
     estimates: tuple[Estimate, ...]  # the simplest plan first
     longest: Callable[[Memory], int]  # tokens of a sequence that fits
 
     @property
     def room(self) -> int:
-        """Bytes for what a step needs beyond weights, gradients and optimizer state."""
+        """Bytes that are left for a step beyond weights, gradients and optimizer state."""
         return round((1 - MARGIN) * self.free) - self.gradients - self.optimizer
 
     @property
     def recommended(self) -> Estimate | None:
-        """The fastest that fits; None: none does."""
+        """The fastest plan that fits; None if no plan fits."""
         fitting = [estimate for estimate in self.estimates if estimate.peak <= self.room]
         quickest = min((estimate.seconds for estimate in fitting), default=0.0)
         return next((estimate for estimate in fitting if estimate.seconds <= (1 + _ALIKE) * quickest), None)
 
     def refusal(self) -> ConfigError:
-        """Told where nothing fits."""
+        """The error for the case that no plan fits."""
         least = min(self.estimates, key=lambda estimate: estimate.peak)
         longest, plan = max(((self.longest(e.plan), e.plan) for e in self.estimates), key=lambda found: found[0])
         rule = (
@@ -75,9 +75,10 @@ class Advice:
 
 
 def advise(model: LanguageModel, length: int, batch_rows: int | None = None, chosen: Memory | None = None) -> Advice:
-    """`batch_rows`: sequences in a step; None: as many as any plan computes at once. `chosen`: a plan whose settings are kept.
+    """The cost of every plan.
 
-    Optimizer state is taken to be AdamW's, the largest there is here.
+    `batch_rows`: sequences in a step; None: as many as any plan computes together. `chosen`: a plan whose settings are kept.
+    Assumes the optimizer state of AdamW, the largest available.
     """
     from elongate.memory.planner.free_memory import free_bytes
     from elongate.memory.planner.throughput import seconds_of
@@ -96,7 +97,7 @@ def advise(model: LanguageModel, length: int, batch_rows: int | None = None, cho
 
 
 def describe(plan: Memory) -> str:
-    """The plan as it is typed; what is as the plan has it by itself is left out."""
+    """The overrides that select the plan; default settings are left out."""
     changed = {f.name: getattr(plan, f.name) for f in fields(plan) if getattr(plan, f.name) != f.default}  # type: ignore[arg-type]  # a dataclass
     return " ".join([f"memory={plan.word}", *(f"memory.{key}={str(value).lower()}" for key, value in changed.items())])
 
@@ -106,13 +107,13 @@ def gib(size: float) -> str:
 
 
 def _plans(model: LanguageModel, length: int, chosen: Memory | None) -> list[Memory]:
-    """All that can train this model, the simplest first."""
+    """All plans that can train this model, the simplest first."""
     checkpoint = chosen if isinstance(chosen, Checkpoint) else Checkpoint()
     stream = chosen if isinstance(chosen, Stream) else Stream()
     every: list[Memory] = [chosen if isinstance(chosen, Plain) else Plain()]
     for keep in (True, False):
         every += [replace(checkpoint, keep_attention=keep), replace(stream, keep_attention=keep)]
-    # Last: files take time that is not foreseen, so that it is for what fits no other way.
+    # Last, for what fits no other way: the time of file access is not predicted.
     every.append(replace(stream, keep_attention=False, on_disk=True))
     return [plan for plan in dict.fromkeys(every) if (plan == chosen or plan.helps(length)) and _can_train(plan, model)]
 
@@ -126,17 +127,17 @@ def _can_train(plan: Memory, model: LanguageModel) -> bool:
 
 
 class Steps:
-    """Rehearsals of one model, each done once."""
+    """Dry runs of one model, each done once."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        # A table of positions has an end, and what lies behind it cannot be rehearsed.
+        # A table of positions cannot be read past its end.
         self._end = sys.maxsize if "computed_positions" in model.has else model.original_length
         self._done: dict[tuple[Memory, int, int], Rehearsal] = {}
 
     def at(self, plan: Memory, rows: int, length: int) -> tuple[int, Work]:
-        """Bytes beyond weights and gradients, and the work of a whole step."""
-        few = min(rows, 2 * plan.rows(length))  # what follows these is like them
+        """Peak bytes beyond weights and gradients, and the work of a whole step."""
+        few = min(rows, 2 * plan.rows(length))  # further rows cost the same
         short, long = self._samples(plan)
         if length <= long:
             done = self._rehearsed(plan, few, length)
@@ -146,12 +147,12 @@ class Steps:
         return round(peak), _times(self._grown(first.work, second.work, short, long, length), rows / few)
 
     def longest(self, plan: Memory, room: int) -> int:
-        """Tokens of the longest single sequence whose step fits, a multiple of 64; 0: not even a short one does."""
+        """Tokens of the longest single sequence whose step fits, a multiple of 64; 0 if not even a short one fits."""
         short, long = self._samples(plan)
         above = long, self._rehearsed(plan, 1, long).peak
         below = short, self._rehearsed(plan, 1, short).peak
         while below[1] > room and below[0] > 64:
-            # Sequences that are read several at once take no less memory for being shorter.
+            # Shorter sequences are batched together, so they do not take less memory.
             length = below[0] // 2
             above, below = below, (length, self._rehearsed(plan, plan.rows(length), length).peak)
         if below[1] > room:
@@ -160,8 +161,8 @@ class Steps:
         return min(int(below[0] + share * (above[0] - below[0])) // 64 * 64, self._end)
 
     def _samples(self, plan: Memory) -> tuple[int, int]:
-        """Two lengths that tell what longer ones take: so long that what is as large at every length no longer makes the peak."""
-        # Plain training reads a sequence at once, however long, and has nothing that is as large at every length.
+        """Two lengths to extrapolate from, long enough that buffers of constant size no longer set the peak."""
+        # Plain training computes a whole sequence together and has no buffers of constant size.
         tokens = _SMALLEST if isinstance(plan, Plain) else max(plan.tokens_at_once, _SMALLEST)
         return min(4 * tokens, self._end // 2), min(8 * tokens, self._end)
 
@@ -174,9 +175,9 @@ class Steps:
         return self._done[key]
 
     def _grown(self, first: Work, second: Work, short: int, long: int, length: int) -> Work:
-        """The work at a length, from that at two shorter ones."""
+        """The work at a length, extrapolated from two shorter ones."""
         pairs = {at: _pairs(self._model, at) for at in (short, long, length)}
-        # Two unknowns, the work of a token and that of a pair, from two lengths.
+        # Two lengths determine two unknowns: the work per token and the work per pair.
         determinant = short * pairs[long] - long * pairs[short]
 
         def at(one: float, two: float) -> float:
@@ -203,7 +204,7 @@ def _times(work: Work, factor: float) -> Work:
 
 
 def _pairs(model: LanguageModel, length: int) -> int:
-    """Pairs of query and key that the attention of all layers looks at."""
+    """Query-key pairs that the attention of all layers computes."""
     from elongate.context.attention.kernel.verification import num_pairs
 
     causal, heads = "causal" in model.has, model.network.config.num_attention_heads

@@ -1,4 +1,4 @@
-"""How fast this device works, measured in about a second with the operators and the shapes that a step spends its time in."""
+"""The speed of this device, measured in about a second with the operators and shapes in which a step spends its time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from elongate.memory.planner.dry_run import Call, Shape, flops_of
 if TYPE_CHECKING:
     from elongate.memory.planner.dry_run import Work
 
-_SECONDS = 0.02  # that a measurement takes at least
-_SHORTEST = 1e-4  # seconds; on a busy machine a call of microseconds has been seen to take none
+_SECONDS = 0.02  # shortest duration of a measurement
+_SHORTEST = 1e-4  # seconds; process_time can return 0 for calls of microseconds
 
 
 def seconds_of(work: Work, device: torch.device) -> float:
-    """What a step with this work takes."""
+    """Seconds of a step with this work."""
     return (
         sum(flops / _rate(call, device) for call, flops in work.flops.items())
         + work.moved / _bandwidth(device)
@@ -45,7 +45,7 @@ def _rate(call: Call, device: torch.device) -> float:
 
 @lru_cache
 def _bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written, of an operator that does next to nothing with them. Its result is new memory, as in a step."""
+    """Bytes read and written per second by a trivial operator that allocates its result, as in a step."""
     tensor = torch.ones(1 << 22, device=device)
     return 2 * tensor.numel() * tensor.element_size() / _seconds(lambda: tensor * 2, device)
 
@@ -58,7 +58,7 @@ def _overhead(device: torch.device) -> float:
 
 
 def _seconds(act: Callable[[], Any], device: torch.device) -> float:
-    """The quickest of a few, after a first. What is too short for the clock is done several times in a row."""
+    """Returns the best of several timings after one warm-up call; very short calls are repeated until the clock can resolve them."""
     act()
     found: list[float] = []
     spent, times = 0.0, 1
@@ -76,7 +76,7 @@ def _seconds(act: Callable[[], Any], device: torch.device) -> float:
 
 
 def _now(device: torch.device) -> float:
-    """On a CPU the time that its threads have worked: other programs may have the processor meanwhile."""
+    """The clock: processor time on a CPU, because other programs may use the processor meanwhile."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.process_time() / torch.get_num_threads() if device.type == "cpu" else time.perf_counter()

@@ -1,6 +1,6 @@
-"""Adafactor (Shazeer & Stern 2018, arXiv:1804.04235), torch's.
+"""Adafactor (Shazeer & Stern 2018, arXiv:1804.04235), torch's implementation.
 
-The second moment of a matrix is kept as a row and a column, so the state nearly vanishes.
+The second moment of a matrix is stored as one row and one column, so the state is very small.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024; scaled as in Liu et al. 2025, arXiv:2502.16982), torch's, for the matrices of the layers; AdamW for all else.
+"""Muon (Jordan et al. 2024; scaled as in Liu et al. 2025, arXiv:2502.16982) for the matrices of the layers, AdamW for other weights.
 
 Embeddings and head are matrices too, but look-up tables: their rows are not mixed, so orthogonalizing them makes no sense.
 """
@@ -39,9 +39,9 @@ class Muon(Optimizer):
         matrices = [p for p in parameters if p.ndim == 2 and id(p) not in tables]
         chosen = {id(p) for p in matrices}
         rest = self.decay_groups([p for p in parameters if id(p) not in chosen])
-        # Adjusted so that an update is as large as AdamW's: one learning rate serves both.
+        # Scaled so that an update is as large as AdamW's, and one learning rate serves both.
         muon = torch.optim.Muon(
             matrices, lr=self.lr, weight_decay=self.weight_decay, momentum=self.momentum, adjust_lr_fn="match_rms_adamw"
         )
-        # With the matrices of adapters alone there is no rest.
+        # With adapters there may be matrices only.
         return [muon, *([torch.optim.AdamW(rest, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)] if rest else [])]

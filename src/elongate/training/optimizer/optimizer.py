@@ -1,4 +1,4 @@
-"""What turns gradients into steps. Matrices decay; norms and biases do not."""
+"""Optimizers. Matrices get weight decay; norms and biases do not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def build(self, network: nn.Module) -> list[TorchOptimizer]:
-        """Optimizers that between them hold every trained parameter once."""
+        """Torch optimizers that together contain every trained parameter exactly once."""
 
     def decay_groups(self, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
         matrices = [p for p in parameters if p.ndim >= 2]

@@ -1,4 +1,4 @@
-"""The peak rate from the end of the warm-up on."""
+"""Constant: the peak rate after the warm-up."""
 
 from __future__ import annotations
 

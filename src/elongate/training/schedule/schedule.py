@@ -19,7 +19,7 @@ class Schedule(ABC):
         require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "must be in [0, 1)", "use {key}=0.05")
 
     def share(self, step: int, steps: int) -> float:
-        """Of the peak rate, at step 1 … steps."""
+        """The share of the peak rate at step 1 … steps."""
         warmup = self.warmup_ratio * steps
         if step < warmup:
             return step / warmup
@@ -32,7 +32,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Decaying(Schedule):
-    final_ratio: float = 0.1  # share of the peak that is left at the last step, in [0, 1]
+    final_ratio: float = 0.1  # share of the peak at the last step, in [0, 1]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,4 +43,4 @@ class Decaying(Schedule):
 
     @abstractmethod
     def decay(self, progress: float) -> float:
-        """From 1 to 0 as `progress` goes from 0 to 1."""
+        """Falls from 1 to 0 as `progress` goes from 0 to 1."""

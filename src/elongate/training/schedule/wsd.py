@@ -1,4 +1,4 @@
-"""Warm-up, a stable stretch, then a linear decay at the end (Hu et al. 2024, arXiv:2404.06395)."""
+"""Warm-up, a stable phase, then a linear decay (Hu et al. 2024, arXiv:2404.06395)."""
 
 from __future__ import annotations
 
