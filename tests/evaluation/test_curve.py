@@ -21,7 +21,7 @@ from elongate.scoring.left_to_right import LeftToRight
 
 def setting(lengths: list[int], original: int = 16, target: int = 32) -> Setting:
     flat = np.random.default_rng(0).integers(256, size=sum(lengths)).astype(np.uint16)
-    return Setting(Tokens(flat, np.concatenate([[0], np.cumsum(lengths)])), None, original, target, seed=0, reading=LeftToRight())  # type: ignore[arg-type]  # the curve needs no tokenizer
+    return Setting(Tokens(flat, np.concatenate([[0], np.cumsum(lengths)])), None, original, target, seed=0, reading=LeftToRight())  # type: ignore[arg-type]
 
 
 def test_the_mean_over_all_bins_is_the_loss_of_transformers(model: Any) -> None:

@@ -1,4 +1,4 @@
-"""Every evaluation: running out of memory is one line that keeps earlier measurements; samples of another text are measured again."""
+"""Every evaluation: running out of memory keeps earlier measurements; another text is measured again."""
 
 from __future__ import annotations
 
@@ -85,6 +85,7 @@ def test_an_evaluation_inside_the_checkpoints_folder_resumes(finished: Run) -> N
     assert (finished.path / "evaluation/samples.jsonl").read_text() == first
 
 
+@pytest.mark.slow
 def test_a_gate_without_another_model_is_refused_before_anything_is_measured(finished: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.gate\.base=null: names no other model"):
         evaluated(finished.path, tmp_path / "again", "evaluation=[curve,gate]")

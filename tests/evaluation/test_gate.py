@@ -1,4 +1,4 @@
-"""A gate closes only if a figure is worse by more than allowed and not by chance; the command then ends with exit code 1."""
+"""A gate closes only if a figure is worse by more than allowed, and not by chance."""
 
 from __future__ import annotations
 

@@ -49,8 +49,9 @@ def test_the_bootstrap_interval_of_a_ratio_of_sums(repeats: int, tolerance: floa
     assert coverage(held) == pytest.approx(0.95, abs=tolerance)
 
 
+@pytest.mark.slow
 def test_the_percentile_interval_of_one_of_a_few_lengths() -> None:
-    """The shortest of four lengths whose loss is within 0.01 of the lowest, from documents that differ by more than that."""
+    """The shortest of four lengths with a loss within 0.01 of the lowest; documents differ by more than that."""
     random = np.random.default_rng(0)
     means = np.array([2.0, 1.6, 1.505, 1.5])
     truth = 4

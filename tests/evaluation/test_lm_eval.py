@@ -1,4 +1,4 @@
-"""Tasks of the lm-evaluation-harness: the figures are those of its own model on the same checkpoint, and of our own evaluations."""
+"""Tasks of the harness: the figures are those of its own model on the same checkpoint, and of our evaluations."""
 
 from __future__ import annotations
 
@@ -169,6 +169,7 @@ def tiny(build_tiny: Callable[..., Any]) -> Any:
     return model
 
 
+@pytest.mark.slow
 def test_it_agrees_with_our_own_perplexity(tiny: Any, tmp_path: Path) -> None:
     texts = [sentence(i, 30)[:100] for i in range(4)]
     path = task(tmp_path, "rolling", [{"text": text} for text in texts], **ROLLING)
@@ -181,6 +182,7 @@ def test_it_agrees_with_our_own_perplexity(tiny: Any, tmp_path: Path) -> None:
     assert row["bits_per_byte"] > 1
 
 
+@pytest.mark.slow
 def test_it_agrees_with_our_own_classification(tiny: Any, tmp_path: Path) -> None:
     labels = ["sky", "stone", "old sea"]
     records = [
@@ -196,6 +198,7 @@ def test_it_agrees_with_our_own_classification(tiny: Any, tmp_path: Path) -> Non
     assert 0 < row["acc"] < 1
 
 
+@pytest.mark.slow
 def test_what_was_answered_is_not_asked_again(tiny: Any, tmp_path: Path) -> None:
     tasks = [choices(tmp_path), rolling(tmp_path, 3, 40), written(tmp_path)]
     whole = measured(LmEval(tasks=tasks), tiny, of_bytes())

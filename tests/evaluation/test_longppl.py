@@ -44,7 +44,7 @@ def ticked(text: str) -> None:
 
 
 class Copies(Scorer):
-    """Every letter costs 3 nats, or 0.5 if the same letter is `lag` tokens earlier; `read` lists the lengths of the texts."""
+    """A letter costs 3 nats, or 0.5 if the same one is `lag` tokens earlier; `read` lists the lengths of texts."""
 
     def __init__(self, lag: int) -> None:
         self.lag, self.read = lag, list[int]()
@@ -94,6 +94,7 @@ def prefix_loss(model: Any, tokens: np.ndarray, position: int, start: int) -> fl
     return -logits.log_softmax(-1)[int(tokens[position])].item()
 
 
+@pytest.mark.slow
 def test_key_tokens_of_a_model_against_one_prefix_at_a_time(setting: Setting, model: Any) -> None:
     short, stride, gain, limit = 16, 5, 0.1, 6.0
     evaluation = LongPPL(length=40, short_length=short, stride=stride, min_gain=gain, max_loss=limit)
@@ -199,6 +200,7 @@ def test_an_evaluator_that_cannot_read_the_texts_is_refused(network: Any, rule: 
     assert str(caught.value).startswith(f"evaluation.longppl.evaluator={tmp_path}/evaluator: {rule}")
 
 
+@pytest.mark.slow
 def test_an_evaluator_that_was_measured_with_another_attention_is_refused(finished: Run, setting: Setting) -> None:
     finished.results["strategy"]["evaluation_attention"] = "window"
     (finished.path / "results.json").write_text(json.dumps(finished.results))

@@ -84,7 +84,7 @@ def test_a_stopped_measurement_resumes_with_the_same_result(setting: Setting, mo
     assert len(records) == 2 * 2 * 2
     for record in records:
         assert {"answer", "depth", "depth_asked", "exact_match", "log_probability", "margin", "seconds", "seed", "tokens"} <= record.keys()
-        assert abs(record["depth"] - record["depth_asked"]) < 0.5  # the depth is a share of the prefix, which includes the question
+        assert abs(record["depth"] - record["depth_asked"]) < 0.5  # a share of a prefix that includes the question
 
 
 def test_scores_equal_those_of_a_whole_forward(setting: Setting, model: Any) -> None:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from tests.conftest import evaluated
 from tests.evaluation.conftest import Run
+from tests.evaluation.prefixes import DOCUMENTS, LENGTH, letters, prefix_by_prefix, texts, ticked
 from tests.evaluation.tokenizer_families import documents, tokenizer_of
 
-from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
 from elongate.evaluation.context_gain import ContextGain
@@ -24,36 +24,12 @@ from elongate.evaluation.measurement import contexts
 from elongate.evaluation.measurement.contexts import token_losses
 from elongate.evaluation.perplexity import Perplexity
 from elongate.scoring.fill_in import FillIn
-from elongate.scoring.left_to_right import LeftToRight
 from elongate.scoring.scorer import Scorer
-
-DOCUMENTS, LENGTH = 8, 200
 
 
 @pytest.fixture
 def setting() -> Setting:
-    flat = np.random.default_rng(0).integers(97, 123, size=DOCUMENTS * LENGTH).astype(np.uint16)
-    bounds = np.arange(0, DOCUMENTS * LENGTH + 1, LENGTH)
-    return Setting(Tokens(flat, bounds), ByteTokenizer(), 32, 64, seed=0, reading=LeftToRight())
-
-
-def ticked(text: str) -> None:
-    pass
-
-
-def texts(setting: Setting) -> np.ndarray:
-    return setting.held_out.flat.reshape(DOCUMENTS, LENGTH).astype(np.int64)
-
-
-def prefix_by_prefix(model: Any, tokens: np.ndarray, last: int | None = None) -> np.ndarray:
-    """The losses of the last tokens, each from a text that ends before it, so that no later token can be read."""
-    length = tokens.shape[1]
-    losses = np.full(tokens.shape, np.nan)
-    for end in range(length - (last or length - 1), length):
-        with torch.no_grad():
-            logits = model.network(torch.from_numpy(tokens[:, :end])).logits[:, -1]
-        losses[:, end] = -logits.log_softmax(-1)[range(len(tokens)), tokens[:, end]].numpy()
-    return losses if last is None else losses[:, -last:]
+    return letters()
 
 
 def test_the_loss_is_that_of_transformers_with_labels(setting: Setting, model: Any) -> None:
@@ -84,7 +60,7 @@ class OneNat(Scorer):
 @pytest.mark.parametrize("form", ["same_tokens", "strided"])
 @pytest.mark.parametrize("family", ["gpt2", "three digits", "sentencepiece bpe"])
 def test_bits_per_byte_count_the_bytes_of_the_text(family: str, form: str, model: Any) -> None:
-    """Tokens of one to many bytes each: bits are divided by the bytes of the text that was scored, not by its tokens."""
+    """Tokens have different numbers of bytes: bits are divided by the bytes of the scored text."""
     tokenizer = tokenizer_of(family)
     encoded = tokenizer.encode_batch(["".join(documents())[i * 900 : (i + 1) * 900] for i in range(3)])
     flat, bounds = np.concatenate(encoded), np.concatenate([[0], np.cumsum([len(ids) for ids in encoded])])
@@ -178,80 +154,6 @@ def test_windows_score_every_token_once_and_their_mean_is_another_figure(setting
     # Documents have equally many tokens, so the error of the ratio is that of the mean of their means.
     means = np.concatenate(parts, axis=1).mean(axis=1)
     assert strided["standard_error"][0] == pytest.approx(means.std(ddof=1) / DOCUMENTS**0.5, abs=1e-12)
-
-
-class Reach(Scorer):
-    """Each of the last `reach` tokens before a token lowers its loss of 2 nats by the same share; earlier ones do not help."""
-
-    def __init__(self, reach: int) -> None:
-        self.reach = reach
-
-    def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
-        losses = 2 - np.minimum(np.arange(tokens.shape[1]), self.reach) / self.reach
-        return np.where(np.arange(tokens.shape[1]) > 0, losses, np.nan) + 0.001 * tokens[:, -1:]
-
-    def continuation(self, *given: Any) -> Any:
-        raise AssertionError
-
-    def answers(self, model: Any, prefix: np.ndarray, choices: np.ndarray) -> Any:
-        raise AssertionError
-
-
-@pytest.mark.parametrize(("reach", "effective"), [(30, 32), (40, 64), (100, 128)])
-def test_the_effective_context_is_the_shortest_without_further_gain(setting: Setting, model: Any, reach: int, effective: int) -> None:
-    row = ContextGain(lengths=[16, 32, 64, 128], num_scored=1).measure(model, replace(setting, reading=Reach(reach)), ticked)
-    whole = 2 - min(127, reach) / reach
-    for length, gain, (low, high) in zip((16, 32, 64, 128), row["gain"], row["gain_interval"], strict=True):
-        assert gain == pytest.approx(2 - min(length - 1, reach) / reach - whole, abs=1e-9)
-        # The difference between documents cancels, because both losses are of the same targets.
-        assert low == pytest.approx(gain, abs=1e-9)
-        assert high == pytest.approx(gain, abs=1e-9)
-    assert row["effective_context"] == effective
-    assert row["effective_context_interval"] is None  # eight documents are too few
-
-
-class Unsure(Reach):
-    """In every second document the tokens beyond 32 are worth 0.03 nats."""
-
-    def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
-        far = np.arange(tokens.shape[1]) > 32
-        return super().losses(model, tokens, original_length) - 0.03 * far * (tokens[:, -1:] % 2)
-
-
-def test_the_interval_of_the_effective_context_depends_on_the_documents(setting: Setting, model: Any) -> None:
-    many = Tokens(np.random.default_rng(1).integers(97, 123, size=40 * LENGTH).astype(np.uint16), np.arange(0, 40 * LENGTH + 1, LENGTH))
-    evaluation = ContextGain(lengths=[16, 32, 64, 128], num_scored=1)
-    row = evaluation.measure(model, replace(setting, held_out=many, reading=Unsure(20)), ticked)
-    odd = (many.flat.reshape(40, LENGTH)[:, 127] % 2).mean()
-    assert row["gain"][1] == pytest.approx(0.03 * odd, abs=1e-9)
-    assert row["effective_context"] == (64 if 0.03 * odd > 0.01 else 32)
-    low, high = row["effective_context_interval"]
-    assert low <= row["effective_context"] <= high
-    # If all documents agree, the interval has no width.
-    sure = evaluation.measure(model, replace(setting, held_out=many, reading=Reach(40)), ticked)
-    assert sure["effective_context_interval"] == (64, 64)
-
-
-class Broken(Reach):
-    """Texts of more than `reach` tokens cannot be read."""
-
-    def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
-        return super().losses(model, tokens, original_length) + 3 * (tokens.shape[1] > self.reach)
-
-
-def test_an_unreadable_whole_context_makes_no_short_one_effective(setting: Setting, model: Any) -> None:
-    row = ContextGain(lengths=[16, 32, 64, 128], num_scored=1).measure(model, replace(setting, reading=Broken(64)), ticked)
-    assert all(gain < -1 for gain in row["gain"][:3])
-    assert row["effective_context"] == 64
-
-
-def test_gain_is_the_difference_of_the_same_targets(setting: Setting, model: Any) -> None:
-    row = ContextGain(lengths=[16, 40, 120], num_scored=8).measure(model, setting, ticked)
-    rows = texts(setting)[:, :120]
-    losses = [prefix_by_prefix(model, rows[:, -length:], 8) for length in (16, 40, 120)]
-    assert row["gain"] == pytest.approx([(part - losses[-1]).mean() for part in losses], abs=1e-9)
-    assert row["gain"][-1] == 0
-    assert row["gain_interval"][0][0] < row["gain"][0] < row["gain_interval"][0][1]
 
 
 def test_lengths_beyond_a_table_of_positions_have_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""A new evaluation, one dataclass and one YAML file, is shown everywhere; heat maps have the same scale in every run."""
+"""A new evaluation, one dataclass and one YAML file, is shown everywhere; heat maps have one scale."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_heat_maps_have_the_same_scale_in_every_run() -> None:
 
 
 def test_noise_is_pale() -> None:
-    """Margins of a tenth of a nat, as of a model that finds nothing, are near the middle of the scale, which is white."""
+    """Margins of a tenth of a nat, as of a model that finds nothing, are near the white middle of the scale."""
     needle = fake_results()["needle"]
     for row in ("before", "after"):
         needle[row]["margin"] = [[0.1 * (-1) ** (i + j) for j in range(5)] for i in range(4)]

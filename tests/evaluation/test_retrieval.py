@@ -119,6 +119,7 @@ def test_controls_are_measured_and_do_not_count(setting: Setting, model: Any) ->
     assert "all" not in row
 
 
+@pytest.mark.slow
 def test_tasks_together_are_the_mean_of_all_samples(setting: Setting, model: Any) -> None:
     row = Retrieval(tasks=["passkey", "key_value", "copy"], lengths=[150, 300], num_samples=2).measure(model, setting, ticked)
     for measure in ("preferred", "exact_match", "log_probability"):
@@ -204,7 +205,7 @@ def test_a_stopped_measurement_resumes_with_the_same_result(setting: Setting, mo
         del result["costs"]
     assert row == whole
     records = [json.loads(line) for line in file.read_text().splitlines()[1:]]
-    assert len(records) == 2 * (2 * 5 * 2 + 2 * 2 + 5 * 2)  # by length and depth, without needles by length, without haystack by depth
+    assert len(records) == 2 * (2 * 5 * 2 + 2 * 2 + 5 * 2)  # by length and depth, and the two controls
     assert {"answer", "depth_asked", "depth", "exact_match", "flops", "log_probability", "seconds", "seed", "tokens"} <= records[0].keys()
 
 

@@ -72,7 +72,8 @@ def test_every_question_has_two_answers_of_as_many_tokens(family: str) -> None:
             assert sample.problem.answer != sample.problem.wrong
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"superwords"}))  # merges the last digits with the full stop
+# "superwords" merges the last digits with the full stop.
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"superwords"}))
 def test_an_answer_has_the_tokens_that_it_has_in_the_text(family: str) -> None:
     """A model can only copy what it has seen: the needle contains the tokens of the answer, one after the other."""
     given = setting(tokenizer_of(family))

@@ -1,4 +1,4 @@
-"""Small tokenizers of the families that published models use, trained on text in which numbers are as frequent as words."""
+"""Small tokenizers of the families that published models use, trained on text with many numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both pages in headless Chromium: no network requests, no warnings, every figure shown, sortable tables; also on a phone and on paper."""
+"""Both pages in headless Chromium: no network, no warnings, every figure, sortable tables; on a phone and on paper."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_every_part_and_every_figure_is_shown(browser: Any, sweep: Path, page: s
 
 @pages
 def test_a_table_that_is_cut_off_shows_a_shadow(browser: Any, sweep: Path, page: str) -> None:
-    """Pixels at the right edge of a table that scrolls are darker than the paper; at the end of the scroll they are not."""
+    """The right edge of a table that scrolls is darker than the paper, except at the end of the scroll."""
     opened(browser, sweep / page, 390)
     browser.execute_script(
         "const wide = [...document.querySelectorAll('.scroll')].find(box => box.scrollWidth > box.clientWidth + 20 && box.offsetHeight);"

@@ -1,4 +1,4 @@
-"""The page of a run is well-formed, self-contained and shows the figures of the table; the CSV files contain the results."""
+"""The page of a run is well-formed, self-contained and complete; the CSV files contain the results."""
 
 from __future__ import annotations
 

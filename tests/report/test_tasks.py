@@ -1,4 +1,4 @@
-"""Tasks on text: a table for each on the page and in the terminal, with a dash for figures that could not be measured."""
+"""Tasks on text: a table for each on the page and in the terminal, with dashes for missing figures."""
 
 from __future__ import annotations
 

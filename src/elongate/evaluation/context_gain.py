@@ -1,7 +1,8 @@
-"""What more context is worth: the loss with the last k tokens of context minus the loss with all of them, on the same targets.
+"""What more context is worth: the loss with the last k tokens of context minus the loss with all of them.
 
-The effective context is the smallest k beyond which no longer context improves the loss by 0.01 nats: text further back is not used, or
-does not help. If the whole context is longer than the model can read, it predicts worse than a part of it, and gains are negative.
+The effective context is the smallest k beyond which no longer context improves the loss by 0.01 nats: text
+further back is not used, or does not help. If the whole context is longer than the model can read, it
+predicts worse than a part of it, and gains are negative.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Loss by position: how much a token's context is worth, up to four times the target length.
 
-Every sequence is the beginning of a held-out document and all have the same length, so every position is scored on the same documents: a
-mean over tokens, in nats, summed in float64, with the standard error over sequences. The objective decides how a text is read: a causal
-model reads it in one forward pass, a model that reads both sides in one pass for each doubling, and only up to the target length.
+Every sequence is the beginning of a held-out document and all have the same length, so every position is
+scored on the same documents: a mean over tokens, in nats, summed in float64, with the standard error over
+sequences. The objective decides how a text is read: a causal model reads it in one forward pass, a model that
+reads both sides in one pass for each doubling, and only up to the target length.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ FINE_BINS = 64
 class Curve(CurvePresentation, Evaluation):
     """The loss of held-out documents by position."""
 
-    length: int | None = None  # tokens, at least 2; null: four times the target length; the target itself for a model that reads both sides
+    # Tokens, at least 2; null: four times the target length, or the target length for a model that reads both sides.
+    length: int | None = None
     num_sequences: int = 48  # at most, at least 1
 
     def __post_init__(self) -> None:
@@ -72,7 +74,7 @@ class Curve(CurvePresentation, Evaluation):
         return {part: _mean(*(np.array([record[part][key] for record in records]) for key in ("sums", "counts"))) for part in edges}
 
     def _samples(self, setting: Setting) -> HeldOut:
-        """Sequences of the length asked for; by default as long as possible, halved until enough documents are that long."""
+        """Sequences of the length asked for; by default the length is halved until enough documents are that long."""
         length = self.length or (1 if setting.reading.two_sided else 4) * setting.target_length
         samples = held_out(setting.held_out, length, self.num_sequences)
         while self.length is None and len(samples) < min(ENOUGH, self.num_sequences) and length // 2 >= setting.original_length:
@@ -104,8 +106,8 @@ def _sums(losses: Float[np.ndarray, " length"], edges: list[int]) -> tuple[list[
 def _mean(sums: Float[np.ndarray, "n bins"], counts: Int[np.ndarray, "n bins"]) -> dict[str, Any]:
     """The mean over the scored tokens of each bin, and its standard error; None for a bin without scored tokens.
 
-    The error is that of a ratio of sums over sequences. If all sequences have equally many scored tokens, it is the error of the mean of
-    their means.
+    The error is that of a ratio of sums over sequences. If all sequences have equally many scored tokens, it
+    is the error of the mean of their means.
     """
     with np.errstate(invalid="ignore"):
         loss = sums.sum(axis=0) / counts.sum(axis=0)

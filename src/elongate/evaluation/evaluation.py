@@ -1,6 +1,7 @@
-"""What a model is measured by. An evaluation has one header (what is measured), and measures any number of models, each a row.
+"""What a model is measured by.
 
-How its figures are shown is in presentation/, from which it inherits a default.
+An evaluation has one header, which says what is measured, and measures any number of models, each a row. How
+its figures are shown is in presentation/, from which it inherits a default.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Setting:
 
 
 class Evaluation(Presentation, ABC):
-    """An evaluation of one word: a dataclass in the module of that name, and a YAML file of that name in conf/evaluation."""
+    """A dataclass in the module of its word, with a YAML file of that name in conf/evaluation."""
 
     word: ClassVar[str]
     is_measured: ClassVar[bool] = True  # false: it draws conclusions from what others have measured

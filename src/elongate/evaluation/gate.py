@@ -1,7 +1,8 @@
-"""A gate: what the extension must not break. Compares a model with another on the same samples, within the original length.
+"""A gate: what the extension must not break, within the original length.
 
-Losses of documents are compared in pairs by a bootstrap, answers by McNemar's test (1947) of those that only one of the two models got
-right. The gate closes if a figure is worse by more than the allowed margin and not by chance; the command then ends with exit code 1.
+Compares a model with another on the same samples. Losses of documents are compared in pairs by a bootstrap,
+answers by McNemar's test (1947) of those that only one of the two models got right. The gate closes if a
+figure is worse by more than the allowed margin and not by chance; the command then ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _ENOUGH = 2  # samples in common; with fewer there is no interval
 class Gate(GatePresentation, Evaluation):
     """Passes or closes, from the samples of `curve` and `retrieval`."""
 
-    base: str | None = None  # folder of a run or an evaluation, whose model (after) is compared; null: this run's before the extension
+    # Folder of a run or an evaluation, whose model (after) is compared; null: this run's model before the extension.
+    base: str | None = None
     loss_margin: float = 0.05  # nats by which the loss may rise, at least 0
     share_margin: float = 0.05  # by which the share of right answers may fall, 0 to 1
 

@@ -1,8 +1,9 @@
-"""Tasks of EleutherAI's lm-evaluation-harness (Gao et al. 2024, doi:10.5281/zenodo.12608602), run in this process on the loaded model.
+"""Tasks of EleutherAI's lm-evaluation-harness (Gao et al. 2024, doi:10.5281/zenodo.12608602) on the loaded model.
 
-Prompts, metrics and their standard errors are those of the harness. Log-probabilities and texts come from this project's own reading of
-the model, so positions and attention that plain transformers cannot express are measured too. Decoding is greedy, without a chat template.
-Bootstrapped standard errors use 1,000 draws instead of 100,000, which determines them to 2%.
+Prompts, metrics and their standard errors are those of the harness. Log-probabilities and texts come from
+this project's own reading of the model, so positions and attention that plain transformers cannot express are
+measured too. Decoding is greedy, without a chat template. Bootstrapped standard errors use 1,000 draws
+instead of 100,000, which determines them to 2%.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ DRAWS = 1000  # of a bootstrap
 class LmEval(HarnessPresentation, Evaluation):
     """The figures that the harness computes for its tasks."""
 
-    tasks: list[str]  # names in the harness (tasks, groups or tags), YAML files of tasks, or folders of such files; at least one
-    num_fewshot: int | None = None  # examples before each question, at least 0; null: each task's own. A task that fixes 0 keeps it
+    tasks: list[str]  # tasks, groups or tags of the harness, YAML files of tasks, or folders of such files; at least one
+    # Examples before each question, at least 0; null: each task's own. A task that fixes 0 keeps it.
+    num_fewshot: int | None = None
     limit: int | None = None  # documents of each task, the first ones, at least 1; null: all
 
     def __post_init__(self) -> None:
@@ -135,7 +137,7 @@ class LmEval(HarnessPresentation, Evaluation):
 
 
 def _row(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The numbers that the harness reports for a task: "acc,none" becomes `acc`, "acc_stderr,none" becomes `acc_standard_error`."""
+    """The numbers of a task in our words: "acc,none" is `acc`, "acc_stderr,none" is `acc_standard_error`."""
     row: dict[str, Any] = {"n": metrics["sample_len"]}
     for key, value in metrics.items():
         metric, comma, pipeline = key.partition(",")

@@ -1,10 +1,11 @@
 """LongPPL (Fang et al. 2024, arXiv:2410.23771): perplexity of the tokens for which a long context is needed.
 
-A token is a key token if the long context makes it likelier by more than `min_gain` nats than a short one does, and if its loss with the
-long context is below `max_loss`. The evaluator decides that: a strong model or, without one, each model for itself, so that models are
-measured on different tokens. The short context is at most `short_length` tokens, and `stride` tokens share one. The authors' code reads up
-to a stride more than it says: its 4096 and 1024 are short_length=5119 and stride=1024 here.
-Fails for texts in which nothing is repeated from far back: there are no key tokens then, and no figure.
+A token is a key token if the long context makes it likelier by more than `min_gain` nats than a short one
+does, and if its loss with the long context is below `max_loss`. The evaluator decides that: a strong model
+or, without one, each model for itself, so that models are measured on different tokens. The short context is
+at most `short_length` tokens, and `stride` tokens share one. The authors' code reads up to a stride more than
+it says: its 4096 and 1024 are short_length=5119 and stride=1024 here. Fails for texts in which nothing is
+repeated from far back: there are no key tokens then, and no figure.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class LongPPL(LongPPLPresentation, Evaluation):
     length: int | None = None  # tokens of a text, above short_length; null: the target length
     short_length: int | None = None  # tokens of a short context at most, at least 2; null: the original length
     stride: int | None = None  # tokens that share a short context, below short_length; null: a quarter of short_length
-    evaluator: str | None = None  # a transformers folder or hub id, or a run's folder, of the same tokenizer; null: each model itself
+    # A run's folder, a transformers folder or hub id, with the same tokenizer; null: each model itself.
+    evaluator: str | None = None
     min_gain: float = 2.0  # nats by which the long context must be better
     max_loss: float = 2.0  # nats, with the long context
     num_sequences: int = 48  # documents at most, at least 2
@@ -65,7 +67,7 @@ class LongPPL(LongPPLPresentation, Evaluation):
         self.check(setting.reading)
         texts, short, stride = self._texts(setting)
         if self.evaluator is not None:
-            # Opened here so that it is refused before training, and again when it is needed: it may be too large to keep.
+            # Opened here to refuse it before training, and again when it is needed: it may be too large to keep.
             self._evaluator(setting, texts.shape[1])
         asked = {"short_length": short, "stride": stride, "min_gain": self.min_gain, "max_loss": self.max_loss}
         return {"length": texts.shape[1], "n": len(texts), "evaluator": self.evaluator} | asked
@@ -135,7 +137,7 @@ class LongPPL(LongPPLPresentation, Evaluation):
         return found
 
     def _evaluator(self, setting: Setting, length: int) -> LanguageModel:
-        """Raises `ConfigError` for a model that cannot read such texts from left to right, or that was measured with another attention."""
+        """The evaluator's model. Raises `ConfigError` if it cannot read such texts as it was measured."""
         from elongate.models.pretrained import Pretrained, check_vocabulary
 
         assert self.evaluator is not None, "only called with an evaluator"
@@ -154,7 +156,7 @@ class LongPPL(LongPPLPresentation, Evaluation):
         return found
 
     def _texts(self, setting: Setting) -> tuple[Int[np.ndarray, "n length"], int, int]:
-        """Beginnings of documents of the length asked for; by default the target length, halved until enough documents are that long."""
+        """Beginnings of documents; by default the target length is halved until enough documents are that long."""
         length, short = self.length or setting.target_length, self.short_length or setting.original_length
         found = held_out(setting.held_out, length, self.num_sequences)
         while self.length is None and len(found) < min(ENOUGH, self.num_sequences) and length // 2 > short:

@@ -1,9 +1,10 @@
 """A pass key somewhere in a long text (Mohtashami & Jaggi 2023, arXiv:2305.16300), by depth and length.
 
-Scored by teacher forcing, so that a small model gets a graded figure too: the log-probability of the key, and its margin over a wrong key
-of equally many tokens. A model prefers some keys to others even without having read any. So every haystack is read twice, the second time
-with the two keys exchanged, and a sample is the mean of both readings, in which that preference cancels. Exact match: greedy decoding
-writes exactly the key. One prefill serves both keys.
+Scored by teacher forcing, so that a small model gets a graded figure too: the log-probability of the key, and
+its margin over a wrong key of equally many tokens. A model prefers some keys to others even without having
+read any. So every haystack is read twice, the second time with the two keys exchanged, and a sample is the
+mean of both readings, in which that preference cancels. Exact match: greedy decoding writes exactly the key.
+One prefill serves both keys.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Needle(NeedlePresentation, Evaluation):
         return row
 
     def _records(self, model: LanguageModel, setting: Setting, keys: Keys, length: int, depth: float) -> list[Record]:
-        """One record for each haystack, the mean of both readings; haystacks that were measured before are not read again."""
+        """One record for each haystack, the mean of both readings; earlier ones are not measured again."""
         names = [f"{length}/{depth:g}/{number}" for number in range(self.num_samples)]
         left = [number for number, name in enumerate(names) if setting.samples.get(name) is None]
         if left:
@@ -118,8 +119,9 @@ class _Shape(NamedTuple):
 class Keys:
     """Pairs of five-digit keys that differ in every digit and are equally many tokens, for one tokenizer.
 
-    Ten keys differ from each other in every digit: a number and the nine that follow when all its digits are raised together. Numbers are
-    tried in turn until two of the ten keys have the shape that most pairs have, so every pair of keys takes the same room in a text.
+    Ten keys differ from each other in every digit: a number and the nine that follow when all its digits are
+    raised together. Numbers are tried in turn until two of the ten keys have the shape that most pairs have,
+    so every pair of keys takes the same room in a text.
     """
 
     def __init__(self, encode: Encode) -> None:
@@ -191,7 +193,7 @@ def _record(sample: Sample, figures: list[float]) -> Record:
 
 
 def _score(model: LanguageModel, reading: Scorer, samples: list[Sample]) -> np.ndarray:
-    """[sample, (log-probability of the answer, margin over the wrong one, exact match)]; all samples have the same shape."""
+    """[sample, (log-probability of the answer, margin, exact match)]; all samples have the same shape."""
     totals, exact = reading.answers(model, np.stack([s.prefix for s in samples]), np.stack([s.answers for s in samples]))
     # A text that could not be read has no exact match either, rather than a match of 0.
     matches = np.where(np.isnan(totals[:, 0]), np.nan, exact[:, 0])

@@ -1,10 +1,14 @@
-"""Perplexity by length, in a form that is named: published perplexities are computed in several ways that are not comparable.
+"""Perplexity by length, in a named form: published perplexities are computed in ways that are not comparable.
 
-- `same_tokens`: the same tokens at every length, the last ones of each text, predicted from that many tokens. What a longer context buys.
-- `strided`: windows of that length, each starting `stride` tokens later; every token is scored once, in the first window that contains it.
-- `window_mean`: the same windows, and the mean of their means, in which a token of the first window has a smaller weight than others.
+- `same_tokens`: the same tokens at every length, the last ones of each text, predicted from that many tokens.
+  What a longer context buys.
+- `strided`: windows of that length, each starting `stride` tokens later; every token is scored once, in the
+  first window that contains it.
+- `window_mean`: the same windows, and the mean of their means, in which a token of the first window has a
+  smaller weight than others.
 
-In all of them losses are summed over tokens in float64; the standard error is that of a ratio of sums over documents.
+In all of them losses are summed over tokens in float64; the standard error is that of a ratio of sums over
+documents.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ class Perplexity(PerplexityPresentation, Evaluation):
     """The perplexity of held-out documents by the number of tokens that are read."""
 
     form: str = "same_tokens"  # same_tokens, strided or window_mean
-    lengths: list[int] | None = None  # tokens that are read; null: the original length and its doublings to twice the target
+    lengths: list[int] | None = None  # tokens read; null: the original length and its doublings to twice the target
     stride: int | None = None  # scored tokens at the end of a text or window; null: a quarter of the shortest length
     num_sequences: int = 48  # documents at most, at least 2
 

@@ -1,7 +1,8 @@
-"""Pseudo-perplexity of a masked model (Salazar et al. 2020, arXiv:1910.14659): each token hidden alone and predicted from all others.
+"""Pseudo-perplexity of a masked model (Salazar et al. 2020, arXiv:1910.14659).
 
-By length, and within a text by position and by the distance to the nearer edge: near an edge a model has context on one side only, and
-positions that a stretched table has interpolated are there. Every hidden token costs one pass, so evenly spread tokens represent a text.
+Each token is hidden alone and predicted from all others. By length, and within a text by position and by the
+distance to the nearer edge: near an edge a model has context on one side only, and positions that a stretched
+table has interpolated are there. Every hidden token costs one pass, so evenly spread tokens represent a text.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Retrieval from far back: tasks in the manner of RULER (Hsieh et al. 2024, arXiv:2404.06654), by length and depth.
 
-A sample is solved if greedy decoding writes the answer, which one prefill shows. The log-probability of the answer, and whether it is
-preferred to a wrong one, grade small models too. With `generate` the model also writes freely, and the values that it names are counted as
-RULER counts them. Every length has two controls: the text without its needles, where any success is a leak, and needles and question
-alone, where nothing has to be searched. All tasks together form one more task, `all`, as in RULER's average.
+A sample is solved if greedy decoding writes the answer, which one prefill shows. The log-probability of the
+answer, and whether it is preferred to a wrong one, grade small models too. With `generate` the model also
+writes freely, and the values that it names are counted as RULER counts them. Every length has two controls:
+the text without its needles, where any success is a leak, and needles and question alone, where nothing has
+to be searched. All tasks together form one more task, `all`, as in RULER's average.
 """
 
 from __future__ import annotations
@@ -54,11 +55,13 @@ class Retrieval(RetrievalPresentation, Evaluation):
     """The share of right answers by task, length and depth."""
 
     tasks: list[str] | None = None  # null: all of them
-    lengths: list[int] | None = None  # tokens with the answer; null: the original length and its doublings to four times the target
+    # Tokens, the answer included; null: the original length and its doublings to four times the target.
+    lengths: list[int] | None = None
     depths: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])  # 0 the beginning, 1 the end
     num_samples: int = 2  # of each task, length and depth, at least 1
     threshold: str = "ruler"  # of the effective length: ruler, 85.6%; nolima, 85% of the share at the shortest length
-    generate: bool = False  # the model also writes, 1.5 times the length of the answer, and the values that it names are counted
+    # The model also writes, 1.5 times the length of the answer, and the values that it names are counted.
+    generate: bool = False
 
     def __post_init__(self) -> None:
         unknown = [task for task in self.tasks or [] if task not in TASKS]
@@ -101,7 +104,7 @@ class Retrieval(RetrievalPresentation, Evaluation):
         return ["preferred", "exact_match", *(["named"] if self.generate else [])]
 
     def _row(self, lengths: list[int], found: dict[Control, Cells]) -> dict[str, Any]:
-        """By length: shares with intervals, over all depths and by depth, and the controls. Over all lengths: the effective length."""
+        """By length: shares with intervals, over all depths and by depth, and controls; and the effective length."""
         cells = found["none"]
         row: dict[str, Any] = {}
         for measure in self._measures:
@@ -119,7 +122,7 @@ class Retrieval(RetrievalPresentation, Evaluation):
         return row
 
     def _effective(self, lengths: list[int], row: dict[str, Any], measure: str) -> int:
-        """The largest length up to which the lower end of every interval stays above the threshold; 0 if the shortest does not."""
+        """The largest length up to which the lower end of every interval is above the threshold; 0 if none is."""
         threshold = THRESHOLDS[self.threshold] * ((row[measure][0] or 0.0) if self.threshold == "nolima" else 1.0)
         effective = 0
         for length, interval in zip(lengths, row[f"{measure}_interval"], strict=True):
@@ -159,7 +162,7 @@ class Retrieval(RetrievalPresentation, Evaluation):
         return self._with_written(measured, prefixes, answers.shape[2], records) if self.generate else records
 
     def _with_written(self, measured: _Measured, prefixes: np.ndarray, size: int, records: list[Record]) -> list[Record]:
-        """The records with what the model writes, and the share of values named in it; None beyond the table of positions."""
+        """The records with the written text and the share of named values; None beyond the table of positions."""
         model, setting = measured.model, measured.setting
         # As far as a table of positions reaches, if that is enough for the answer.
         num_tokens = size + -(-size // 2)
@@ -219,7 +222,7 @@ def _share(measure: str, *cells: list[Record]) -> float | None:
 
 
 def _interval(measure: str, cells: list[list[Record]]) -> Interval | None:
-    """A list of which only some values are named counts as a failure, so intervals of lists are too wide, never too narrow."""
+    """A list with some named values counts as a failure, so intervals of lists are too wide, never too narrow."""
     values = [record[measure] for cell in cells for record in cell]
     return None if None in values else share_interval(int(sum(values)), len(values))
 
@@ -243,7 +246,7 @@ def _sample(setting: Setting, task: str, length: int, depth: float, number: int,
 
 
 def _shortest(setting: Setting, task: str) -> int:
-    """Tokens that a sample of the task takes. Raises `ConfigError` where the tokenizer reads all answers of the task alike."""
+    """Tokens that a sample of the task takes. Raises `ConfigError` if the tokenizer reads all answers alike."""
     from elongate.data.retrieval.answers import Indistinguishable
     from elongate.data.retrieval.sample import shortest_length
 

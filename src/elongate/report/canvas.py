@@ -1,7 +1,7 @@
 """Axes, lines and colours of all figures, through matplotlib's object-oriented API: no pyplot, no global state.
 
-Figures are readable at a width of 640 pixels, and of 360. Colours are those of Okabe and Ito, which colour-blind readers can distinguish;
-dashes and markers distinguish lines in print without colour.
+Figures are readable at a width of 640 pixels, and of 360. Colours are those of Okabe and Ito, which
+colour-blind readers can distinguish; dashes and markers distinguish lines in print without colour.
 """
 
 from __future__ import annotations

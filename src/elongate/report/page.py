@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def write_report(directory: Path, evaluations: Sequence[Presentation]) -> dict[str, dict[str, Path]]:
-    """Write what the evaluations show of their sections in `results.json`. Returns images and tables by name, for the trackers."""
+    """Write the page, figures and CSV files of the evaluations. Returns images and tables by name."""
     results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
     measured = [evaluation for evaluation in evaluations if evaluation.word in results]
     sections = [section for evaluation in measured for section in evaluation.sections(results)]

@@ -1,8 +1,9 @@
 """How far back a model uses what it reads, in tokens, and how well by the depth of the needle.
 
-Two figures answer how far: the effective context, beyond which more text hardly improves the loss (`context_gain`), and the length up to
-which answers are found (`retrieval`). Either is one of the measured lengths. Its interval over several seeds reaches from the lowest end of
-theirs to the highest, so it contains the variation of documents and of seeds, and is wider than either.
+Two figures answer how far: the effective context, beyond which more text hardly improves the loss
+(`context_gain`), and the length up to which answers are found (`retrieval`). Either is one of the measured
+lengths. Its interval over several seeds reaches from the lowest end of theirs to the highest, so it contains
+the variation of documents and of seeds, and is wider than either.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The numbers of a run by path, for trackers: strategy/factor, budget/tokens, curve/after/512-1024, needle/after/margin/1024, …"""
+"""The numbers of a run by path, for trackers: budget/tokens, curve/after/512-1024, needle/after/margin/1024, …"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What evaluations measure with: held-out texts, statistics and intervals, costs, and the samples written to samples.jsonl.
+"""What evaluations measure with: held-out texts, statistics, intervals, costs, and samples.jsonl.
 
 Start with contexts.py, which most evaluations use.
 """

@@ -1,4 +1,4 @@
-"""The same tokens predicted from contexts of different lengths: used by perplexity by length and by the gain of context."""
+"""The same tokens predicted from contexts of different lengths, for perplexity and the gain of context."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def check_left_to_right(word: str, reading: Scorer) -> None:
 def documents(word: str, setting: Setting, asked: list[int] | None, ends: tuple[int, int], count: int) -> tuple[HeldOut, list[int]]:
     """Beginnings of at most `count` held-out documents, and the lengths to read of them.
 
-    The lengths are those asked for or, by default, doublings between the two ends for which there are enough documents. Raises
-    `ConfigError`.
+    The lengths are those asked for or, by default, doublings between the two ends for which there are enough
+    documents. Raises `ConfigError`.
     """
     lengths = asked or doublings(*ends)
     found = held_out(setting.held_out, lengths[-1], count)
@@ -56,7 +56,7 @@ def documents(word: str, setting: Setting, asked: list[int] | None, ends: tuple[
 def token_losses(
     model: LanguageModel, setting: Setting, tokens: Int[np.ndarray, "n length"], tick: Callable[[str], None]
 ) -> Float[np.ndarray, "n length"]:
-    """Losses in nats; nan for tokens that are not scored: the first one, and those beyond the end of a table of positions."""
+    """Losses in nats; nan for the first token, and for tokens beyond the end of a table of positions."""
     losses = np.empty(tokens.shape)
     rows = max(1, BATCH_TOKENS // tokens.shape[1])
     model.network.eval()
@@ -69,6 +69,6 @@ def token_losses(
 def losses_by_context(
     model: LanguageModel, setting: Setting, texts: np.ndarray, lengths: list[int], num_scored: int, tick: Callable[[str], None]
 ) -> Iterator[Float[np.ndarray, "n scored"]]:
-    """Yield, for each length, the losses of the last tokens of the texts when only that many tokens before the end are read."""
+    """Yield, for each length, the losses of the last tokens of the texts if only that many tokens are read."""
     for length in lengths:
         yield token_losses(model, setting, texts[:, -length:], tick)[:, -num_scored:]

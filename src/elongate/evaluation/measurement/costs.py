@@ -23,14 +23,14 @@ class Cost:
 
 
 class Meter:
-    """Times work without instruments, and counts the FLOPs of one sample of each shape separately: counting itself takes time."""
+    """Times the work, and counts the FLOPs of one sample of each shape separately, because counting takes time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._flops: dict[Hashable, int] = {}
 
     def run(self, work: Callable[[slice], Result], count: int, shape: Hashable) -> tuple[Result, Cost]:
-        """Return the result of the work on `count` samples of a shape, and the cost of each. `work` gets the slice to work on."""
+        """Return the result of the work on `count` samples of a shape, and the cost of each; `work` gets a slice."""
         import torch
 
         from elongate.peak_memory import peak_memory_bytes, reset_peak_memory

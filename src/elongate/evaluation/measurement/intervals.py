@@ -34,9 +34,10 @@ def mean_interval(samples: Float[np.ndarray, " n"]) -> Interval:
 
 
 def bootstrap_interval(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> Interval:
-    """The interval of any figure of n independent samples (n, or n × values), bias-corrected and accelerated (Efron 1987).
+    """The interval of any figure of n independent samples, bias-corrected and accelerated (Efron 1987).
 
-    `statistic` gets many draws together: draws × n, or draws × n × values. If all draws give the same figure, the width is 0.
+    Samples are n, or n × values. `statistic` gets many draws together: draws × n, or draws × n × values. If
+    all draws give the same figure, the width is 0.
     """
     from scipy.stats import bootstrap
 
@@ -55,7 +56,7 @@ def bootstrap_interval(samples: np.ndarray, statistic: Callable[[np.ndarray], np
 
 
 def percentile_interval(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> Interval:
-    """The interval of a figure with few possible values, such as one of several lengths: the middle of the draws (Efron 1979).
+    """The interval of a figure with few possible values, such as one of several lengths (Efron 1979).
 
     Such a figure has no acceleration for `bootstrap_interval` to correct. Too narrow for fewer than 20 samples.
     """

@@ -8,7 +8,7 @@ BATCH_TOKENS = 8192  # read together in one forward pass
 
 
 def usual_lengths(original_length: int, target_length: int, two_sided: bool, beyond: int = 2) -> list[int]:
-    """The original length and its doublings to `beyond` times the target; only to the target for models that read both sides."""
+    """Doublings of the original length to `beyond` times the target, or to the target if both sides are read."""
     return doublings(original_length, target_length if two_sided else beyond * target_length)
 
 
@@ -21,6 +21,6 @@ def doublings(first: int, last: int) -> list[int]:
 
 
 def check_depths(depths: list[float]) -> None:
-    """Raise `ConfigError` for depths outside 0 to 1, and for a depth given twice, which would count its samples twice."""
+    """Raise `ConfigError` for depths outside 0 to 1, or given twice, whose samples would count twice."""
     valid = bool(depths) and all(0 <= depth <= 1 for depth in depths) and len(set(depths)) == len(depths)
     require(valid, "depths", depths, "must be one or more different depths between 0 and 1", "use {key}=[0,0.5,1]")

@@ -1,4 +1,4 @@
-"""How much of an answer a text names, as the scripts of RULER count it (Hsieh et al. 2024, arXiv:2404.06654; NVIDIA/RULER).
+"""How much of an answer a text names, as in RULER (Hsieh et al. 2024, arXiv:2404.06654; NVIDIA/RULER).
 
 Case and the rest of the text make no difference.
 """

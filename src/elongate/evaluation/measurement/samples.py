@@ -1,4 +1,4 @@
-"""samples.jsonl: one line for each sample, written as soon as it is measured, so that a stopped evaluation resumes where it was."""
+"""samples.jsonl: one line for each sample as soon as it is measured, so that a stopped evaluation resumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Key = tuple[str, str, str]  # evaluation, row, sample
 
 
 class Samples:
-    """The samples of all evaluations and rows. `of` identifies what is measured: samples of anything else in the file are dropped."""
+    """The samples of all evaluations and rows. `of` identifies what is measured: other samples are dropped."""
 
     def __init__(self, file: Path | None = None, of: str = "") -> None:
         self._file, self._records = file, dict[Key, Record]()

@@ -16,9 +16,9 @@ def standard_error(samples: np.ndarray) -> list[float | None]:
 
 
 def ratio_of_sums(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float | None]:
-    """A mean over the tokens of several documents, from the sum and the number of each, and its standard error over documents.
+    """A mean over the tokens of several documents, and its standard error over the documents.
 
-    The error is None if all tokens belong to one document.
+    Given the sum and the number of tokens of each document. The error is None if all tokens belong to one document.
     """
     ratio = sums.sum() / counts.sum()
     residuals = (sums - ratio * counts) / counts.mean()

@@ -1,8 +1,9 @@
 """Loss by position: a curve, a table of wide bins, and sentences on what the extension changed.
 
-The sentences compare two bins: the last one within the original length, and the last one beyond it within the target length. Rows are
-measured on the same documents but stored without their covariance, so the test (2 standard errors of a difference of independent means)
-is cautious: it calls a small change indistinguishable rather than real.
+The sentences compare two bins: the last one within the original length, and the last one beyond it within the
+target length. Rows are measured on the same documents but stored without their covariance, so the test (2
+standard errors of a difference of independent means) is cautious: it calls a small change indistinguishable
+rather than real.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ class PositionCurves:
 class HeatMap:
     """Panels side by side, with lengths from left to right.
 
-    Colours go from 0 to 1 with chance, 0.5, in the middle. The scale is the same in every run, so that noise around chance is pale.
+    Colours go from 0 to 1 with chance, 0.5, in the middle. The scale is the same in every run, so that noise
+    around chance is pale.
     """
 
     panels: Mapping[str, tuple[Matrix, Matrix]]  # by row: colours and numbers of the cells, [place][length]

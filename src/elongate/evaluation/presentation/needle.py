@@ -1,4 +1,4 @@
-"""The pass key: margins by depth and length, the means over the depths, and the margin by depth at the target length."""
+"""The pass key: margins by depth and length, and means over the depths."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _by_depth(section: Results, margins: dict[str, dict[float, Estimate]]) -> Se
 
 
 def _mean(cells: list[float | None], errors: list[float | None]) -> Estimate | None:
-    """The mean over depths, whose samples are independent. None unless every cell was measured: other depths are not comparable."""
+    """The mean over depths, whose samples are independent; None unless every depth was measured."""
     values = [cell for cell in cells if cell is not None]
     if len(values) < len(cells):
         return None

@@ -95,7 +95,7 @@ def retrieval_rows(section: Results) -> list[str]:
 
 
 def effective_lengths(section: Results, row: str) -> dict[str, Reach]:
-    """By measure: up to which length all tasks together, or the only task, are solved; empty for a row that was not measured."""
+    """By measure: the effective length of all tasks together, or of the only task; empty without the row."""
     tasks = section.get("tasks", [])
     figures = section.get(tasks[0] if len(tasks) == 1 else ALL, {}).get(row, {"effective_length": {}})
     return {f"retrieval_{name}_effective_length": Reach(length, length, length) for name, length in figures["effective_length"].items()}
