@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import combinations, product
 from typing import Any
 
@@ -15,18 +15,20 @@ def _any_row(*values: Any) -> bool:
     return True
 
 
-def all_pairs(*factors: Sequence[Any], allowed: Callable[..., bool] = _any_row) -> list[Any]:
+def all_pairs(*factors: Iterable[Any], allowed: Callable[..., bool] = _any_row) -> list[Any]:
     """The rows of the grid, of which default rows contain every pair of values of two factors."""
     return _parameters(factors, allowed, strength=2)
 
 
-def all_values(*factors: Sequence[Any], allowed: Callable[..., bool] = _any_row) -> list[Any]:
+def all_values(*factors: Iterable[Any], allowed: Callable[..., bool] = _any_row) -> list[Any]:
     """The rows of the grid, of which default rows contain every value of every factor."""
     return _parameters(factors, allowed, strength=1)
 
 
-def _parameters(factors: Sequence[Sequence[Any]], allowed: Callable[..., bool], strength: int) -> list[Any]:
-    grid = {row: [factor[i] for factor, i in zip(factors, row, strict=True)] for row in product(*map(range, map(len, factors)))}
+def _parameters(factors: Iterable[Iterable[Any]], allowed: Callable[..., bool], strength: int) -> list[Any]:
+    # Values may be unhashable, so rows are counted by their indices.
+    indexed = product(*(enumerate(factor) for factor in factors))
+    grid = {tuple(i for i, _ in row): [value for _, value in row] for row in indexed}
     grid = {row: values for row, values in grid.items() if allowed(*values)}
     default = _cover(list(grid), strength)
     return [pytest.param(*values, marks=() if row in default else pytest.mark.grid) for row, values in grid.items()]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tests.grids import pairwise
+from tests.covering import all_pairs
 from tests.networks import VOCAB, network
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -160,7 +160,7 @@ def ours(
 # -- the gradient of transformers ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "pattern", "trained", "plan"), pairwise(KINDS, PATTERNS, TRAINED, PLANS))
+@pytest.mark.parametrize(("kind", "pattern", "trained", "plan"), all_pairs(KINDS, PATTERNS, TRAINED, PLANS))
 def test_every_gradient_is_that_of_transformers(kind: str, pattern: str, trained: str, plan: str) -> None:
     expected_loss, expected = theirs(kind, pattern, trained)
     loss, found = ours(kind, pattern, trained, PLANS[plan])
@@ -182,7 +182,7 @@ FOLLOWING = {
 }
 
 
-@pytest.mark.parametrize(("kind", "plan"), pairwise(FOLLOWING, PLANS))
+@pytest.mark.parametrize(("kind", "plan"), all_pairs(FOLLOWING, PLANS))
 def test_every_chunk_has_the_frequencies_of_the_whole_text_whatever_was_read_before(kind: str, plan: str) -> None:
     fields = {"rope_parameters": FOLLOWING[kind], "max_position_embeddings": LENGTH // 2}
     batch, reference = example(), network("llama-2", **fields)
@@ -197,7 +197,7 @@ def test_every_chunk_has_the_frequencies_of_the_whole_text_whatever_was_read_bef
     assert_same(found, gradients(reference), 1e-12)
 
 
-@pytest.mark.parametrize(("pattern", "trained", "plan"), pairwise(PATTERNS, TRAINED, ANY_DIRECTION))
+@pytest.mark.parametrize(("pattern", "trained", "plan"), all_pairs(PATTERNS, TRAINED, ANY_DIRECTION))
 def test_every_gradient_of_a_bidirectional_model_is_that_of_transformers(pattern: str, trained: str, plan: str) -> None:
     expected_loss, expected = theirs("bert", pattern, trained)
     loss, found = ours("bert", pattern, trained, PLANS[plan])
@@ -207,7 +207,7 @@ def test_every_gradient_of_a_bidirectional_model_is_that_of_transformers(pattern
 
 @pytest.mark.parametrize(
     ("kind", "labels", "plan"),
-    pairwise(
+    all_pairs(
         ["llama-2", "gpt2"], ["all", "unequal rows", "early", "last"], ["plain row by row", "checkpoint", "stream 7", "stream longer"]
     ),
 )
@@ -220,7 +220,7 @@ def test_whatever_is_scored(kind: str, labels: str, plan: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "labels", "plan"),
-    pairwise(
+    all_pairs(
         ["llama-2", "gpt2"], ["all", "random", "unequal rows"], ["plain", "plain row by row", "checkpoint", "stream 7", "stream longer"]
     ),
 )
@@ -241,7 +241,7 @@ def test_however_the_targets_are_weighed(kind: str, labels: str, plan: str) -> N
     assert_same(found, gradients(reference), 1e-12)
 
 
-@pytest.mark.parametrize(("kind", "pattern", "plan"), pairwise([*KINDS, "bert"], ["causal", "packed window"], ["checkpoint", "stream 7"]))
+@pytest.mark.parametrize(("kind", "pattern", "plan"), all_pairs([*KINDS, "bert"], ["causal", "packed window"], ["checkpoint", "stream 7"]))
 def test_in_float32_up_to_its_rounding(kind: str, pattern: str, plan: str) -> None:
     if kind == "bert" and plan == "stream 7":
         plan = "checkpoint recomputed"
@@ -462,7 +462,7 @@ def test_detached_it_is_transformers_with_a_detached_cache(kind: str, chunk_leng
 
 @pytest.mark.parametrize(
     ("kind", "pattern", "plan"),
-    pairwise(
+    all_pairs(
         ["llama-2", "qwen3", "gpt2"],
         ["causal", "packed window"],
         ["checkpoint", "checkpoint recomputed", "stream 7", "stream 8 recomputed"],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.grids import pairwise
+from tests.covering import all_pairs
 from tests.models.autoencoders import (
     BLOCK,
     CONTEXT,
@@ -42,7 +42,7 @@ WAYS = ["continuation", "reconstruction"]
 # -- exactness ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("way", "latents", "keep"), pairwise(WAYS, LATENTS, [True, False]))
+@pytest.mark.parametrize(("way", "latents", "keep"), all_pairs(WAYS, LATENTS, [True, False]))
 def test_block_after_block_gives_the_gradient_of_the_whole(way: str, latents: int, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     monkeypatch.setattr(network, "TOKENS_PER_CALL", BLOCK)

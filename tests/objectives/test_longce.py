@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.grids import pairwise
+from tests.covering import all_pairs
 from tests.memory.test_exactness import Bytes
 from tests.networks import VOCAB, network
 from torch.nn import functional as F
@@ -74,7 +74,7 @@ def slow_weights(kind: str, isolated: bool, max_weight: float) -> np.ndarray:
     return np.minimum(np.exp(slow_gains(kind, isolated)), max_weight)
 
 
-@pytest.mark.parametrize(("kind", "isolated", "tokens_at_once"), pairwise(["llama-2", "gpt2"], [False, True], [4, 7, 512]))
+@pytest.mark.parametrize(("kind", "isolated", "tokens_at_once"), all_pairs(["llama-2", "gpt2"], [False, True], [4, 7, 512]))
 def test_weights_are_those_of_every_token_computed_alone(
     kind: str, isolated: bool, tokens_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

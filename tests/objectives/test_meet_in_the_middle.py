@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from tests.grids import pairwise
+from tests.covering import all_pairs
 from tests.networks import VOCAB, network
 from torch import Tensor
 from torch.nn import functional as F
@@ -60,7 +60,7 @@ MEMORY = {
 }
 
 
-@pytest.mark.parametrize(("kind", "isolated", "weight", "memory"), pairwise(KINDS, [False, True], [0.0, 0.7], MEMORY))
+@pytest.mark.parametrize(("kind", "isolated", "weight", "memory"), all_pairs(KINDS, [False, True], [0.0, 0.7], MEMORY))
 def test_loss_and_gradient_are_those_of_whole_logits_in_two_directions(
     kind: tuple[str, bool], isolated: bool, weight: float, memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
