@@ -269,7 +269,7 @@ def test_the_planner_uses_the_length_of_the_longer_table(opened: Callable[[str],
     model.extend(extended(Interpolate(), 128), 16, 128)
     advice = advise(model, 128, batch_rows=1)
     assert advice.weights == sum(4 * p.numel() for p in model.network.parameters())
-    assert max(advice.longest(estimate.plan) for estimate in advice.estimates) == 128
+    assert max(advice.longest(cost.plan) for cost in advice.costs) == 128
 
 
 def test_the_control_is_refused_past_the_table_and_changes_nothing_within(opened: Callable[[str], LanguageModel]) -> None:

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from elongate.context.attention.kernel.interface import IMPLEMENTATION
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.plain import Plain
-from elongate.memory.planner.planner import Steps
+from elongate.memory.planner.step_costs import StepCosts
 from elongate.memory.stream import Stream
 from elongate.models.language_model import LanguageModel
 from elongate.objectives.objective import Example
@@ -51,7 +51,7 @@ def main() -> None:
     model = LanguageModel(LlamaForCausalLM(config), word="gpt")
     model.precision = given.precision
     plan = PLANS[given.plan]
-    predicted, _ = Steps(model).at(plan, 1, given.length)
+    predicted, _ = StepCosts(model).predict(plan, 1, given.length)
     print(json.dumps({"predicted": predicted, "measured": measured(model, plan, given.length)}))
 
 

@@ -20,8 +20,9 @@ from elongate.context.attention.kernel.interface import IMPLEMENTATION
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.memory import Memory
 from elongate.memory.plain import Plain
-from elongate.memory.planner.dry_run import rehearse
-from elongate.memory.planner.planner import Advice, Estimate, Steps, advise, describe
+from elongate.memory.planner.dry_run import dry_run
+from elongate.memory.planner.planner import Advice, PlanCost, advise
+from elongate.memory.planner.step_costs import StepCosts
 from elongate.memory.stream import Stream
 from elongate.models.language_model import LanguageModel
 
@@ -58,16 +59,16 @@ def test_the_flops_of_plain_training_are_those_of_the_closed_form(model: Any, le
     products = 6 * matrices * length
     # Two products forward and five backward, over the pairs that are not ahead.
     attention = 2 * (2 + 5) * 32 * length * length // 2
-    rehearsal = rehearse(model, Plain(), 1, length)
-    assert rehearsal.work.flops.total() == products + 2 * attention
+    predicted = dry_run(model, Plain(), 1, length)
+    assert predicted.work.flops.total() == products + 2 * attention
 
 
 def test_what_is_kept_saves_work_and_takes_memory(model: Any) -> None:
-    estimates = {estimate.word: estimate for estimate in advise(model, 1024, 1).estimates}
-    words = [describe(plan) for plan in PLANS.values()]
-    plain, checkpoint, checkpoint_again, stream, stream_again = (estimates[word] for word in words)
+    costs = {cost.plan.overrides: cost for cost in advise(model, 1024, 1).costs}
+    words = [plan.overrides for plan in PLANS.values()]
+    plain, checkpoint, checkpoint_again, stream, stream_again = (costs[word] for word in words)
     assert plain.peak > checkpoint.peak > checkpoint_again.peak
-    assert stream.peak >= stream_again.peak  # at short lengths the peak lies elsewhere
+    assert stream.peak >= stream_again.peak  # at short lengths other tensors set the peak
     assert plain.flops < checkpoint.flops < checkpoint_again.flops
     assert stream.flops < stream_again.flops
 
@@ -82,18 +83,18 @@ def test_a_longer_step_is_predicted_from_shorter_ones(build_tiny: Callable[..., 
     job = build_tiny(*more)
     model = job.model.build(257, seed=0)
     model.attention = job.strategy.attention.for_length(6144, 32)
-    plan, length = Stream(), 6144  # above the lengths that are rehearsed
-    peak, work = Steps(model).at(plan, 1, length)
-    really = rehearse(model, plan, 1, length)
+    plan, length = Stream(), 6144  # beyond the dry runs that it extrapolates from
+    peak, work = StepCosts(model).predict(plan, 1, length)
+    really = dry_run(model, plan, 1, length)
     assert peak == pytest.approx(really.peak, rel=0.05)
     assert work.flops.total() == pytest.approx(really.work.flops.total(), rel=0.03)
 
 
-def test_a_rehearsal_leaves_no_trace(model: Any) -> None:
+def test_a_dry_run_leaves_no_trace(model: Any) -> None:
     before = {name: p.clone() for name, p in model.network.named_parameters()}
     state = torch.get_rng_state()
     for plan in PLANS.values():
-        rehearse(model, plan, 1, 1024)
+        dry_run(model, plan, 1, 1024)
     assert torch.equal(torch.get_rng_state(), state)
     for name, p in model.network.named_parameters():
         assert p.grad is None
@@ -110,7 +111,7 @@ def test_every_precision_and_tuning_is_planned(build_tiny: Callable[..., Any], p
     job.tuning.apply(model, 0)
     advice = advise(model, 128, 2)
     assert advice.gradients == sum(4 * p.numel() for p in model.parameters())
-    assert [type(estimate.plan) for estimate in advice.estimates] == [Plain, Checkpoint, Checkpoint]  # a chunk is longer than that
+    assert [type(cost.plan) for cost in advice.costs] == [Plain, Checkpoint, Checkpoint]  # a chunk is longer than that
 
 
 @pytest.mark.slow
@@ -120,35 +121,33 @@ def test_every_attention_is_planned(build_tiny: Callable[..., Any], pattern: str
     model = job.model.build(257, seed=0)
     model.extend(job.strategy, 32, 128)
     for plan in (Plain(), Checkpoint(), Stream(chunk_length=48)):
-        assert rehearse(model, plan, 1, 128).peak > 0
+        assert dry_run(model, plan, 1, 128).peak > 0
 
 
 def test_a_model_that_looks_both_ways_is_not_streamed() -> None:
-    assert not any(
-        isinstance(estimate.plan, Stream) for estimate in advise(LanguageModel(network("bert", IMPLEMENTATION), "bert"), 64, 1).estimates
-    )
+    assert not any(isinstance(cost.plan, Stream) for cost in advise(LanguageModel(network("bert", IMPLEMENTATION), "bert"), 64, 1).costs)
 
 
-def test_a_table_of_positions_ends_what_is_rehearsed() -> None:
+def test_no_dry_run_reads_past_a_table_of_positions() -> None:
     model = LanguageModel(network("gpt2", IMPLEMENTATION), "gpt2")
     end = model.original_length
-    steps = Steps(model)
-    assert steps.at(Plain(), 1, end)[0] > 0
+    steps = StepCosts(model)
+    assert steps.predict(Plain(), 1, end)[0] > 0
     assert steps.longest(Plain(), 2**40) == end
 
 
 def test_a_chosen_plan_keeps_its_settings(model: Any) -> None:
-    words = [estimate.word for estimate in advise(model, 128, 1, Stream(chunk_length=64)).estimates]
+    words = [cost.plan.overrides for cost in advise(model, 128, 1, Stream(chunk_length=64)).costs]
     assert "memory=stream memory.chunk_length=64" in words
     assert "memory=stream memory.chunk_length=64 memory.keep_attention=false" in words
 
 
-def estimate(plan: Memory, peak: int, seconds: float) -> Estimate:
-    return Estimate(plan, peak, 1.0, seconds)
+def cost_of(plan: Memory, peak: int, seconds: float) -> PlanCost:
+    return PlanCost(plan, peak, 1.0, seconds)
 
 
-def advice(*estimates: Estimate, free: int, longest: int = 640) -> Advice:
-    return Advice(1024, 1, 100, 100, 200, free, estimates, lambda plan: longest)
+def advice(*costs: PlanCost, free: int, longest: int = 640) -> Advice:
+    return Advice(1024, 1, 100, 100, 200, free, costs, lambda plan: longest)
 
 
 @pytest.mark.parametrize(
@@ -156,33 +155,33 @@ def advice(*estimates: Estimate, free: int, longest: int = 640) -> Advice:
     [(10_000, Plain), (2000, Checkpoint), (1000, Stream), (500, None)],
 )
 def test_the_fastest_that_fits_is_recommended(free: int, expected: type[Memory] | None) -> None:
-    told = advice(estimate(Plain(), 5000, 10.0), estimate(Checkpoint(), 1000, 12.0), estimate(Stream(), 400, 13.0), free=free)
+    told = advice(cost_of(Plain(), 5000, 10.0), cost_of(Checkpoint(), 1000, 12.0), cost_of(Stream(), 400, 13.0), free=free)
     assert (told.recommended and type(told.recommended.plan)) is expected
 
 
 def test_the_simplest_of_those_that_are_as_fast_is_recommended() -> None:
-    told = advice(estimate(Plain(), 5000, 10.2), estimate(Stream(), 400, 10.0), free=10_000)
+    told = advice(cost_of(Plain(), 5000, 10.2), cost_of(Stream(), 400, 10.0), free=10_000)
     assert told.recommended is not None
     assert isinstance(told.recommended.plan, Plain)
 
 
 def test_a_refusal_names_the_numbers_and_the_longest_that_fits() -> None:
-    told = str(advice(estimate(Plain(), 5 * 2**30, 1.0), estimate(Stream(), 2**30, 2.0), free=2**28).refusal())
-    assert "context.target_length=1024: fits under no memory plan: the least, memory=stream, takes 1.00 GiB" in told
+    told = str(advice(cost_of(Plain(), 5 * 2**30, 1.0), cost_of(Stream(), 2**30, 2.0), free=2**28).refusal())
+    assert "context.target_length=1024: fits under no memory plan: the smallest, memory=stream, takes 1.00 GiB" in told
     assert "256 MiB are free" in told
     assert "use context.target_length=640 at most" in told
 
 
 @pytest.mark.slow
 def test_the_longest_length_fits_and_a_longer_one_does_not(model: Any) -> None:
-    steps, room = Steps(model), 60 * 2**20
+    steps, room = StepCosts(model), 60 * 2**20
     for plan in (Plain(), Checkpoint()):
         longest = steps.longest(plan, room)
-        assert rehearse(model, plan, 1, longest).peak <= 1.05 * room
-        assert rehearse(model, plan, 1, longest + longest // 10).peak > room
+        assert dry_run(model, plan, 1, longest).peak <= 1.05 * room
+        assert dry_run(model, plan, 1, longest + longest // 10).peak > room
 
 
 def test_the_command_line_takes_what_is_recommended() -> None:
-    config, _ = composed(*describe(Stream(chunk_length=256, keep_attention=False)).split())
+    config, _ = composed(*Stream(chunk_length=256, keep_attention=False).overrides.split())
     assert config.memory.chunk_length == 256
     assert config.memory.keep_attention is False

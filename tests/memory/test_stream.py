@@ -64,7 +64,7 @@ class Neighbours(nn.Module):
 def test_a_model_whose_tokens_meet_elsewhere() -> None:
     built = network("llama-2", "elongate")
     built.model.layers[1].mlp.up_proj = Neighbours(built.model.layers[1].mlp.up_proj)
-    with pytest.raises(ConfigError, match="memory=stream: cannot train a llama: its tokens meet elsewhere than in its attention; use "):
+    with pytest.raises(ConfigError, match="memory=stream: cannot train a llama: its tokens interact outside its attention; use "):
         Stream().prepare(LanguageModel(built, "llama"), 36)
 
 

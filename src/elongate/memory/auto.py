@@ -5,34 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from elongate.memory.memory import Memory
+from elongate.console import say
+from elongate.memory.memory import Memory, Plan
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
-    from elongate.objectives.objective import Example
 
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(Memory):
+    """Chooses a plan when training starts."""
+
     word: ClassVar[str] = "auto"
     splits_rows: ClassVar[bool] = True  # it may choose a plan that does
 
-    def prepare(self, model: LanguageModel, length: int) -> Memory:
-        """Chooses and prints the plan. Raises `ConfigError` with the longest length that fits if no plan does."""
-        from elongate.memory.planner.planner import advise, describe, gib
+    def prepare(self, model: LanguageModel, length: int) -> Plan:
+        """Choose and print the plan. Raises `ConfigError` with the longest length that fits if no plan does."""
+        from elongate.memory.planner.planner import advise, format_bytes
 
         advice = advise(model, length)
         if advice.recommended is None:
             raise advice.refusal()
         chosen = advice.recommended
-        needed = f"{gib(chosen.peak)} at length {length} besides weights, gradients and optimizer state, where {gib(advice.room)} are free"
-        others = "" if len(advice.estimates) > 1 else "; no other can train this model"
-        print(f"memory auto: {describe(chosen.plan)}, the fastest plan that fits: {needed}{others}", flush=True)
+        needed = (
+            f"{format_bytes(chosen.peak)} at length {length} besides weights, gradients and optimizer state, "
+            f"where {format_bytes(advice.available)} are free"
+        )
+        others = "" if len(advice.costs) > 1 else "; no other plan can train this model"
+        say(f"memory auto: {chosen.plan.overrides}, the fastest plan that fits: {needed}{others}")
         return chosen.plan.prepare(model, length)
-
-    @property
-    def tokens_at_once(self) -> int:
-        raise AssertionError("`prepare` returns the plan that is asked")
-
-    def backward(self, model: LanguageModel, example: Example) -> float:
-        raise AssertionError("`prepare` returns the plan that computes")

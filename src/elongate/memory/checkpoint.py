@@ -1,20 +1,21 @@
-"""Keeps layer inputs and recomputes everything between them in the backward pass (Chen et al. 2016, arXiv:1604.06174).
+"""Keeps layer inputs and recomputes the rest in the backward pass (Chen et al. 2016, arXiv:1604.06174).
 
-Works for every model, bidirectional ones included. Attention outputs are kept if they fit, because attention dominates the cost of
-long sequences. The MLP runs in pieces, and logits of a whole sequence never exist (objectives/cross_entropy.py).
+Works for every model, bidirectional ones included. Attention outputs are kept if they fit, because
+attention dominates the cost of long sequences. The MLP runs in pieces, and logits of a whole sequence
+never exist (objectives/cross_entropy.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from elongate.errors import ConfigError, require
-from elongate.memory.memory import Memory
+from elongate.memory.memory import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor, nn
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint(Memory):
+class Checkpoint(Plan):
+    """Recomputes each layer in the backward pass."""
+
     micro_batch_tokens: int = 4096  # tokens in one forward and backward, rounded to whole sequences, at least one
     keep_attention: bool = True  # attention outputs, as many bytes as the layer inputs; false: recomputed
     mlp_chunk_length: int = 2048  # tokens that the MLP processes at a time, at least 1
@@ -37,26 +40,34 @@ class Checkpoint(Memory):
             require(value > 0, name, value, "must be at least 1", f"use {{key}}={default}")
 
     @property
-    def tokens_at_once(self) -> int:
+    def pass_tokens(self) -> int:
         return self.micro_batch_tokens
+
+    @property
+    def fixed_tokens(self) -> int:
+        return max(self.micro_batch_tokens, self.mlp_chunk_length)
+
+    def variants(self) -> Iterator[Plan]:
+        yield replace(self, keep_attention=True)
+        yield replace(self, keep_attention=False)
 
     def check_model(self, model: LanguageModel) -> None:
         if not model.network.supports_gradient_checkpointing:
-            rule = f"cannot train a {model.network.config.model_type}: transformers does not compute its layers again"
+            rule = f"cannot train a {model.network.config.model_type}: transformers cannot recompute its layers"
             raise ConfigError("memory", self.word, rule, "use memory=plain")
 
-    def prepare(self, model: LanguageModel, length: int) -> Checkpoint:
-        self.check_model(model)
+    def prepare(self, model: LanguageModel, length: int) -> Self:
+        super().prepare(model, length)
         model.network.activation_checkpointing_enable({"use_reentrant": False})
         for mlp in _mlps(model.network):
-            mlp.forward = partial(_in_pieces, mlp.forward, self.mlp_chunk_length)
+            mlp.forward = partial(_apply_in_pieces, mlp.forward, self.mlp_chunk_length)
         return self
 
     def backward(self, model: LanguageModel, example: Example) -> float:
         from elongate.context.attention.kernel.kv_store import KeyValueStore
         from elongate.objectives.loss import summed_loss
 
-        # Divide by the count of the whole batch: a mean of the parts' means would weight their tokens unequally.
+        # Divide by the count of the whole batch: a mean of means would weight tokens unequally.
         count = example.weight / example.share
         total = 0.0
         for part in example.parts(self.rows(example.length)):
@@ -70,21 +81,21 @@ class Checkpoint(Memory):
 
 
 def _mlps(network: nn.Module) -> list[nn.Module]:
-    """The modules that process each token on its own, found by the name that transformers' decoders give them."""
+    """Return the modules that process each token on its own, found by the name that transformers gives them."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
     return [layer.mlp for layer in layers if hasattr(layer, "mlp")]
 
 
-def _in_pieces(forward: Callable[[Tensor], Tensor], size: int, states: Tensor) -> Tensor:
-    """Applies the module to a few tokens at a time and recomputes each piece in the backward pass."""
+def _apply_in_pieces(forward: Callable[[Tensor], Tensor], size: int, states: Tensor) -> Tensor:
+    """Apply the module to a few tokens at a time and recompute each piece in the backward pass."""
     import torch
     from torch.utils.checkpoint import checkpoint
 
     if states.shape[1] <= size:
         return forward(states)
-    # GPT-2 flattens rows and tokens by a view.
+    # GPT-2 flattens rows and tokens with a view, so each piece must be contiguous.
     pieces = [piece.contiguous() for piece in states.split(size, dim=1)]
     if not torch.is_grad_enabled():
         return torch.cat([forward(piece) for piece in pieces], dim=1)

@@ -1,12 +1,11 @@
-"""Memory plans: how a long sequence fits the machine.
-
-A plan runs forward and backward of one batch; the loop does not know which plan it has.
-"""
+"""What `memory=` selects: a plan, or the choice of one. The training loop does not know which plan it has."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -14,25 +13,47 @@ if TYPE_CHECKING:
 
 
 class Memory(ABC):
+    """The setting in the configuration. `prepare` turns it into the plan that computes the batches."""
+
     word: ClassVar[str]
     is_exact: bool = True  # false: the gradient is an approximation
     can_compile: ClassVar[bool] = True  # layers that torch compiled stay compiled
     splits_rows: ClassVar[bool] = False  # a sequence is computed in chunks
-    has_attention_weights: ClassVar[bool] = False  # the whole matrix of attention weights exists where a model asks for it
+    has_attention_weights: ClassVar[bool] = False  # the whole matrix of attention weights exists if a model asks for it
 
-    def prepare(self, model: LanguageModel, length: int) -> Memory:
-        """Returns the plan that computes the batches. Call once, before the first batch. `length`: tokens of the longest sequences.
+    @abstractmethod
+    def prepare(self, model: LanguageModel, length: int) -> Plan:
+        """Return the plan that computes the batches. Call once, before the first batch.
 
-        Raises `ConfigError` if the model cannot be trained this way.
+        `length`: tokens of the longest sequences. Raises `ConfigError` if the model cannot be trained this way.
         """
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans that the setting names; none if the planner has to choose."""
+        return ()
+
+    def check_able(self, has: frozenset[str], model: str) -> None:  # noqa: B027  # most need nothing
+        """Raise `ConfigError` if models with these capabilities cannot be trained this way."""
+
+
+class Plan(Memory):
+    """Runs forward and backward of one batch."""
+
+    def prepare(self, model: LanguageModel, length: int) -> Self:
         self.check_model(model)
         return self
 
-    def check_able(self, has: frozenset[str], model: str) -> None:  # noqa: B027  # most need nothing
-        """Raises `ConfigError` if models with these capabilities cannot be trained this way."""
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return (self,)
 
-    def check_model(self, model: LanguageModel) -> None:  # noqa: B027  # most fit every model
-        """Raises `ConfigError` if the model cannot be trained this way."""
+    def check_model(self, model: LanguageModel) -> None:  # most fit every model
+        """Raise `ConfigError` if the model cannot be trained this way."""
+
+    def variants(self) -> Iterator[Plan]:
+        """Yield the settings that the planner compares, the fastest and largest first."""
+        yield self
 
     def helps(self, length: int) -> bool:
         """Whether the plan can save memory on sequences of `length` tokens."""
@@ -40,16 +61,28 @@ class Memory(ABC):
 
     @property
     @abstractmethod
-    def tokens_at_once(self) -> int:
+    def pass_tokens(self) -> int:
         """Tokens in one forward and backward pass; a longer sequence is still computed as a whole."""
+
+    @property
+    def fixed_tokens(self) -> int:
+        """Tokens of the largest piece whose size does not grow with the length; 0 if there is none."""
+        return 0
 
     def rows(self, length: int) -> int:
         """Sequences of `length` tokens in one forward and backward pass."""
-        return max(1, self.tokens_at_once // length)
+        return max(1, self.pass_tokens // length)
+
+    @property
+    def overrides(self) -> str:
+        """The words of the command line that select the plan; default settings are left out."""
+        settings: list[Any] = list(fields(self))  # type: ignore[arg-type]  # every plan is a dataclass
+        changed = {field.name: getattr(self, field.name) for field in settings if getattr(self, field.name) != field.default}
+        return " ".join([f"memory={self.word}", *(f"memory.{key}={str(value).lower()}" for key, value in changed.items())])
 
     @abstractmethod
     def backward(self, model: LanguageModel, example: Example) -> float:
-        """Adds the gradient of share · Σ w·CE / Σ w over the whole batch and returns that loss, in nats per scored token.
+        """Add the gradient of share · Σ w·CE / Σ w over the whole batch and return that loss, in nats per scored token.
 
         With `agreement > 0` the numerator has one more term: the distance between paired rows.
         """

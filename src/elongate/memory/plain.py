@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from elongate.errors import require
-from elongate.memory.memory import Memory
+from elongate.memory.memory import Plan
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -14,23 +14,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plain(Memory):
+class Plain(Plan):
+    """Keeps all activations of a pass."""
+
     micro_batch_tokens: int = 4096  # tokens in one forward and backward, rounded to whole sequences, at least one
 
     word: ClassVar[str] = "plain"
     has_attention_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require(self.micro_batch_tokens > 0, "micro_batch_tokens", self.micro_batch_tokens, "must be at least 1", "use {key}=4096")
+        value, rule = self.micro_batch_tokens, "must be at least 1"
+        require(value > 0, "micro_batch_tokens", value, rule, "use {key}=4096")
 
     @property
-    def tokens_at_once(self) -> int:
+    def pass_tokens(self) -> int:
         return self.micro_batch_tokens
 
     def backward(self, model: LanguageModel, example: Example) -> float:
         from elongate.objectives.loss import summed_loss
 
-        # Divide by the count of the whole batch: a mean of the parts' means would weight their tokens unequally.
+        # Divide by the count of the whole batch: a mean of means would weight tokens unequally.
         count = example.weight / example.share
         total = 0.0
         for part in example.parts(self.rows(example.length)):

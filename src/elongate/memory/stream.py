@@ -1,23 +1,26 @@
 """Exact training on sequences of any length, chunk by chunk, through stored keys and values.
 
-A first pass without gradient stores the keys and values of every layer. Then the chunks are recomputed from last to first, with gradient:
-each attends to the stored keys and values, its backward pass adds to the gradients of those of its past, and its own keys and values
-receive the gradients that later chunks added. Only one chunk has activations at a time. Keys, values and their gradients grow with the
-length; they are kept in memory or in files of the temporary directory (TMPDIR), which are removed after the step.
-There is no approximation and no code per architecture: it works for every causal model whose tokens interact only in its attention.
+A first pass without gradient stores the keys and values of every layer. Then the chunks are recomputed from
+last to first, with gradient: each attends to the stored keys and values, its backward pass adds to the
+gradients of those of its past, and its own keys and values receive the gradients that later chunks added.
+
+Only one chunk has activations at a time. Keys, values and their gradients grow with the length; they are kept
+in memory or in files of the temporary directory (TMPDIR), which are removed after the step. A sequence that is
+not longer than a chunk is computed as a whole. There is no approximation and no code per architecture: it works
+for every causal model whose tokens interact only in its attention.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from elongate.errors import ConfigError, require
-from elongate.memory.memory import Memory
+from elongate.memory.memory import Plan
 
 if TYPE_CHECKING:
     from elongate.context.attention.kernel.kv_store import KeyValueStore
@@ -25,9 +28,13 @@ if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
+Chunk = tuple[int, int]  # its first token and the one after its last
+
 
 @dataclass(frozen=True, kw_only=True)
-class Stream(Memory):
+class Stream(Plan):
+    """Computes one chunk of a sequence at a time."""
+
     chunk_length: int = 512  # tokens with activations at a time, at least 1; shorter sequences are batched
     keep_attention: bool = True  # attention outputs of the first pass, at most the size of keys and values; false: recomputed
     on_disk: bool = False  # true: keep keys, values and gradients in files and one layer of them in memory
@@ -40,16 +47,25 @@ class Stream(Memory):
         require(self.chunk_length > 0, "chunk_length", self.chunk_length, "must be at least 1", "use {key}=512")
 
     @property
-    def is_exact(self) -> bool:  # type: ignore[override]  # derived here, given elsewhere
+    def is_exact(self) -> bool:  # type: ignore[override]  # computed here, constant elsewhere
         return not self.detach
 
-    def helps(self, length: int) -> bool:
-        """False for a sequence that is shorter than a chunk: it is computed as a whole."""
-        return self.chunk_length <= length
+    @property
+    def pass_tokens(self) -> int:
+        return self.chunk_length
 
     @property
-    def tokens_at_once(self) -> int:
+    def fixed_tokens(self) -> int:
         return self.chunk_length
+
+    def variants(self) -> Iterator[Plan]:
+        yield replace(self, keep_attention=True)
+        yield replace(self, keep_attention=False)
+        # Last, for sequences that fit no other way: the time of file access is not predicted.
+        yield replace(self, keep_attention=False, on_disk=True)
+
+    def helps(self, length: int) -> bool:
+        return self.chunk_length <= length
 
     def check_able(self, has: frozenset[str], model: str) -> None:
         if "causal" not in has:
@@ -59,22 +75,21 @@ class Stream(Memory):
     def check_model(self, model: LanguageModel) -> None:
         self.check_able(model.has, model.word)
         if not model.meets_in_attention:
-            rule = f"cannot train a {model.network.config.model_type}: its tokens meet elsewhere than in its attention"
+            rule = f"cannot train a {model.network.config.model_type}: its tokens interact outside its attention"
             raise ConfigError("memory", self.word, rule, "use memory=checkpoint")
 
     def backward(self, model: LanguageModel, example: Example) -> float:
         assert not example.agreement, "checked with the job"
-        # Divide by the count of the whole batch: a mean of the parts' means would weight their tokens unequally.
+        # Divide by the count of the whole batch: a mean of means would weight tokens unequally.
         count = example.weight / example.share
-        return sum(self._rows(model, part, count) for part in example.parts(self.rows(example.inputs.shape[1])))
-
-    def _rows(self, model: LanguageModel, part: Example, count: float) -> float:
-        """Runs forward and backward over rows that are streamed together."""
-        with self._kept() as kept:
-            return self._streamed(model, part, count, kept)
+        total = 0.0
+        for part in example.parts(self.rows(example.inputs.shape[1])):
+            with self._new_store() as store:
+                total += _Pass(model, part, model.layout(part.inputs, part.positions), count, store).run(self)
+        return total
 
     @contextmanager
-    def _kept(self) -> Iterator[KeyValueStore]:
+    def _new_store(self) -> Iterator[KeyValueStore]:
         from elongate.context.attention.kernel.kv_store import KeyValueStore, KeyValueStoreOnDisk
 
         outputs: dict[Any, Any] | None = {} if self.keep_attention and not self.detach else None
@@ -84,49 +99,75 @@ class Stream(Memory):
         with TemporaryDirectory(prefix="elongate-") as folder:
             yield KeyValueStoreOnDisk(past={}, outputs=outputs, folder=Path(folder))
 
-    def _streamed(self, model: LanguageModel, part: Example, count: float, kept: KeyValueStore) -> float:
+
+@dataclass(frozen=True)
+class _Pass:
+    """Forward and backward over rows that are streamed together."""
+
+    model: LanguageModel
+    part: Example
+    layout: Layout
+    count: float  # the loss is a sum over tokens divided by this
+    store: KeyValueStore
+
+    def run(self, plan: Stream) -> float:
+        length = self.part.inputs.shape[1]
+        chunks = [(start, min(start + plan.chunk_length, length)) for start in range(0, length, plan.chunk_length)]
+        if len(chunks) == 1:
+            return self._backward(chunks[0], None)
+        if plan.detach:
+            return sum(self._backward(chunk, self.store) for chunk in chunks)
+        return self._run_twice(chunks)
+
+    def _run_twice(self, chunks: list[Chunk]) -> float:
         import torch
 
-        from elongate.context.attention.kernel.kv_store import StopForward
-
-        length = part.inputs.shape[1]
-        layout = model.layout(part.inputs, part.positions)
-        chunks = [(start, min(start + self.chunk_length, length)) for start in range(0, length, self.chunk_length)]
-        if self.detach or len(chunks) == 1:
-            return sum(self._chunk(model, part, layout, chunk, kept if len(chunks) > 1 else None, count) for chunk in chunks)
+        model = self.model
         # A recomputed chunk must draw the same dropout.
         seeds = torch.randint(2**62, (len(chunks),)).tolist()
         with (
             torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),
             model.gradients.embedding(model.network.get_input_embeddings()),
         ):
-            with torch.no_grad(), model.autocast():
-                for seed, chunk in zip(seeds, chunks[:-1], strict=False):
-                    torch.manual_seed(seed)
-                    # The last layer only needs to store keys and values. The first chunk shows which layer is last.
-                    with suppress(StopForward):
-                        model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.for_chunk(chunk, kept))
-                    kept.stop_at_last_layer()
-            kept.last, total = None, 0.0
+            # The last chunk needs no first pass: no chunk attends to it but itself.
+            self._store_past(chunks[:-1], seeds)
             # Use one context for all chunks, so the weights are cast to bfloat16 once.
             with model.autocast():
+                total = 0.0
                 for seed, chunk in zip(reversed(seeds), reversed(chunks), strict=True):
                     torch.manual_seed(seed)
-                    total += self._chunk(model, part, layout, chunk, kept, count)
+                    total += self._backward(chunk, self.store)
         return total
 
-    def _chunk(
-        self, model: LanguageModel, part: Example, layout: Layout, chunk: tuple[int, int], kept: KeyValueStore | None, count: float
-    ) -> float:
+    def _store_past(self, chunks: list[Chunk], seeds: list[int]) -> None:
+        """Run the first pass."""
+        import torch
+
+        from elongate.context.attention.kernel.kv_store import StopForward
+
+        with torch.no_grad(), self.model.autocast():
+            for seed, chunk in zip(seeds, chunks, strict=False):
+                torch.manual_seed(seed)
+                # The last layer only needs to store keys and values. The first chunk shows which layer is last.
+                with suppress(StopForward):
+                    self._hidden(chunk, self.store)
+                self.store.stop_at_last_layer()
+        self.store.last = None
+
+    def _hidden(self, chunk: Chunk, store: KeyValueStore | None) -> Any:
+        inputs = self.part.inputs[:, slice(*chunk)]
+        return self.model.hidden(inputs, self.part.positions, self.layout.for_chunk(chunk, store))
+
+    def _backward(self, chunk: Chunk, store: KeyValueStore | None) -> float:
+        """Run forward and backward over a chunk and return its share of the loss."""
         import torch
 
         from elongate.objectives.loss import summed_loss
 
-        at = slice(*chunk)
-        hidden = model.hidden(part.inputs[:, at], part.positions, layout.for_chunk(chunk, kept))
-        loss = summed_loss(model, hidden, part.tokens(at), model.gradients.scaled(1 / count)) / count
-        with torch.autocast(model.device.type, enabled=False):
+        targets, sink = self.part.tokens(slice(*chunk)), self.model.gradients.scaled(1 / self.count)
+        loss = summed_loss(self.model, self._hidden(chunk, store), targets, sink) / self.count
+        with torch.autocast(self.model.device.type, enabled=False):
             loss.backward()
-        if kept is not None:
-            kept.drop_outputs(chunk)
+        if store is not None:
+            store.drop_outputs(chunk)
         return loss.item()

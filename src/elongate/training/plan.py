@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from elongate.data.tokenizer.tokenizer import fit_tokenizer
 from elongate.errors import inside
-from elongate.memory.planner.planner import MARGIN, Advice, advise, describe, gib
+from elongate.memory.planner.planner import MARGIN, Advice, advise, format_bytes
 from elongate.training.base import without_base
 from elongate.training.job import Job
 from elongate.training.validate import with_model
@@ -15,7 +15,7 @@ Row = tuple[str, str, str, str, str, str]
 _INEXACT = "Assumes that every token is read once and scored: objective={} has other targets and may read the text more than once."
 
 if TYPE_CHECKING:
-    from elongate.memory.planner.planner import Estimate
+    from elongate.memory.planner.planner import PlanCost
 
 
 def plan(job: Job) -> str:
@@ -37,22 +37,23 @@ def plan(job: Job) -> str:
 def _text(advice: Advice, device: str) -> str:
     held = advice.weights + advice.gradients + advice.optimizer
     rows = [("", "peak memory", "of it the step", "FLOPs", "s/step", "longest that fits")]
-    rows += [_row(estimate, held, advice.longest(estimate.plan)) for estimate in advice.estimates]
+    rows += [_row(cost, held, advice.longest(cost.plan)) for cost in advice.costs]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "   ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]) for row in rows
     ]
-    title = f"One step: {advice.rows} × {advice.length} tokens on {device}, {gib(advice.free)} free"
-    parts = f"weights {gib(advice.weights)}, gradients {gib(advice.gradients)}, optimizer state at most {gib(advice.optimizer)}"
+    title = f"One step: {advice.rows} × {advice.length} tokens on {device}, {format_bytes(advice.free)} free"
+    weights, gradients, optimizer = map(format_bytes, (advice.weights, advice.gradients, advice.optimizer))
+    parts = f"weights {weights}, gradients {gradients}, optimizer state at most {optimizer}"
     return "\n".join([title, parts, "", *lines, "", _recommendation(advice)])
 
 
-def _row(estimate: Estimate, held: int, longest: int) -> Row:
+def _row(cost: PlanCost, held: int, longest: int) -> Row:
     fits = f"{longest:,} tokens" if longest else "none"
-    return describe(estimate.plan), gib(held + estimate.peak), gib(estimate.peak), f"{estimate.flops:.2e}", f"{estimate.seconds:.3g}", fits
+    return cost.plan.overrides, format_bytes(held + cost.peak), format_bytes(cost.peak), f"{cost.flops:.2e}", f"{cost.seconds:.3g}", fits
 
 
 def _recommendation(advice: Advice) -> str:
     if advice.recommended is None:
         return f"recommended: none. {advice.refusal()}"
-    return f"recommended: {advice.recommended.word} (the fastest that leaves {MARGIN:.0%} of the free memory)"
+    return f"recommended: {advice.recommended.plan.overrides} (the fastest that leaves {MARGIN:.0%} of the free memory)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -46,24 +46,8 @@ class Meter:
 
 
 def _count_flops(work: Callable[[], object]) -> int:
-    from torch._library.custom_ops import OPDEFS
-    from torch.utils._python_dispatch import TorchDispatchMode
+    from elongate.memory.planner.operators import FlopCounter
 
-    from elongate.memory.planner.dry_run import flops_of
-
-    class Counting(TorchDispatchMode):
-        flops = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-            keywords = kwargs or {}
-            # An operator written in Python calls others, which are counted instead of it.
-            if (definition := OPDEFS.get(func._schema.name)) is not None:
-                with self:
-                    return definition._init_fn(*args, **keywords)
-            result = func(*args, **keywords)
-            self.flops += flops_of(func, args, keywords, result)
-            return result
-
-    with Counting() as counting:
+    with FlopCounter() as counter:
         work()
-    return counting.flops
+    return counter.flops

@@ -19,20 +19,19 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         import torch
 
-        kept_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept_back
-    return min(_of_the_machine(), *_of_the_groups())
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    return min([_machine_free_bytes(), *_group_free_bytes()])
 
 
-def _of_the_machine() -> int:
+def _machine_free_bytes() -> int:
     if not (_PROC / "meminfo").exists():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 1024 * _entries(_PROC / "meminfo")["MemAvailable:"]
 
 
-def _of_the_groups() -> Iterator[int]:
+def _group_free_bytes() -> Iterator[int]:
     """Free bytes of each control group of the process; the kernel can reclaim idle file pages."""
-    yield _of_the_machine()
     if not (_PROC / "self/cgroup").exists():
         return
     for line in (_PROC / "self/cgroup").read_text().splitlines():

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from elongate.memory.planner.dry_run import Call, Shape, flops_of
+from elongate.memory.planner.dry_run import Call, Shape
+from elongate.memory.planner.operators import flops_of
 
 if TYPE_CHECKING:
     from elongate.memory.planner.dry_run import Work
@@ -31,12 +32,12 @@ def seconds_of(work: Work, device: torch.device) -> float:
 def _rate(call: Call, device: torch.device) -> float:
     """FLOPs per second of an operator."""
 
-    def made(value: Any) -> Any:
+    def build(value: Any) -> Any:
         if isinstance(value, Shape):
             return (torch.randn if value.dtype.is_floating_point else torch.zeros)(value.sizes, dtype=value.dtype, device=device)
         return value
 
-    arguments, keywords = tuple(map(made, call.arguments)), {key: made(value) for key, value in call.keywords}
+    arguments, keywords = tuple(map(build, call.arguments)), {key: build(value) for key, value in call.keywords}
     with torch.no_grad():
         result = call.function(*arguments, **keywords)
         flops = flops_of(call.function, arguments, keywords, result)
@@ -58,21 +59,24 @@ def _overhead(device: torch.device) -> float:
 
 
 def _seconds(act: Callable[[], Any], device: torch.device) -> float:
-    """Returns the best of several timings after one warm-up call; very short calls are repeated until the clock can resolve them."""
+    """Return the best of several timings after one warm-up call.
+
+    Very short calls are repeated until the clock can resolve them.
+    """
     act()
-    found: list[float] = []
+    timings: list[float] = []
     spent, times = 0.0, 1
-    while len(found) < 2 or spent < _SECONDS:
+    while len(timings) < 2 or spent < _SECONDS:
         began = _now(device)
         for _ in range(times):
             act()
-        took = _now(device) - began
-        spent += took
-        if took < _SHORTEST:
+        elapsed = _now(device) - began
+        spent += elapsed
+        if elapsed < _SHORTEST:
             times *= 2
         else:
-            found.append(took / times)
-    return min(found)
+            timings.append(elapsed / times)
+    return min(timings)
 
 
 def _now(device: torch.device) -> float:

@@ -1,0 +1,58 @@
+"""Counting the operators that torch runs, and their FLOPs."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch._library.custom_ops import OPDEFS
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+class OperatorMode(TorchDispatchMode):
+    """Passes every operator through `call`. An operator written in Python is replaced by those that it calls."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        keywords = kwargs or {}
+        if (definition := OPDEFS.get(func._schema.name)) is not None:
+            with self:
+                return definition._init_fn(*args, **keywords)
+        return self.call(func, args, keywords)
+
+    def call(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Run the operator."""
+        return func(*args, **keywords)
+
+
+class FlopCounter(OperatorMode):
+    """Counts the FLOPs of matrix products and attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def call(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        result = super().call(func, args, keywords)
+        self.flops += flops_of(func, args, keywords, result)
+        return result
+
+
+def flops_of(func: Any, args: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> int:
+    """FLOPs of a call; 0 for operators that mainly move bytes."""
+    name = func._schema.name.removeprefix("aten::")
+    if "scaled_dot_product" in name:
+        return _attention_flops(func, args, keywords, "backward" in name)
+    formula = flop_registry.get(getattr(torch.ops.aten, name.rstrip("_"), None))
+    return 0 if formula is None else int(formula(*args, **keywords, out_val=result))
+
+
+def _attention_flops(func: Any, args: tuple[Any, ...], keywords: dict[str, Any], backward: bool) -> int:
+    """Torch's own formula also counts the half that causal attention skips, and does not know the CPU operators."""
+    query, key, value = args[1:4] if backward else args[:3]
+    names = [argument.name for argument in func._schema.arguments]
+    causal = dict(zip(names, args, strict=False)).get("is_causal", False) or keywords.get("is_causal", False)
+    pairs = prod(query.shape[:3]) * key.shape[2] // (2 if causal else 1)
+    dim, value_dim = query.shape[3], value.shape[3]
+    return int(2 * pairs * (3 * dim + 2 * value_dim if backward else dim + value_dim))
