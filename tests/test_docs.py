@@ -61,7 +61,7 @@ def tiny(command: str) -> tuple[str, list[str]]:
     assert python == "python", f"only make and python are run: {command}"
     given = dict(argument.partition("=")[::2] for argument in arguments)
     small = []
-    if program == "train.py" and "experiment=smoke" not in arguments:
+    if program == "train.py":
         small += ["steps=2", "batch_tokens=256", "context.target_length=128", "data.cache=cache"]
         model = given.get("model", "gpt")
         if model != "pretrained":
@@ -72,6 +72,8 @@ def tiny(command: str) -> tuple[str, list[str]]:
             small += ["data=text", "data.path=books"]
         if "evaluation" not in given:
             small += ["evaluation=[curve]", "evaluation.curve.num_sequences=4"]
+        if "sweep" in given:
+            small += ["context=none,yarn"]
     if "retrieval" in given.get("evaluation", ""):
         small += ["evaluation.retrieval.lengths=[256]", "evaluation.retrieval.tasks=[copy]", "evaluation.retrieval.num_samples=2"]
     return program, [*map(shortened, arguments), *(s for s in small if s.partition("=")[0] not in given)]
@@ -97,8 +99,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("python train.py", folder)
     for place in ("checkpoint", "extended"):
         shutil.copytree(next((folder / "runs/bases").glob("*/model")), folder / f"path/to/{place}")
-    original = "checkpoint=path/to/checkpoint evaluation=[curve,retrieval] data=text data.path=books tokenizer=byte"
-    run(f"python evaluate.py {original} hydra.run.dir=runs/evaluation-of-the-original", folder)
+    run("python evaluate.py checkpoint=path/to/checkpoint evaluation=[curve,retrieval] hydra.run.dir=runs/evaluation-of-the-original", folder)
     return folder
 
 
