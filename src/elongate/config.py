@@ -89,8 +89,9 @@ def _class_of(node: DictConfig, path: str, kind: type) -> type:
 
 def build_class(cls: type, node: DictConfig, path: str) -> Any:
     """An instance of the dataclass from the node's values; `path` is the node's place in the configuration. Raises as `build` does."""
-    known = {f.name: f for f in fields(cls) if f.init}
-    hints = get_type_hints(cls)
+    # A field whose key is a keyword of Python ends in an underscore.
+    known = {f.name.removesuffix("_"): f for f in fields(cls) if f.init}
+    hints = {name.removesuffix("_"): hint for name, hint in get_type_hints(cls).items()}
     values: dict[str, Any] = {}
     plain: dict[str, Any] = {}
     for key in map(str, node):
@@ -114,7 +115,7 @@ def build_class(cls: type, node: DictConfig, path: str) -> Any:
         given = key in values or field.default is not MISSING or field.default_factory is not MISSING
         require(given, f"{path}.{key}" if path else key, "", "is required", "remove ~{key}")
     try:
-        return cls(**values)
+        return cls(**{known[key].name: value for key, value in values.items()})
     except ConfigError as fault:
         raise (fault.inside(path) if path else fault) from None
 
@@ -131,12 +132,12 @@ def _typed(cls: type, kinds: Mapping[str, tuple[Any, Field[Any]]], values: Mappi
     found: dict[str, Any] = {}
     for key, (hint, _) in kinds.items():
         full = f"{path}.{key}" if path else key
-        schema = make_dataclass(cls.__name__, [(key, hint)])
+        schema = make_dataclass(cls.__name__, [("value", hint)])
         try:
-            typed = OmegaConf.merge(OmegaConf.structured(schema), {key: values[key]})
+            typed = OmegaConf.merge(OmegaConf.structured(schema), {"value": values[key]})
         except OmegaConfBaseException:
             raise ConfigError(full, values[key], f"must be {_type_word(hint)}", _type_remedy(key, *kinds[key], values[key])) from None
-        found[key] = OmegaConf.to_container(typed)[key]  # type: ignore[index,call-overload]  # a mapping, since a mapping went in
+        found[key] = OmegaConf.to_container(typed)["value"]  # type: ignore[index,call-overload]  # a mapping, since a mapping went in
         finite = not isinstance(found[key], float) or math.isfinite(found[key])
         require(finite, full, found[key], "must be a finite number", _type_remedy(key, *kinds[key], None))
     return found

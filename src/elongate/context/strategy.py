@@ -21,8 +21,11 @@ class Strategy:
     target_length: int  # tokens, at least the model's original length
     evaluation_attention: Attention | None = None  # attention when the model is evaluated; None: as in training
     sampling: Sampling | None = None  # how positions of training sequences are sampled; None: they are 0, 1, 2 …
+    from_: str = "original"  # frequencies that a checkpoint that was scaled before is scaled from: original or current
 
     def __post_init__(self) -> None:
+        rule = "must be original or current"
+        require(self.from_ in ("original", "current"), "from", self.from_, rule, "use {key}=original")
         require(self.target_length > 0, "target_length", self.target_length, "must be at least 1", "use {key}=1024")
 
     @property

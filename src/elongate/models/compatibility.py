@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from elongate.context.attention.attention import Attention
+from elongate.context.position.scaling import Scaling
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
 from elongate.models.language_model import LanguageModel
@@ -69,11 +70,16 @@ def _check_position(model: LanguageModel, strategy: Strategy, original_length: i
         raise ConfigError("context/position", position.word, rule, _OTHER_ARCHITECTURE)
     if not position.changes_model or not rotary:
         return
-    if difference := rotary.unlike_plain():
-        rule = f"cannot act on a {kind} {difference}"
-        remedy = "use context=none, or start from the checkpoint before its extension"
+    rotary.start = strategy.from_
+    if isinstance(position, Scaling) and (reason := rotary.refusal(position)):
+        rule = f"cannot act on a {kind} {reason}"
+        remedy = (
+            "use context.from=original"
+            if strategy.from_ == "current"
+            else "use context=none, or start from a checkpoint before its extension"
+        )
         raise ConfigError("context/position", position.word, rule, remedy)
-    position.check(rotary.rotary(original_length), strategy.target_length / original_length)
+    position.check(*rotary.starting_point(original_length, strategy.target_length))
 
 
 def _source_refusal(model: LanguageModel, rule: str, remedy: str = _OTHER_ARCHITECTURE) -> ConfigError:

@@ -187,6 +187,7 @@ class LanguageModel:
         `compatibility.check_strategy` before. May be called again for another length.
         """
         self.positions.sampled_below = None if strategy.sampling is None else length
+        self.positions.rotary.start = strategy.from_
         evidence = self.place(strategy.position, original_length, length)
         return evidence | {"attention": self.attend(strategy.attention, original_length, length)}
 

@@ -10,19 +10,24 @@ in the others, no distance exceeds their window, however long the text is.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from jaxtyping import Float
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from elongate.context.position.relative import Relative, as_lists
 from elongate.context.position.rotary import Rotary
 from elongate.context.position.scaling import Scaling
 
+_SCALED = ("linear", "dynamic", "yarn", "longrope", "llama3")  # rope_types from which a scaling can start
 _LENGTH_DEPENDENT = ("dynamic", "longrope")  # rope_types whose frequencies depend on the length of the text
 _WHOLE = "full_attention"  # transformers' name for layers that see the whole sequence
 
@@ -34,6 +39,8 @@ class RotaryPositions:
         self.network = network
         # As trained: a scaling always starts from these, also when it is set again for another length.
         self._trained: dict[str, Any] = dict(getattr(network.config, "rope_parameters", None) or {})
+        self._trained_length = getattr(network.config, "max_position_embeddings", 0)
+        self.start = "original"  # what a scaling of a scaled checkpoint starts from: its original or current frequencies
         self._length_dependent = self._freeze_frequencies()
 
     def __bool__(self) -> bool:
@@ -58,37 +65,102 @@ class RotaryPositions:
             compute: Callable[..., Any] = ROPE_INIT_FUNCTIONS[rope_type]
             built.copy_(compute(module.config, built.device, seq_len=seq_len, **layers)[0])
 
-    def unlike_plain(self) -> str | None:
-        """Return how the trained parameters differ from plain RoPE, from which a scaling starts; None: they do not."""
+    @property
+    def is_scaled(self) -> bool:
+        """Return whether the checkpoint was extended before: its frequencies are not those of plain RoPE."""
+        return self.trained.get("rope_type", "default") != "default"
+
+    def refusal(self, scaling: Scaling) -> str | None:
+        """Return why the scaling cannot start from the trained parameters, as the end of a sentence; None: it can."""
         if "rope_type" not in self.trained:
             return "whose layers have different rotary parameters"
-        if self.trained["rope_type"] != "default":
-            return f"that was extended before (rope_type {self.trained['rope_type']})"
+        if scaling.follows_text and not self._accepts(scaling.rope_parameters(self.rotary(1), 1.0)):
+            return "whose configuration only takes frequencies that do not depend on the length of the text"
+        if not self.is_scaled:
+            return None
+        kind = self.trained["rope_type"]
+        if kind not in _SCALED:
+            return f"whose frequencies (rope_type {kind}) have no known original"
+        if self.trained.get("mscale_all_dim"):
+            return "whose softmax scale depends on its YaRN parameters (mscale_all_dim)"
+        if self.start == "current" and (kind == "dynamic" or scaling.follows_text):
+            return "with context.from=current, because frequencies that depend on the length of the text have no fixed ratio"
         return None
 
     def rotary(self, original_length: int) -> Rotary:
-        """Return the trained embedding as the closed forms need it."""
+        """Return the plain embedding of the checkpoint's theta, as the closed forms need it."""
         dim = int(head_dim(self.network.config) * self.trained.get("partial_rotary_factor", 1.0))
         return Rotary(dim, float(self.trained["rope_theta"]), original_length)
+
+    def starting_point(self, original_length: int, length: int) -> tuple[Rotary, float]:
+        """Return the embedding that a scaling starts from, and the factor to sequences of `length` tokens.
+
+        A scaled checkpoint starts from the length that it was pretrained on, before it was scaled, unless the
+        scaling starts from its current frequencies.
+        """
+        if self.is_scaled and self.start == "original":
+            original_length = self.pretrained_length
+        return self.rotary(original_length), length / original_length
+
+    @property
+    def pretrained_length(self) -> int:
+        """Return the length in tokens that the checkpoint was trained on before it was scaled."""
+        if length := self.trained.get("original_max_position_embeddings"):
+            return int(length)
+        # transformers applies the factor of `linear` to all positions: the stated length is the scaled one.
+        factor = self.trained["factor"] if self.trained.get("rope_type") == "linear" else 1.0
+        return round(self._trained_length / factor)
 
     def set(self, scaling: Scaling, original_length: int, length: int) -> dict[str, Any]:
         """Rebuild the embeddings for sequences of `length` tokens; return the evidence that the scaling is active."""
         config = self.network.config
-        if self.unlike_plain():
+        if not scaling.changes_model and (self.is_scaled or self.refusal(scaling)):
             # Dynamic NTK reads the trained length from this key: a larger value would switch it off.
             if self.trained.get("rope_type") != "dynamic":
                 config.max_position_embeddings = length
             return {"rope_parameters": self._trained}
-        config.max_position_embeddings = scaling.stated_length(original_length, length)
-        rotary, factor = self.rotary(original_length), length / original_length
-        carried = {key: self.trained[key] for key in ("partial_rotary_factor",) if key in self.trained}
-        parameters = carried | scaling.rope_parameters(rotary, factor)
-        config.rope_parameters = self._trained | {_WHOLE: parameters} if self._by_layer_type else parameters
+        rotary, factor = self.starting_point(original_length, length)
+        if self.is_scaled and self.start == "current":
+            scaling = Relative(scaling=scaling, present=self._present[0], present_attention_factor=self._present[1])
+        config.max_position_embeddings = scaling.stated_length(rotary.original_length, length)
+        parameters = scaling.rope_parameters(rotary, factor)
+        if not self._accepts(parameters):
+            parameters = as_lists(scaling, rotary, factor)
+        config.rope_parameters = self._complete(parameters)
+        if hasattr(config, "original_max_position_embeddings"):  # transformers prefers it to the one in rope_parameters
+            config.original_max_position_embeddings = rotary.original_length
         # A module reads the configuration only when it is created, so changing the configuration is not enough.
         for parent, name, module in self.modules():
             setattr(parent, name, type(module)(config).to(self.network.device))
         self._length_dependent = self._freeze_frequencies()
-        return self._verify(scaling, rotary, factor)
+        evidence = self._verify(scaling, rotary, factor)
+        return evidence | ({"from": self.start, "pretrained_length": self.pretrained_length} if self.is_scaled else {})
+
+    def _complete(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return the `rope_parameters` of the configuration for those of a scaling."""
+        carried = {key: self.trained[key] for key in ("partial_rotary_factor",) if key in self.trained}
+        whole = carried | parameters
+        return self._trained | {_WHOLE: whole} if self._by_layer_type else whole
+
+    def _accepts(self, parameters: dict[str, Any]) -> bool:
+        """Return whether the architecture's configuration can be saved with these parameters: Phi-3's only takes lists of factors."""
+        config = copy.deepcopy(self.network.config)
+        config.rope_parameters = self._complete(parameters)
+        try:
+            config.validate()
+        except StrictDataclassClassValidationError:
+            return False
+        return True
+
+    @cached_property
+    def _present(self) -> tuple[tuple[float, ...], float]:
+        """Return the trained frequencies in radians per token, in a text as long as the trained length, and the attention factor."""
+        config = copy.deepcopy(self.network.config)
+        config.rope_parameters = self._trained
+        layers = {"layer_type": _WHOLE} if self._by_layer_type else {}
+        compute: Callable[..., Any] = ROPE_INIT_FUNCTIONS[self.trained["rope_type"]]
+        frequencies, attention_factor = compute(config, None, seq_len=torch.tensor(self._trained_length), **layers)
+        return tuple(frequencies.double().tolist()), float(attention_factor)
 
     def modules(self) -> list[tuple[nn.Module, str, nn.Module]]:
         """Return (parent, name, module) of every rotary embedding."""

@@ -81,14 +81,14 @@ class _ModelBench:
         bar: SearchBar,
         session: Session,
     ) -> None:
-        self.rotary: Rotary = model.positions.rotary.rotary(original_length)
-        self.factor = job.strategy.target_length / original_length
         self.seed = job.seed
         self.report_progress = bar.step
         self._searched, self._held_out = documents
         self._job, self._model, self._session = job, model, session
         self._lengths = original_length, job.strategy.target_length
         model.extend(job.strategy, *self._lengths)
+        self.rotary: Rotary
+        self.rotary, self.factor = model.positions.rotary.starting_point(*self._lengths)
         model.network.eval()
 
     def losses(self, position: Position) -> Float[np.ndarray, " documents"]:

@@ -28,6 +28,7 @@ class DynamicNtk(Scaling):
     scale: float | None = None  # s, at least 1; null: target/original length; 1: the base of `ntk` with alpha = n/L
 
     word: ClassVar[str] = "dynamic_ntk"
+    follows_text: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(

@@ -8,7 +8,7 @@ transformers, complete, so that an exported model needs nothing of this package.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +19,8 @@ from elongate.context.position.rotary import Rotary
 
 class Scaling(Position):
     """A position that changes the frequencies of rotary embeddings."""
+
+    follows_text: ClassVar[bool] = False  # every length of the text has its own frequencies
 
     def needs(self, factor: float) -> frozenset[str]:
         return frozenset({"rotary"})
