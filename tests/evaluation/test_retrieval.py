@@ -143,7 +143,7 @@ def test_values_are_searched_in_the_written_text(setting: Setting, model: Any) -
 
 
 def test_generation_needs_a_model_that_writes(setting: Setting) -> None:
-    with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.generate=true: needs text that is written"):
+    with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.generate=true: needs a model that can generate text"):
         Retrieval(generate=True).header(replace(setting, reading=FillIn(0.15)))
 
 
