@@ -30,7 +30,7 @@ HEADINGS = {
         "Quality against cost",
         "How far back the text is used",
         "Lost in the middle?",
-        "The strategies and their proofs",
+        "The strategies and their verification",
     ],
     "yarn-0/report.html": [
         "Loss by position",

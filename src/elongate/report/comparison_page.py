@@ -43,7 +43,7 @@ def comparison_html(comparison: Comparison, name: str) -> str:
         ranking=span(comparison.ranking) if comparison.ranking else None,
         outcome=outcome(comparison),
         parts=[found for part in parts if (found := part(comparison, pens(comparison))).columns],
-        proofs=[(row.group, proof_facts(row.group.first.results)) for row in comparison.rows],
+        verifications=[(row.group, proof_facts(row.group.first.results)) for row in comparison.rows],
         data_uri=data_uri,
     )
 
