@@ -55,7 +55,7 @@ def test_the_verdict_says_that_the_base_could_not_read_that_far(results: dict[st
     text = " ".join(verdict(results, EVALUATIONS))
     assert "Beyond the trained length (512-1024) the model had no positions before the extension and could not be read" in text
     assert "the loss is 1.64 ± 0.03 nats after (1.99 without training)" in text
-    assert "no higher than 64-256 before the extension: the model reads on as well as it read before" in text
+    assert "no higher than 64-256 before the extension: the model reads the new length as well as the trained one" in text
     assert "Needle at 1024 tokens" in text
     results["curve"]["table"]["after"]["loss"][3] = 2.4
     assert "That is 0.61 nats above 64-256 before the extension." in " ".join(verdict(results, EVALUATIONS))

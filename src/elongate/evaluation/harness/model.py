@@ -43,6 +43,7 @@ class Question:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Tokens read in total, tokens per choice, and number of choices."""
         size = len(next(iter(self.choices.values())))
         return (len(self.prefix) + size) * len(self.choices), size, len(self.choices)
 
@@ -57,6 +58,7 @@ class Window:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Tokens read, and tokens scored."""
         return len(self.tokens), self.num_scored
 
 
@@ -71,6 +73,7 @@ class Prompt:
 
     @property
     def shape(self) -> tuple[Any, ...]:
+        """Tokens read and generated in total, tokens generated at most, and stop sequences."""
         return len(self.tokens) + self.num_tokens, self.num_tokens, self.until
 
 
