@@ -170,7 +170,7 @@ def tiny(build_tiny: Callable[..., Any]) -> Any:
 
 
 @pytest.mark.slow
-def test_it_agrees_with_our_own_perplexity(tiny: Any, tmp_path: Path) -> None:
+def test_the_harness_agrees_with_our_perplexity(tiny: Any, tmp_path: Path) -> None:
     texts = [sentence(i, 30)[:100] for i in range(4)]
     path = task(tmp_path, "rolling", [{"text": text} for text in texts], **ROLLING)
     # As the harness reads them: each after an end-of-document token, in one window.
@@ -183,7 +183,7 @@ def test_it_agrees_with_our_own_perplexity(tiny: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_agrees_with_our_own_classification(tiny: Any, tmp_path: Path) -> None:
+def test_the_harness_agrees_with_our_classification(tiny: Any, tmp_path: Path) -> None:
     labels = ["sky", "stone", "old sea"]
     records = [
         {"context": sentence(i, 4), "input": "", "answers": [labels[i % 3]], "all_classes": labels, "gold": i % 3} for i in range(30)

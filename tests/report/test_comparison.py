@@ -148,7 +148,7 @@ def test_nothing_is_written_without_a_finished_run(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["stopped"]
 
 
-def test_runs_without_needle_or_curve_are_compared_by_what_they_have(tmp_path):
+def test_runs_without_needle_or_curve_are_compared_by_their_other_figures(tmp_path):
     for context, missing in (("yarn", "needle"), ("ntk", "curve")):
         for seed in (0, 1):
             results = fake_results(context, seed, 0.01 * seed)
@@ -201,7 +201,7 @@ def test_the_summary_fits_the_terminal(tmp_path):
          {"model.original_length=256", "model.original_length=128"}),
     ],
 )  # fmt: skip
-def test_labels_name_what_differs_and_nothing_else(tmp_path, runs, expected):
+def test_labels_name_only_the_settings_that_differ(tmp_path, runs, expected):
     for index, (context, settings) in enumerate(runs):
         for seed in (0, 1):
             write_run(tmp_path / f"{index}-{seed}", fake_results(context, seed), fake_config(context, seed, **settings))
