@@ -1,8 +1,9 @@
-"""What the loss by position costs beside one plain forward pass of the same tokens: A B B A, in seconds of processor time.
+"""Compares the time of `evaluation=[curve]` with one plain forward pass over the same tokens, in seconds of processor time.
 
     python benchmarks/curve_cost.py runs/gpt-yarn-default
 
-The plain forward is transformers' own, with its own attention, in the same batches, and computes the logits of every token.
+The plain forward pass is that of transformers with its own attention, in the same batches, and computes the logits of every token. The
+order is A B B A, so that a drift of the machine affects both sides equally.
 """
 
 from __future__ import annotations

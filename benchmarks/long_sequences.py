@@ -1,31 +1,31 @@
-"""One training step on one long sequence: time and peak memory of Elongate beside what people use today.
+"""Compares time and peak memory of one training step on one long sequence: Elongate, transformers, its Trainer, and TRL.
 
     make bench                                                     lengths 2048 and 4096, minutes
     python benchmarks/long_sequences.py --folder docs --peers trainer trl --ours stream stream,keep_attention=false checkpoint \
         --lengths 8192 16384 32768                                 the full run: hours, and 18 GiB of memory for the Trainer
     python benchmarks/long_sequences.py --folder docs --append --peers --ours stream --lengths 65536
-    python benchmarks/long_sequences.py --folder docs --page       the table and the plot once more, from the CSV
+    python benchmarks/long_sequences.py --folder docs --page       only redraws the table and the plot from the CSV
 
-Model: Llama classes, 8 layers, d 512, 8 heads over 2 key/value heads, f 1408, vocabulary 32000, a head of its own. Weights and tokens are
-drawn from fixed seeds, the same for everyone. Each measurement is a process of its own.
+Model: Llama classes, 8 layers, d 512, 8 heads over 2 key/value heads, f 1408, vocabulary 32000, untied head. Weights and tokens come from
+fixed seeds and are the same for all programs. Each measurement runs in its own process.
 
 - `plain`: `model(input_ids, labels=…).loss.backward()`.
-- `trainer`: `transformers.Trainer` with `gradient_checkpointing=True`, everything else as it comes.
-- `trl`: TRL's `SFTTrainer`, which checkpoints too, with its own collator. Its default loss is the chunked one: called "nll" in 1.16, at
-  most 4096 × 32768 logits at once, and "chunked_nll" before. The entropy and accuracy that it logs come with it.
-- ours: a memory plan and its settings, `stream` or `stream,keep_attention=false,chunk_length=256`; `window=512` beside them is its
-  attention (another loss, so not in one folder with the others).
+- `trainer`: `transformers.Trainer` with `gradient_checkpointing=True` and defaults for everything else.
+- `trl`: TRL's `SFTTrainer`, which also uses gradient checkpointing, with its own collator. Its default loss is the chunked one: called
+  "nll" in 1.16, with at most 4096 × 32768 logits at a time, and "chunked_nll" before. It includes the entropy and accuracy that TRL logs.
+- ours: a memory plan and its settings, `stream` or `stream,keep_attention=false,chunk_length=256`. The setting `window=512` selects the
+  attention. It changes the loss, so its rows need a folder of their own.
 
-A step is one forward and one backward of the whole sequence into gradients that exist already: of both trainers their `training_step`,
-called by their own loop. Data loading, clipping and the optimizer are outside, alike for all. A step of WARMUP tokens comes first: what is
-loaded once is not counted.
+A step is one forward and one backward pass of the whole sequence into existing gradients. For both trainers it is their `training_step`,
+called by their own loop. Data loading, clipping and the optimizer are not included for any program. A warm-up step of WARMUP tokens runs
+first, so one-time costs are not counted.
 
-Peak memory is the high-water mark of resident memory during the step less the resident memory just before it, when weights and zeroed
-gradients are there. The mark (VmHWM) is kept by the kernel at every change, and reset through /proc/self/clear_refs before the step, so
-nothing that came earlier is in it. Memory is measured once, in a process with MALLOC_MMAP_THRESHOLD_=262144, so that what is freed leaves
-the process; time is measured in others without, to and fro (A B B A), so that a drift of the machine meets all alike.
+Peak memory is the high-water mark of resident memory during the step, minus the resident memory just before it, which includes weights and
+zeroed gradients. The kernel updates the mark (VmHWM) at every change. It is reset through /proc/self/clear_refs before the step, so earlier
+peaks do not count. Memory is measured once, in a process with MALLOC_MMAP_THRESHOLD_=262144, which returns freed memory to the system.
+Time is measured in separate processes without that setting, in the order A B B A, so that a drift of the machine affects all equally.
 
-A measurement whose loss is not that of the first one at its length is refused, and so is one whose gradient has another norm.
+A measurement is refused if its loss or its gradient norm differs from that of the first measurement at its length.
 """
 
 from __future__ import annotations
@@ -58,13 +58,14 @@ WARMUP = 1024  # tokens, two chunks of 512
 VOCABULARY = 32_000
 SEED = 0
 
-Step = Callable[[int], float]  # forward and backward of the first so many tokens: the loss
+Step = Callable[[int], float]  # forward and backward pass of that many first tokens; returns the loss
 
 
-# -- what is compared ----------------------------------------------------------------------------------------------------------
+# -- the programs --------------------------------------------------------------------------------------------------------------
 
 
 def network(length: int, attention: str) -> torch.nn.Module:
+    """The model with fresh weights and the named attention implementation."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -85,12 +86,14 @@ def network(length: int, attention: str) -> torch.nn.Module:
 
 
 def tokens_of(length: int) -> Tensor:
+    """Random tokens, 1 × length."""
     import torch
 
     return torch.randint(VOCABULARY, (1, length), generator=torch.Generator().manual_seed(SEED + 1))
 
 
 def run_plain(length: int, precision: str, measure: Callable[[Step, torch.nn.Module], None]) -> None:
+    """Measures transformers without a trainer."""
     import torch
 
     model, tokens = network(length, "sdpa"), tokens_of(length)
@@ -105,6 +108,7 @@ def run_plain(length: int, precision: str, measure: Callable[[Step, torch.nn.Mod
 
 
 def run_ours(plan: str, length: int, precision: str, measure: Callable[[Step, torch.nn.Module], None]) -> None:
+    """Measures a memory plan of Elongate."""
     import torch
     import yaml
 
@@ -122,7 +126,7 @@ def run_ours(plan: str, length: int, precision: str, measure: Callable[[Step, to
     memory = kind(**given)
     model.precision = precision
     memory = memory.prepare(model, length)
-    # As transformers does it: the last token is read and has no target.
+    # As in transformers, the last token is read but has no target.
     targets, scored = tokens.roll(-1, 1), torch.ones_like(tokens, dtype=torch.bool)
 
     def step(count: int) -> float:
@@ -134,7 +138,7 @@ def run_ours(plan: str, length: int, precision: str, measure: Callable[[Step, to
 
 
 def measured_trainer(base: type[Trainer], measure: Callable[[Step, torch.nn.Module], None]) -> type[Trainer]:
-    """A trainer that measures its own training step where its own loop comes to it, and is itself otherwise."""
+    """A subclass of a trainer that measures its training step when its own loop calls it, and is otherwise unchanged."""
 
     class Measured(base):  # type: ignore[misc, valid-type]
         def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -154,12 +158,13 @@ def measured_trainer(base: type[Trainer], measure: Callable[[Step, torch.nn.Modu
 
 
 def training_arguments(precision: str, folder: str) -> dict[str, Any]:
+    """The arguments of both trainers."""
     return {
         "output_dir": folder,
         "per_device_train_batch_size": 1,
         "max_steps": 1,
         "gradient_checkpointing": True,
-        "optim": "sgd",  # follows the step that is measured; no state
+        "optim": "sgd",  # runs after the measured step, without state
         "bf16": precision == "bf16",
         "use_cpu": True,
         "save_strategy": "no",
@@ -170,6 +175,7 @@ def training_arguments(precision: str, folder: str) -> dict[str, Any]:
 
 
 def run_trainer(length: int, precision: str, measure: Callable[[Step, torch.nn.Module], None]) -> None:
+    """Measures `transformers.Trainer`."""
     from transformers import Trainer, TrainingArguments
 
     row = tokens_of(length)[0]
@@ -180,12 +186,13 @@ def run_trainer(length: int, precision: str, measure: Callable[[Step, torch.nn.M
 
 
 def run_trl(length: int, precision: str, measure: Callable[[Step, torch.nn.Module], None]) -> None:
+    """Measures TRL's `SFTTrainer`."""
     from datasets import Dataset
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
     from trl import SFTConfig, SFTTrainer
 
-    # It asks for a tokenizer even where the data are tokens.
+    # It requires a tokenizer even if the data are tokens.
     words = {"<eos>": 0, "<unk>": 1}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "<unk>")), eos_token="<eos>", pad_token="<eos>")
     rows = Dataset.from_dict({"input_ids": [tokens_of(length)[0].tolist()]})
@@ -195,7 +202,7 @@ def run_trl(length: int, precision: str, measure: Callable[[Step, torch.nn.Modul
         kind(model=network(length, "sdpa"), args=arguments, train_dataset=rows, processing_class=tokenizer).train()
 
 
-# -- one measurement, in a process of its own ------------------------------------------------------------------------------------
+# -- one measurement, in its own process -----------------------------------------------------------------------------------------
 
 
 def measurement(peer: str, length: int, precision: str, threads: int, kind: str) -> dict[str, Any]:
@@ -213,7 +220,7 @@ def measurement(peer: str, length: int, precision: str, threads: int, kind: str)
             parameter.grad.zero_()
         gc.collect()
         if kind == "memory" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-            # What the warm-up left in the heap would be used again, and not be seen.
+            # Return the heap of the warm-up to the system: reusing it would not raise resident memory.
             libc.malloc_trim(0)
         reset_peak_memory(cpu)
         before, seconds, cpu_seconds = peak_memory_bytes(cpu), time.perf_counter(), time.process_time()
@@ -233,14 +240,14 @@ def measurement(peer: str, length: int, precision: str, threads: int, kind: str)
 
 
 def environment(kind: str, threads: int) -> dict[str, str]:
-    """Of a measuring process. Only memory is measured with the pinned threshold: it makes every larger tensor a system call."""
+    """The environment of a measuring process. Only memory is measured with the fixed threshold, because it slows down allocations."""
     inherited = {key: value for key, value in os.environ.items() if key != "MALLOC_MMAP_THRESHOLD_"}
     ours = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
     return inherited | ours | ({"MALLOC_MMAP_THRESHOLD_": "262144"} if kind == "memory" else {})
 
 
 def measured(peer: str, length: int, kind: str, given: argparse.Namespace) -> Row | str:
-    """A row, or why there is none."""
+    """A row, or the reason why there is none."""
     task = {"peer": peer, "length": length, "precision": given.precision, "threads": given.threads, "kind": kind}
     command = [sys.executable, __file__, "--measure", json.dumps(task)]
     try:
@@ -248,7 +255,7 @@ def measured(peer: str, length: int, kind: str, given: argparse.Namespace) -> Ro
             command, capture_output=True, text=True, check=False, timeout=given.timeout, env=environment(kind, given.threads)
         )
     except subprocess.TimeoutExpired:
-        return f"given up after {given.timeout} s"
+        return f"stopped after {given.timeout} s"
     if done.returncode < 0:
         return f"ended by signal {-done.returncode} (out of memory?)"
     if done.returncode:
@@ -256,11 +263,11 @@ def measured(peer: str, length: int, kind: str, given: argparse.Namespace) -> Ro
     return Row(run=given.run, command=given.command, **task, **json.loads(done.stdout.splitlines()[-1]))
 
 
-# -- all of them ------------------------------------------------------------------------------------------------------------------
+# -- all measurements -------------------------------------------------------------------------------------------------------------
 
 
 def tasks(given: argparse.Namespace) -> Iterator[tuple[str, int, str]]:
-    """(peer, length, kind): memory once each, then time to and fro."""
+    """(peer, length, kind) in the order of measurement: memory once per peer, then time in alternating order."""
     everyone = [*given.peers, *(f"{OURS}{plan}" for plan in given.ours)]
     for length in given.lengths:
         if "memory" in given.kinds:
@@ -277,13 +284,15 @@ def main() -> None:
     parser.add_argument("--ours", nargs="*", default=["stream", "stream,keep_attention=false"], help="memory plans with their settings")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096])
     parser.add_argument("--kinds", nargs="+", choices=("memory", "time"), default=["memory", "time"])
-    parser.add_argument("--repeats", type=int, default=2, help="of a time; even numbers meet a drift of the machine alike")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="time measurements per peer; with an even number a drift of the machine affects all equally"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--timeout", type=float, help="seconds after which a measurement is given up")
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="of long_sequences.csv, .md and .png")
-    parser.add_argument("--append", action="store_true", help="keep the rows that are there")
-    parser.add_argument("--page", action="store_true", help="measure nothing: table and plot from the CSV that is there")
+    parser.add_argument("--timeout", type=float, help="seconds after which a measurement is stopped")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="where long_sequences.csv, .md and .png are written")
+    parser.add_argument("--append", action="store_true", help="keep the existing rows")
+    parser.add_argument("--page", action="store_true", help="only redraw the table and the plot from the existing CSV")
     given = parser.parse_args()
     if given.measure:
         print(json.dumps(measurement(**given.measure)))

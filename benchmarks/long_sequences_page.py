@@ -1,4 +1,4 @@
-"""What `long_sequences.py` measured: its rows, and the table and the plot that are made of them."""
+"""The rows of `long_sequences.py`, and the table and plot made from them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 PEERS = ("plain", "trainer", "trl")
-OURS = "elongate "  # before the memory plan, where a peer is named
+OURS = "elongate "  # prefix of a memory plan in the name of a peer
 NAMES = {"plain": "transformers", "trainer": "Trainer + checkpointing", "trl": "TRL SFTTrainer + checkpointing"}
-LOSS_TOLERANCE = 1e-4  # nats, in bf16 too: over thousands of tokens its rounding averages out
+LOSS_TOLERANCE = 1e-4  # nats, also in bf16, whose rounding errors average out over thousands of tokens
 NORM_TOLERANCE = 1e-3  # relative
 MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measurement. A memory row has no time, and a time row no memory: neither is measured under the other's conditions."""
+    """One measurement. A row has either memory or time, because they need different conditions."""
 
-    run: str  # when the command began; times compare within a run
-    peer: str  # of PEERS, or OURS and a memory plan
+    run: str  # start of the command; times are comparable only within a run
+    peer: str  # one of PEERS, or OURS and a memory plan
     length: int
     precision: str
     threads: int
@@ -40,6 +40,7 @@ class Row:
 
 
 def read_rows(file: Path) -> list[Row]:
+    """The rows of the CSV; empty without a file."""
     if not file.exists():
         return []
     kinds = {
@@ -58,6 +59,7 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def append_row(file: Path, row: Row) -> None:
+    """Appends a row to the CSV, with a header if it is the first one."""
     new = not file.exists()
     with file.open("a", newline="") as lines:
         writer = csv.DictWriter(lines, [field.name for field in fields(Row)], lineterminator="\n")
@@ -67,7 +69,7 @@ def append_row(file: Path, row: Row) -> None:
 
 
 def refusal(row: Row, rows: Sequence[Row]) -> str | None:
-    """Why the row is not the same computation as the first one of its length and precision."""
+    """Why the row is not the same computation as the first one of its length and precision; None if it is."""
     first = next((other for other in rows if (other.length, other.precision) == (row.length, row.precision)), row)
     if not abs(row.loss - first.loss) <= LOSS_TOLERANCE:
         return f"refused: its loss is {row.loss:.6f}, that of {first.peer} {first.loss:.6f}"
@@ -80,16 +82,17 @@ def refusal(row: Row, rows: Sequence[Row]) -> str | None:
 
 
 def peaks(rows: Iterable[Row], peer: str) -> dict[int, float]:
-    """Length → peak bytes: the median where a peer was measured more than once."""
+    """Peak bytes by length, the median of several measurements."""
     return _medians((row.length, row.peak_bytes) for row in rows if row.peer == peer and row.kind == "memory")
 
 
 def seconds(rows: Iterable[Row], peer: str) -> dict[int, float]:
+    """Seconds by length, the median of several measurements."""
     return _medians((row.length, row.seconds) for row in rows if row.peer == peer and row.kind == "time")
 
 
 def time_ratios(rows: Sequence[Row], ours: str, peer: str) -> dict[int, float]:
-    """Length → our seconds over theirs, within a run: another day's machine is another machine."""
+    """Our seconds divided by theirs, by length. Ratios are taken within a run, because the speed of the machine changes between runs."""
     found = []
     for run in {row.run for row in rows}:
         same = [row for row in rows if row.run == run]
@@ -99,7 +102,7 @@ def time_ratios(rows: Sequence[Row], ours: str, peer: str) -> dict[int, float]:
 
 
 def slope_range(rows: Iterable[Row]) -> tuple[int, int]:
-    """The lengths that memory per further token is taken between: 8k and 32k where somebody has both, else the ends."""
+    """The two lengths that define memory per further token: 8k and 32k if one peer has both, else the shortest and the longest."""
     by_peer: dict[str, set[int]] = {}
     for row in rows:
         if row.kind == "memory":
@@ -111,7 +114,7 @@ def slope_range(rows: Iterable[Row]) -> tuple[int, int]:
 
 
 def slope(peak: dict[int, float], ends: tuple[int, int]) -> float | None:
-    """Bytes per further token."""
+    """Bytes per further token; None if one of the two lengths is missing."""
     short, long = ends
     return (peak[long] - peak[short]) / (long - short) if short < long and {short, long} <= peak.keys() else None
 
@@ -127,22 +130,23 @@ def _medians(pairs: Iterable[tuple[int, float]]) -> dict[int, float]:
 
 
 def name(peer: str) -> str:
+    """The name of a peer on the page."""
     return NAMES.get(peer) or peer.replace(OURS, "Elongate, ").replace(",", ", ").replace("  ", " ")
 
 
 def in_order(rows: Iterable[Row]) -> list[str]:
-    """Peers first, then ours, each as they came."""
+    """The names of all peers: others first, then ours in the order of the rows."""
     every = dict.fromkeys(row.peer for row in rows)
     return [*(peer for peer in PEERS if peer in every), *(peer for peer in every if peer not in PEERS)]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: the commands, then memory and time of every precision and number of threads that was measured."""
+    """The page in Markdown: the commands, then memory and time for each measured precision and number of threads."""
     versions = dict.fromkeys(package for row in rows for package in row.versions.split(", "))
     text = [
         "# Long sequences",
         "",
-        "One training step on one sequence: what that is, and how it is measured, stands in `benchmarks/long_sequences.py`.",
+        "One training step on one sequence. How it is measured is documented in `benchmarks/long_sequences.py`.",
         "",
     ]
     text += ["```", *dict.fromkeys(row.command for row in rows), "```", "", f"{', '.join(versions)}.", ""]
@@ -179,7 +183,7 @@ def _memory_tables(rows: Sequence[Row]) -> list[str]:
 
 
 def _short(value: float) -> str:
-    """As many digits as say something, whatever its size."""
+    """The value with two or three significant digits, or as an integer from 100."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
@@ -195,7 +199,7 @@ def _time_tables(rows: Sequence[Row]) -> list[str]:
 
 
 def _pairs(everyone: Sequence[str]) -> list[tuple[str, str]]:
-    """Each of ours with each peer."""
+    """Pairs of each of our plans with each peer."""
     return [(ours, peer) for ours in everyone if ours.startswith(OURS) for peer in everyone if peer in PEERS]
 
 
@@ -209,7 +213,7 @@ def _markdown(head: list[str], lines: list[list[str]]) -> list[str]:
 
 
 def plot(rows: Sequence[Row], file: Path) -> None:
-    """Memory and time over length, of the precision and threads of the first row; both axes logarithmic."""
+    """Plots memory and time over length on logarithmic axes, for the precision and threads of the first row."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -225,7 +229,7 @@ def plot(rows: Sequence[Row], file: Path) -> None:
         )
         if any(row.kind == kind for row in rows)
     ]
-    # Okabe and Ito (2008): told apart with every kind of colour vision; the markers tell them apart in grey.
+    # Okabe and Ito (2008): distinguishable with every kind of colour vision; markers distinguish the lines in grey.
     colours = ("#000000", "#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
     lengths = sorted({row.length for row in rows})
     figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.6), squeeze=False, layout="constrained")
@@ -255,5 +259,6 @@ def plot(rows: Sequence[Row], file: Path) -> None:
 
 
 def write_page(rows: Sequence[Row], folder: Path) -> None:
+    """Writes the table and the plot."""
     (folder / "long_sequences.md").write_text(table(rows))
     plot(rows, folder / "long_sequences.png")

@@ -1,11 +1,12 @@
-"""Training speed beside `transformers.Trainer`: the same model, weights, sequences, optimizer and precision, side by side.
+"""Compares training speed with `transformers.Trainer`, with the same model, weights, sequences, optimizer and precision.
 
     make bench                                                     lengths 256 and 1024, fp32
     python benchmarks/training_speed.py --precision bf16 --lengths 512
-    python benchmarks/training_speed.py --precision bf16 --lengths 256 --sides compiled elongate       compile=true beside eager
+    python benchmarks/training_speed.py --precision bf16 --lengths 256 --sides compiled elongate       compile=true against eager
 
-Each measurement is a process of its own; the two sides take turns (A B A B …), and the median of each is compared. Both sides run their
-whole loop, from the end of step WARMUP to the end of the last one. Losses that differ by more than 1e-3 nats refuse the comparison.
+Each measurement runs in its own process. The two sides alternate (A B A B …), and their medians are compared. Both sides run their whole
+loop; the time is from the end of step WARMUP to the end of the last step. In fp32 the comparison fails if losses differ by more than 1e-3
+nats.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BATCH_TOKENS = 8192
 SIDES = ("elongate", "compiled", "trainer")
 
 
-def job_of(length: int, steps: int, precision: str, folder: Path, micro_batch_tokens: int = 4096, compiled: bool = False):  # type: ignore[no-untyped-def]  # its type would be imported before the clock starts
+def job_of(length: int, steps: int, precision: str, folder: Path, micro_batch_tokens: int = 4096, compiled: bool = False):  # type: ignore[no-untyped-def]  # the type would need an import at the top
     from hydra import compose, initialize_config_dir
     from omegaconf import open_dict
 
@@ -55,7 +56,7 @@ def job_of(length: int, steps: int, precision: str, folder: Path, micro_batch_to
 def run_elongate(
     length: int, steps: int, precision: str, folder: Path, micro_batch_tokens: int, compiled: bool
 ) -> tuple[list[float], list[float]]:
-    """(end of each step in seconds, loss of each step)."""
+    """Trains with Elongate. Returns the end of each step in seconds, and the loss of each step."""
     from elongate.context.curriculum.curriculum import Stage
     from elongate.training.base import without_base
     from elongate.training.interrupt import Interrupt
@@ -85,6 +86,7 @@ def run_elongate(
 
 
 def run_trainer(length: int, steps: int, precision: str, folder: Path) -> tuple[list[float], list[float]]:
+    """The same for `transformers.Trainer`."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -109,7 +111,7 @@ def run_trainer(length: int, steps: int, precision: str, folder: Path) -> tuple[
 
         def __getitem__(self, index: int) -> dict[str, object]:
             tokens = torch.from_numpy(sequences.batch(index, 1).tokens[0])
-            # The same targets: transformers shifts labels itself, so the last target is the token after the inputs.
+            # transformers would shift `labels` and drop the last target; `shift_labels` are used unchanged.
             return {"input_ids": tokens[:-1], "shift_labels": tokens[1:], "labels": tokens[:-1]}
 
     class InOrder(Trainer):
@@ -142,7 +144,7 @@ def run_trainer(length: int, steps: int, precision: str, folder: Path) -> tuple[
 
 
 def measured(side: str, length: int, steps: int, precision: str, micro_batch_tokens: int) -> tuple[float, list[float]]:
-    """(tokens per second, losses) of one side in a process of its own."""
+    """Runs one side in its own process. Returns tokens per second, and the losses."""
     command = [sys.executable, __file__, "--side", side, "--lengths", str(length), "--steps", str(steps), "--precision", precision]
     command += ["--micro-batch-tokens", str(micro_batch_tokens)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -159,7 +161,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="of Elongate; the Trainer reads the batch whole")
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="for Elongate; the Trainer computes the whole batch")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     given = parser.parse_args()
     if given.side:
@@ -176,7 +178,7 @@ def main() -> None:
         ]
         apart = max(abs(a - b) for ours, theirs in rounds for a, b in zip(ours[1], theirs[1], strict=True))
         if given.precision == "fp32" and apart > 1e-3:
-            sys.exit(f"length {length}: the losses differ by {apart:.1e}: not the same training")
+            sys.exit(f"length {length}: the losses differ by {apart:.1e}, so the two sides do not train the same")
         ours, theirs = (statistics.median(r[side][0] for r in rounds) for side in (0, 1))
         ratios = ", ".join(f"{r[0][0] / r[1][0]:.2f}" for r in rounds)
         print(f"{length:6}  {ours:14,.0f}  {theirs:14,.0f}  {ours / theirs:.2f} ({ratios})  {apart:.1e}", flush=True)

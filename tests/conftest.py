@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no hub, no account, and small things to train on."""
+"""Shared settings and fixtures: one thread, no hub, no account, and small models and texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Before anything reads them: a test neither asks a hub nor an account.
+# Set before any import that reads them, so that no test uses a hub or an account.
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "WANDB_MODE": "offline",
@@ -24,7 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from jaxtyping import install_import_hook
 from omegaconf import DictConfig, open_dict
 
-# Every shape in a signature is checked at every call.
+# Check the shapes in signatures at every call.
 install_import_hook(
     [
         "elongate.models",

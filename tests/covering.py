@@ -16,12 +16,12 @@ def _any_row(*values: Any) -> bool:
 
 
 def all_pairs(*factors: Iterable[Any], allowed: Callable[..., bool] = _any_row) -> list[Any]:
-    """The rows of the grid, of which default rows contain every pair of values of two factors."""
+    """The rows of the grid. Its default rows contain every pair of values of two factors."""
     return _parameters(factors, allowed, strength=2)
 
 
 def all_values(*factors: Iterable[Any], allowed: Callable[..., bool] = _any_row) -> list[Any]:
-    """The rows of the grid, of which default rows contain every value of every factor."""
+    """The rows of the grid. Its default rows contain every value of every factor."""
     return _parameters(factors, allowed, strength=1)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of long sequences: what it refuses, and what it makes of its figures."""
+"""The benchmark of long sequences: which rows it refuses, and the page that it writes."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def page(benchmark: ModuleType) -> ModuleType:
 
 
 def rows(page: ModuleType) -> list[object]:
-    """A Trainer of 400 KiB a token, TRL of 80, ours of 16, all over 100 MiB; ours takes 0.8 of the Trainer's time in each run."""
+    """The Trainer needs 400 KiB per token, TRL 80, ours 16, each plus 100 MiB. Ours takes 0.8 of the Trainer's time in each run."""
     common = {"precision": "fp32", "threads": 1, "loss": 10.0, "gradient_norm": 2.0, "versions": "torch 2, trl 1", "command": "python x.py"}
     made = []
     for peer, kib, pace in (("elongate stream", 16, 0.8), ("trainer", 400, 1.0), ("trl", 80, 1.5)):
         for length in (2048, 8192, 32768, 65536)[: None if peer == "elongate stream" else 3]:
             made.append(page.Row(run="1", peer=peer, length=length, kind="memory", peak_bytes=100 * MIB + length * kib * KIB, **common))
-            # The second run is on a machine half as fast, and has no TRL.
+            # The second run is on a machine of half the speed, without TRL.
             for run, speed in (("1", 1), ("2", 2))[: 1 if peer == "trl" else 2]:
                 seconds = pace * speed * length / 100
                 made.append(page.Row(run=run, peer=peer, length=length, kind="time", seconds=seconds, cpu_seconds=seconds, **common))
     return made
 
 
-def test_rows_survive_the_file(page: ModuleType, tmp_path: Path) -> None:
+def test_rows_are_read_as_written(page: ModuleType, tmp_path: Path) -> None:
     for row in rows(page):
         page.append_row(tmp_path / "rows.csv", row)
     assert page.read_rows(tmp_path / "rows.csv") == rows(page)
 
 
-def test_ratios_are_those_of_the_figures(page: ModuleType) -> None:
+def test_ratios_are_taken_within_a_run(page: ModuleType) -> None:
     text = page.table(rows(page))
     lines = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for line in text.splitlines() if len(cells := line.split("|")) > 3}
     assert "KiB per further token, 8192 to 32768" in text
@@ -58,13 +58,13 @@ def test_ratios_are_those_of_the_figures(page: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("kinds", [{"memory"}, {"time"}, {"memory", "time"}])
-def test_page_of_what_there_is(page: ModuleType, tmp_path: Path, kinds: set[str]) -> None:
+def test_the_page_shows_only_the_measured_kinds(page: ModuleType, tmp_path: Path, kinds: set[str]) -> None:
     page.write_page([row for row in rows(page) if row.kind in kinds], tmp_path)
     assert (tmp_path / "long_sequences.png").stat().st_size > 10_000
     assert (tmp_path / "long_sequences.md").read_text().count("## ") == len(kinds)
 
 
-def test_another_computation_is_refused(page: ModuleType) -> None:
+def test_a_row_with_another_loss_or_gradient_is_refused(page: ModuleType) -> None:
     first, *_ = have = rows(page)
     assert page.refusal(first, []) is None
     assert page.refusal(replace(first, loss=first.loss + 0.9e-4), have) is None
@@ -73,7 +73,7 @@ def test_another_computation_is_refused(page: ModuleType) -> None:
     assert "10.000000" in refused
     assert "gradient norm" in page.refusal(replace(first, gradient_norm=2.01), have)
     assert page.refusal(replace(first, loss=float("nan")), have) is not None
-    # bf16 is compared with bf16.
+    # bf16 is compared only with bf16.
     assert page.refusal(replace(first, precision="bf16", loss=11.0), have) is None
 
 
@@ -93,7 +93,7 @@ def test_a_refused_row_is_not_written(
     assert "elongate stream, memory: refused: its loss is 10.000000, that of trainer 10.100000" in capsys.readouterr().out
 
 
-def test_peers_take_turns(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_is_measured_in_alternating_order(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     from argparse import Namespace
 
     given = Namespace(peers=["trainer", "trl"], ours=["stream"], lengths=[2048], kinds=["time"], repeats=2)
@@ -101,8 +101,8 @@ def test_peers_take_turns(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_the_same_step_for_everyone(benchmark: ModuleType, page: ModuleType) -> None:
-    """Of those whose packages every environment has, at a length that is no use but for this."""
+def test_all_peers_compute_the_same_step(benchmark: ModuleType, page: ModuleType) -> None:
+    """Only peers whose packages are always installed, at a short length."""
     task = {"length": 96, "precision": "fp32", "threads": 1, "kind": "memory"}
     found = [
         page.Row(run="", command="", peer=peer, **task, **benchmark.measurement(peer, **task))

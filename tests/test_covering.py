@@ -1,4 +1,4 @@
-"""The covering arrays contain what they promise, in fewer rows than the grid."""
+"""Covering arrays contain all required combinations in fewer rows than the grid."""
 
 from __future__ import annotations
 

@@ -99,7 +99,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("python train.py", folder)
     for place in ("checkpoint", "extended"):
         shutil.copytree(next((folder / "runs/bases").glob("*/model")), folder / f"path/to/{place}")
-    run("python evaluate.py checkpoint=path/to/checkpoint evaluation=[curve,retrieval] hydra.run.dir=runs/evaluation-of-the-original", folder)
+    original = "checkpoint=path/to/checkpoint evaluation=[curve,retrieval] hydra.run.dir=runs/evaluation-of-the-original"
+    run(f"python evaluate.py {original}", folder)
     return folder
 
 

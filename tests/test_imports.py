@@ -1,4 +1,4 @@
-"""Who may import whom, read from the sources."""
+"""Which package may import which, checked in the source files."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PAGE = Path(__file__).parents[1] / "docs/positions.md"
 
 @dataclass(frozen=True)
 class Page:
-    """What docs/positions.md says. `test_the_page_is_up_to_date` compares all of it, the tests of cells parts of it."""
+    """The text of docs/positions.md. `test_the_page_is_up_to_date` compares all of it, the tests of cells compare parts of it."""
 
     marks: dict[Cell, str]
     notes: dict[str, str]  # `[1]` to the line of a refusal

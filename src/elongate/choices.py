@@ -15,7 +15,7 @@ PRESETS = ("experiment", "sweep")  # groups without keys of their own
 
 @dataclass(frozen=True)
 class Choices:
-    """The configurations in some directories, the first of which has precedence."""
+    """The configurations in several directories; earlier directories have precedence."""
 
     directories: tuple[Path, ...]
 

@@ -209,7 +209,7 @@ def _type_remedy(key: str, hint: Any, field: Field[Any], value: Any) -> str:
 
 
 def _with_suffix(key: str, value: Any) -> int | None:
-    """The number that `8k` or `1.5M` stands for: multiples of 1024 for tokens, of 1000 for everything else."""
+    """The number meant by `8k` or `1.5M`: multiples of 1024 for tokens, of 1000 for everything else. None for other values."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([km])", str(value).lower())
     if match is None:
         return None

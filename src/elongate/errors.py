@@ -27,8 +27,8 @@ class ConfigError(ElongateError):
     """A configuration that cannot work: the key, its value, the rule that it breaks and the remedy.
 
     A class that is built from a node of the configuration knows only its own field names. The caller that builds it
-    adds the path with `inside`. A key that contains a dot is complete and stays as it is. `{key}` in the remedy
-    stands for the full key.
+    adds the path with `inside`. A key that contains a dot is complete and is not changed. `{key}` in the remedy
+    is replaced by the full key.
     """
 
     exit_code = 2

@@ -1,4 +1,4 @@
-"""The most memory that a stretch of work held: of the CUDA allocator on a GPU, of the whole process elsewhere."""
+"""Peak memory between two calls: of the CUDA allocator on a GPU, of the whole process elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Starts a new measurement: several runs of a sweep share one process."""
+    """Starts a new measurement, because several runs of a sweep share one process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _RESET.exists():
@@ -19,6 +19,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
+    """Returns the peak since `reset_peak_memory`, or since the start of the process where that cannot reset it (macOS)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if _STATUS.exists():

@@ -40,7 +40,7 @@ from elongate.scoring.left_to_right import LeftToRight
 LENGTH = 36
 TOKENS = torch.randint(VOCAB, (2, LENGTH), generator=torch.Generator().manual_seed(0))
 KINDS = ["llama-2", "qwen3", "gpt2", "gpt_neox", "mistral", "gemma3", "bert", "modernbert"]
-ALIKE = ["qwen3", "gpt_neox", "mistral"]  # their positions and windows are those of another kind
+ALIKE = ["qwen3", "gpt_neox", "mistral"]  # their positions and windows work like those of another kind
 
 
 @pytest.fixture(autouse=True)

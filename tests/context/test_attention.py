@@ -124,7 +124,7 @@ def test_a_chunk_of_the_queries_and_the_rest_cover_the_same_pairs(word: str) -> 
 
 
 @every
-def test_at_most_the_pairs_of_full_attention_in_few_calls(word: str) -> None:
+def test_patterns_cover_at_most_the_pairs_of_full_attention_in_few_calls(word: str) -> None:
     for causal in directions(word):
         blocks = [b for r in attention(word).for_length(32768, 2048).regions(32768, 2, causal) for b in r.blocks]
         whole = sum(num_pairs(block) for region in Full().regions(32768, 1, causal) for block in region.blocks)

@@ -67,7 +67,7 @@ def test_sinks_by_hand() -> None:
     np.testing.assert_array_equal(distances(SinksPattern(num_sinks=2, window_length=3), 8)[0], matrix(expected))
 
 
-def test_self_extend_is_figure_3_of_its_paper() -> None:
+def test_self_extend_equals_figure_3_of_its_paper() -> None:
     """Trained on 7 tokens, groups of 2, a window of 4."""
     chosen = SelfExtendPattern(group_size=2, window_length=4, plain_length=0)
     expected = """
@@ -128,7 +128,7 @@ def test_the_first_queries_see_true_positions_and_the_others_are_extended() -> N
 
 
 @pytest.mark.parametrize("fields", [{"group_size": 4}, {"group_size": 5}, {"scale_base": 32}], ids=str)
-def test_by_the_rule_of_the_papers_attention_is_full_up_to_the_window_and_one_more(fields: dict[str, int]) -> None:
+def test_with_plain_length_0_attention_is_full_up_to_window_length_plus_one(fields: dict[str, int]) -> None:
     word = "self_extend" if "group_size" in fields else "rerope"
     chosen = attention(word, window_length=12, plain_length=0, **fields).for_length(64, 32)
     np.testing.assert_array_equal(distances(chosen, 13), distances(Full(), 13))
@@ -145,7 +145,7 @@ def test_rerope_sharpens_queries_past_the_original_length_by_the_logarithm() -> 
     assert (ReRope(scale_base=64).for_length(64, 16).query_scale(torch.arange(64)) == 1).all()
 
 
-def test_dual_chunk_is_figure_2_of_its_paper_continued() -> None:
+def test_dual_chunk_equals_figure_2_of_its_paper_continued() -> None:
     """Trained on 10 tokens; chunks of 6 leave a local window of 4."""
     expected = """
         0
@@ -167,7 +167,7 @@ def test_dual_chunk_is_figure_2_of_its_paper_continued() -> None:
     np.testing.assert_array_equal(distances(DualChunk(chunk_length=6).for_length(15, 10), 15)[0], matrix(expected))
 
 
-def test_dual_chunk_defaults_to_three_quarters_and_the_rest() -> None:
+def test_dual_chunk_defaults_to_chunks_of_three_quarters_of_the_original_length() -> None:
     assert DualChunk().for_length(16384, 4096) == DualChunkPattern(chunk_length=3072, local_length=1024)
 
 

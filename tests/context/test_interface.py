@@ -80,7 +80,7 @@ def test_settings_of_the_configuration_have_their_effect(kind: str, fields: dict
 
 OPTIONS: list[dict[str, Any]] = [{}, {"use_cache": False}, {"num_beams": 3}]
 PROMPTS = [1, 5, 20]  # tokens; Mistral and Gemma 3 have layers with a window of 8
-# By default each network once, and each option with each prompt once.
+# Default tests cover each network once, and each option with each prompt once.
 GENERATED = {(kind, i % 3, PROMPTS[i // 3]) for i, kind in enumerate(CAUSAL)}
 GENERATIONS = [
     pytest.param(kind, OPTIONS[i], length, marks=() if (kind, i, length) in GENERATED else pytest.mark.grid)
@@ -128,7 +128,7 @@ def test_a_mask_is_refused_instead_of_ignored() -> None:
 
 @pytest.mark.parametrize("kind", ["llama-2", "mistral", "gpt2"])
 def test_a_static_cache_is_refused(kind: str) -> None:
-    """Its empty entries would be seen."""
+    """Queries would see its empty entries."""
     ours = network(kind, IMPLEMENTATION).eval()
     with pytest.raises(ValueError, match="attention in regions does not support static caches: use a dynamic cache"):
         ours.generate(TOKENS[:, :5], max_new_tokens=4, cache_implementation="static", pad_token_id=0)

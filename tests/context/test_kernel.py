@@ -42,7 +42,7 @@ class Case:
 
     @classmethod
     def drawn(cls, seed: int, dtype: torch.dtype = torch.float64) -> Case:
-        """Heads are cut anywhere, also between those that share keys; a chunk of queries may see more keys than it has."""
+        """Heads are split anywhere, also between heads that share keys. A chunk of queries may see more keys than it has queries."""
         draw, numbers = random.Random(seed), torch.Generator().manual_seed(seed)
         batch, kv_heads, group, dim = draw.randint(1, 3), draw.randint(1, 3), draw.randint(1, 4), draw.randint(1, 9)
         num_queries, num_keys, heads = draw.choice([1, 2, 5, 17]), draw.choice([1, 3, 8, 21]), kv_heads * group
@@ -63,7 +63,7 @@ class Case:
         return cls(q, k, v, parts, turns, draw.choice([dim**-0.5, 1.0, 0.1]))
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """By the definition: all scores at once."""
+        """The definition: one softmax over the whole score matrix."""
         heads = q.shape[1]
         k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
         scores = torch.full((*q.shape[:3], k.shape[2]), -torch.inf, dtype=torch.float64)
@@ -82,10 +82,10 @@ class Case:
 
 
 def _dealt(draw: random.Random, num_queries: int, num_keys: int, number: int) -> list[list[Block]]:
-    """The score matrix cut into blocks that do not overlap, dealt out to some parts; some of it is left out."""
+    """The score matrix cut into blocks that do not overlap and are distributed to several parts. Some blocks are left out."""
     dealt: list[list[Block]] = [[] for _ in range(number)]
     found = list(_cut(draw, (0, num_queries), (0, num_keys)))
-    # A query sees one key at least.
+    # Every query sees at least one key.
     blind = set(range(num_queries)).difference(*(range(*block.queries) for block in found))
     for block in [*found, *(Block((query, query + 1), (0, num_keys)) for query in blind)]:
         dealt[draw.randrange(number)].append(block)
@@ -103,7 +103,7 @@ def _cut(draw: random.Random, queries: tuple[int, int], keys: tuple[int, int]) -
     elif max(rows, columns) == 1 or draw.random() < 0.25:
         yield Block(queries, keys)
     elif columns == 1 or (rows > 1 and draw.random() < 0.5):
-        # Often where a square begins.
+        # Often at the start of a square.
         middle = queries[0] + (columns if columns < rows and draw.random() < 0.5 else draw.randint(1, rows - 1))
         yield from _cut(draw, (queries[0], middle), keys)
         yield from _cut(draw, (middle, queries[1]), keys)
@@ -115,7 +115,7 @@ def _cut(draw: random.Random, queries: tuple[int, int], keys: tuple[int, int]) -
 
 @dataclass
 class Turn:
-    """A rotation, or none, and what it does according to transformers."""
+    """A rotation or None, and the same rotation by transformers."""
 
     rotation: Rotation | None
     cosine: Tensor
@@ -146,7 +146,10 @@ class Turn:
 
 
 def compare(case: Case, tolerance: float) -> None:
-    """Output, log-sum-exp and the three gradients, those of keys and values added to what is there; errors relative to norms above 1."""
+    """Checks output, log-sum-exp and the three gradients; those of keys and values are added to existing ones.
+
+    Errors are relative to the norm if it is above 1.
+    """
     leaves = [x.double().clone().requires_grad_() for x in (case.q, case.k, case.v)]
     expected, expected_lse = case.dense(*leaves)
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(case.q.dtype)
@@ -209,7 +212,7 @@ def test_the_comparison_notices_one_missing_pair() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dim", [1, 2, 6, 8, 80, 256, 288])
-def test_heads_of_every_size(way: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_of_every_size_equal_a_dense_softmax(way: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in WAYS[way].items():
         monkeypatch.setattr(operators, name, value)
     draw = torch.Generator().manual_seed(dim)
@@ -220,8 +223,8 @@ def test_heads_of_every_size(way: str, dim: int, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("value_dim", [1, 5, 12])
-def test_values_need_not_be_as_wide_as_keys(way: str, value_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the latent attention of DeepSeek."""
+def test_values_may_be_narrower_than_keys(way: str, value_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latent attention of DeepSeek has such values."""
     for name, value in WAYS[way].items():
         monkeypatch.setattr(operators, name, value)
     draw = torch.Generator().manual_seed(value_dim)
@@ -244,7 +247,7 @@ def test_scores_far_apart_are_merged_without_overflow(way: str, monkeypatch: pyt
     compare(Case(q, k, v, [BatchedRegion([blocks])], [(Turn.none(8), Turn.none(8))], 1.0), 1e-9)
 
 
-def test_strides_do_not_matter() -> None:
+def test_results_do_not_depend_on_strides() -> None:
     """Like the tensors of transformers: heads are slices of a row of dimensions, keys of a longer store."""
     draw = torch.Generator().manual_seed(0)
     q = torch.randn(2, 9, 4, 8, generator=draw, dtype=torch.float64).transpose(1, 2)

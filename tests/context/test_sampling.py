@@ -102,7 +102,7 @@ def test_inputs_and_positions_equal_those_of_the_published_sampler(data: st.Data
     assert drawn.positions.tolist() == numbers.tolist()
 
 
-# -- what is drawn ---------------------------------------------------------------------------------------------------------
+# -- properties of the draws -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -223,14 +223,14 @@ def test_every_memory_plan_computes_the_gradient_of_plain_transformers(kind: str
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_there_must_be_positions_to_sample(word: str) -> None:
+def test_sampling_is_refused_without_an_extension(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
         sampled(word, target_length=32).check_length(32)
     rule = f"is the model's original length: context/sampling={word} has no further positions to sample"
     assert str(caught.value) == f"context.target_length=32: {rule}; use context.target_length=128"
 
 
-def test_packed_documents_have_no_positions_to_sample(build_tiny: Callable[..., Any]) -> None:
+def test_sampling_is_refused_with_packed_documents(build_tiny: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match=r"^context/sampling=pose: cannot be .* with data\.isolate_documents=true: .*; use one of"):
         build_tiny("context=pose", "data.isolate_documents=true")
 
@@ -246,7 +246,7 @@ def test_attentions_that_ignore_positions_or_have_their_own_are_refused(word: st
 @pytest.mark.parametrize(
     ("model", "position", "remedy"), [(Gpt, Alibi(), "yarn"), (Gpt, Dropped(), "yarn"), (Gpt2, Alibi(), "interpolate")]
 )
-def test_a_model_without_positions_has_none_to_sample(model: Any, position: Position, remedy: str) -> None:
+def test_sampling_is_refused_if_the_strategy_leaves_no_positions(model: Any, position: Position, remedy: str) -> None:
     with pytest.raises(ConfigError) as caught:
         sampled("pose", position=position).check(model.has, 32, model.word)
     rule = f"context/sampling=pose: cannot be combined with context/position={position.word}, which leaves no positions to sample"

@@ -1,4 +1,4 @@
-"""Learned tables, made longer: the rows of the table, the rows that the network looks up, and runs of models with a table."""
+"""Extended learned tables: the rows of the table, the rows that the network looks up, and runs of models with a table."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_a_trained_table_is_only_extended_once(opened: Callable[[str], LanguageM
     with torch.no_grad():
         table.add_(torch.randn_like(table))
     trained = table.detach().clone()
-    for length in (32, 64):  # a stage on the way, and the last
+    for length in (32, 64):  # an intermediate stage, and the last one
         assert model.extend(strategy, 16, length)["table"] == proof["table"]
         assert model.network.transformer.wpe.weight is table
         assert torch.equal(table, trained)
@@ -272,7 +272,7 @@ def test_the_planner_uses_the_length_of_the_longer_table(opened: Callable[[str],
     assert max(advice.longest(cost.plan) for cost in advice.costs) == 128
 
 
-def test_the_control_is_refused_past_the_table_and_changes_nothing_within(opened: Callable[[str], LanguageModel]) -> None:
+def test_context_none_is_refused_past_the_table_and_changes_nothing_within(opened: Callable[[str], LanguageModel]) -> None:
     model = opened("gpt2")
     none = replace(extended(Interpolate(), 64), position=Unchanged())
     with pytest.raises(ConfigError, match=r"use context/position=interpolate, or context=none with context\.target_length=16"):

@@ -16,7 +16,7 @@ from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.errors import ConfigError
 
 TOKENIZER = ByteTokenizer()
-SENTENCE = "A plain sentence with no digits stands here, again and again.\n"
+SENTENCE = "A plain sentence with no digits occurs here, again and again.\n"
 HAYSTACK = np.frombuffer((SENTENCE * 200).encode(), np.uint8).astype(np.int64)
 LONG = 400  # bytes; every task fits into it
 

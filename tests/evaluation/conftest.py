@@ -1,4 +1,4 @@
-"""What the tests of evaluations share: a model, and one tiny run of which every test gets its own copy."""
+"""Fixtures of the tests of evaluations: a model, and one tiny run that is copied for every test."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from elongate.scoring.left_to_right import LeftToRight
 from elongate.scoring.scorer import Scorer
 
 WORDS = ["the", "sky", "sea", "was", "blue", "red", "deep", "and", "stone", "rain", "falls", "over", "every", "old", "hill", "turns"]
-LENGTH = 64  # tokens that the checkpoints hold
+LENGTH = 64  # tokens that the checkpoints can read
 MULTIPLE_CHOICE: dict[str, Any] = {
     "output_type": "multiple_choice",
     "doc_to_text": "{{question}}",
@@ -64,14 +64,14 @@ def task(folder: Path, name: str, documents: list[dict[str, Any]], **settings: A
 def choices(folder: Path, **settings: Any) -> str:
     documents = [
         {
-            "question": sentence(i, 3 + 9 * i),  # some are longer than the model can hold
+            "question": sentence(i, 3 + 9 * i),  # some are longer than the model can read
             "choices": [sentence(100 + i, 1), sentence(200 + i, 1), sentence(300 + i, 4)],
             "gold": i % 3,
         }
         for i in range(12)
     ]
-    documents[3]["question"] = ""  # follows on nothing
-    documents[4]["question"] += "  "  # the space belongs to what follows
+    documents[3]["question"] = ""  # an empty context
+    documents[4]["question"] += "  "  # the harness moves the spaces to the continuation
     return task(folder, "choices", documents, **MULTIPLE_CHOICE | settings)
 
 

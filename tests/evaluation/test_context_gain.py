@@ -73,13 +73,13 @@ def test_the_interval_of_the_effective_context_depends_on_the_documents(setting:
 
 
 class Broken(Reach):
-    """Texts of more than `reach` tokens cannot be read."""
+    """Predicts much worse from texts of more than `reach` tokens."""
 
     def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> np.ndarray:
         return super().losses(model, tokens, original_length) + 3 * (tokens.shape[1] > self.reach)
 
 
-def test_an_unreadable_whole_context_makes_no_short_one_effective(setting: Setting, model: Any) -> None:
+def test_the_effective_context_of_a_model_that_breaks_ends_before_the_break(setting: Setting, model: Any) -> None:
     row = ContextGain(lengths=[16, 32, 64, 128], num_scored=1).measure(model, replace(setting, reading=Broken(64)), ticked)
     assert all(gain < -1 for gain in row["gain"][:3])
     assert row["effective_context"] == 64

@@ -24,7 +24,7 @@ def setting(lengths: list[int], original: int = 16, target: int = 32) -> Setting
     return Setting(Tokens(flat, np.concatenate([[0], np.cumsum(lengths)])), None, original, target, seed=0, reading=LeftToRight())  # type: ignore[arg-type]
 
 
-def test_the_mean_over_all_bins_is_the_loss_of_transformers(model: Any) -> None:
+def test_the_mean_over_all_bins_equals_the_loss_of_transformers(model: Any) -> None:
     where = setting([100, 64, 80, 64])
     figures = Curve(length=64).measure(model, where, lambda text: None)["table"]
     cuts = np.stack([where.held_out.flat[start : start + 64] for start in (0, 100, 164, 244)]).astype(np.int64)
@@ -48,7 +48,7 @@ def test_every_position_is_scored_with_exactly_the_tokens_before_it(model: Any, 
     assert figures["standard_error"] == [None] * 11  # one sequence gives no standard error
 
 
-def test_the_batch_does_not_matter(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_the_batch_size(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     where = setting([64] * 9)
     whole = Curve(length=64).measure(model, where, lambda text: None)
     monkeypatch.setattr(module, "BATCH_TOKENS", 1)
@@ -60,7 +60,7 @@ def binned(losses: np.ndarray, edges: list[int]) -> dict[str, Any]:
     return _mean(*map(np.array, zip(*(_sums(row, edges) for row in losses), strict=True)))
 
 
-def test_mean_and_standard_error_are_those_of_numpy() -> None:
+def test_mean_and_standard_error_agree_with_numpy() -> None:
     losses = np.random.default_rng(0).normal(size=(5, 16))
     losses[:, [0, 9]] = np.nan  # not scored
     figures = binned(losses, [0, 4, 16])
@@ -92,7 +92,7 @@ def test_too_short_held_out_documents_are_refused() -> None:
         Curve().header(setting([10] * 20))
 
 
-def test_a_model_that_reads_both_sides_is_read_to_the_target_only() -> None:
+def test_a_model_that_reads_both_sides_is_measured_up_to_the_target_length() -> None:
     two_sided = replace(setting([200] * 20), reading=FillIn(0.15))
     assert Curve().header(two_sided)["length"] == 32
     assert Curve().header(setting([200] * 20))["length"] == 128

@@ -45,7 +45,7 @@ def test_running_out_of_memory_is_one_line(allocate: Callable[[], Any], monkeypa
     assert "\n" not in str(caught.value)
 
 
-def test_other_faults_are_raised_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_exceptions_are_raised_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: Any = None
     monkeypatch.setattr(Needle, "measure", lambda *given: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
@@ -54,7 +54,7 @@ def test_other_faults_are_raised_as_they_are(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
-def test_what_was_measured_before_memory_ran_out_is_kept(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measurements_before_memory_ran_out_are_kept(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Needle, "measure", lambda *given: of_python())
     with pytest.raises(RunError):
         evaluated(finished.path, tmp_path / "again", *CURVE_AND_NEEDLE)
@@ -63,7 +63,7 @@ def test_what_was_measured_before_memory_ran_out_is_kept(finished: Run, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
-def test_another_text_in_the_same_place_is_measured_again(finished: Run, text_folder: Path, tmp_path: Path) -> None:
+def test_changed_text_at_the_same_path_is_measured_again(finished: Run, text_folder: Path, tmp_path: Path) -> None:
     words = [*CURVE_AND_NEEDLE, "data=text", f"data.path={text_folder}", f"data.cache={tmp_path}/cache"]
     first = evaluated(finished.path, tmp_path / "again", *words)
     samples = (tmp_path / "again/samples.jsonl").read_text()
@@ -98,7 +98,7 @@ def test_doublings_end_at_the_last_length() -> None:
     assert doublings(32, 32) == [32]
 
 
-def test_the_error_of_a_ratio_is_over_documents_and_unknown_for_one() -> None:
+def test_the_error_of_a_ratio_is_over_documents_and_none_for_a_single_one() -> None:
     sums, counts = np.array([4.0, 9.0, 2.0]), np.array([2.0, 3.0, 2.0])
     ratio, error = ratio_of_sums(np.tile(sums, 40), np.tile(counts, 40))
     assert ratio == pytest.approx(15 / 7)

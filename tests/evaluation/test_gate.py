@@ -55,14 +55,14 @@ def test_a_loss_may_rise_by_the_margin(rise: float, passed: bool) -> None:
     assert found["passed"] is found["loss"]["passed"] is passed
 
 
-def test_a_rise_that_may_be_chance_does_not_close_it() -> None:
+def test_a_rise_that_may_be_chance_does_not_close_the_gate() -> None:
     wild = np.random.default_rng(2).normal(0, 2, size=N)
     found = concluded({"losses": BASE}, {"losses": BASE + wild - wild.mean() + 0.1})
     assert found["loss"]["rise"] == pytest.approx(0.1)
     assert found["passed"]
 
 
-def test_documents_count_by_their_tokens() -> None:
+def test_documents_are_weighted_by_their_tokens() -> None:
     found = Samples()
     for row, losses in (("before", (100.0, 10.0)), ("after", (100.0, 21.0))):
         for i, (loss, tokens) in enumerate(zip(losses, (100, 10), strict=True)):
@@ -74,7 +74,7 @@ def test_documents_count_by_their_tokens() -> None:
     ("lost", "won", "p", "passed"),
     [(0, 0, 1.0, True), (5, 0, 2 * 0.5**5, True), (6, 0, 2 * 0.5**6, False), (9, 3, 2 * 299 / 4096, True), (0, 10, 2 * 0.5**10, True)],
 )
-def test_lost_answers_are_weighed_against_won_ones(lost: int, won: int, p: float, passed: bool) -> None:
+def test_lost_answers_are_compared_with_won_ones(lost: int, won: int, p: float, passed: bool) -> None:
     before = np.array([True] * lost + [False] * won + [True] * (N - lost - won))
     after = np.array([False] * lost + [True] * won + [True] * (N - lost - won))
     found = concluded({"answers": before}, {"answers": after})["answers"]
@@ -112,7 +112,7 @@ def test_invalid_fields_are_refused(fields: dict[str, Any], line: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
-def test_a_run_is_judged_against_its_own_beginning_and_against_another(finished: Run, tmp_path: Path) -> None:
+def test_a_run_is_compared_with_itself_before_the_extension_and_with_another_run(finished: Run, tmp_path: Path) -> None:
     gate = finished.results["gate"]
     near = finished.results["curve"]["table"]
     # Original length 32: the first two columns.

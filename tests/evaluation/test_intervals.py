@@ -66,14 +66,14 @@ def test_the_percentile_interval_of_one_of_a_few_lengths() -> None:
     assert all(low in (1, 2, 4, 8) and high in (1, 2, 4, 8) for low, high in intervals)
 
 
-def test_a_share_of_all_or_none_is_not_certain() -> None:
+def test_the_interval_of_a_share_of_0_or_1_has_a_width() -> None:
     """Wilson's closed form: z² / (n + z²) above none of n."""
     z2 = 1.959963984540054**2
     assert share_interval(0, 10) == pytest.approx((0.0, z2 / (10 + z2)))
     assert share_interval(10, 10) == pytest.approx((10 / (10 + z2), 1.0))
 
 
-def test_samples_that_are_all_alike_have_an_interval_of_no_width() -> None:
+def test_the_interval_of_equal_samples_has_no_width() -> None:
     assert bootstrap_interval(np.ones(5), lambda drawn: drawn.mean(axis=1), 0) == (1.0, 1.0)
 
 

@@ -95,7 +95,7 @@ def opened(checkpoint: Path, samples: Samples | None = None, target: int = LENGT
 
 
 def harness(checkpoint: Path, tasks: list[str], num_fewshot: int | None = None, limit: int | None = None) -> dict[str, Any]:
-    """What the harness says of the folder by itself."""
+    """The results of the harness for the same folder, without this project."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -119,7 +119,7 @@ def agree(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 
 def texts_of(model: Any, setting: Setting, path: str, num_fewshot: int | None) -> list[str]:
-    """What the model writes in that task, document by document."""
+    """The texts that the model generates in that task, by document."""
     samples = Samples()
     given = replace(setting, samples=samples.part("lm_eval", "before"))
     measured(LmEval(tasks=[path], num_fewshot=num_fewshot), model, given)
@@ -128,13 +128,13 @@ def texts_of(model: Any, setting: Setting, path: str, num_fewshot: int | None) -
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # the harness's own model warns of much
+@pytest.mark.filterwarnings("ignore")  # the harness's own model gives many warnings
 @pytest.mark.parametrize(("num_fewshot", "limit"), [(None, None), (2, 7)])
-def test_every_figure_is_that_of_the_harness_itself(checkpoint: Path, tmp_path: Path, num_fewshot: int | None, limit: int | None) -> None:
+def test_every_figure_agrees_with_the_harness(checkpoint: Path, tmp_path: Path, num_fewshot: int | None, limit: int | None) -> None:
     model, setting = opened(checkpoint)
     texts = texts_of(model, setting, written(tmp_path), num_fewshot)
     assert len(set(texts)) > 3
-    # Some of the answers are what the model writes, so that it is right at times.
+    # Use texts that the model generates as some of the answers, so that some are right.
     tasks = [choices(tmp_path), rolling(tmp_path, 5, 30, 31, 90, 200), written(tmp_path, *texts[:4])]
     ours = measured(LmEval(tasks=tasks, num_fewshot=num_fewshot, limit=limit), model, setting)
     agree(ours, harness(checkpoint, tasks, num_fewshot, limit))
@@ -144,7 +144,7 @@ def test_every_figure_is_that_of_the_harness_itself(checkpoint: Path, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_every_answer_is_that_of_the_harness_itself(checkpoint: Path, tmp_path: Path) -> None:
+def test_every_answer_agrees_with_the_harness(checkpoint: Path, tmp_path: Path) -> None:
     from lm_eval.models.huggingface import HFLM
 
     model, setting = opened(checkpoint)
@@ -170,10 +170,10 @@ def tiny(build_tiny: Callable[..., Any]) -> Any:
 
 
 @pytest.mark.slow
-def test_it_agrees_with_our_own_perplexity(tiny: Any, tmp_path: Path) -> None:
+def test_the_harness_agrees_with_our_perplexity(tiny: Any, tmp_path: Path) -> None:
     texts = [sentence(i, 30)[:100] for i in range(4)]
     path = task(tmp_path, "rolling", [{"text": text} for text in texts], **ROLLING)
-    # As the harness reads them: each after the end of another document, in one window.
+    # As the harness reads them: each after an end-of-document token, in one window.
     setting = of_bytes([[256, *text.encode()] for text in texts])
     ours = Perplexity(lengths=[101], stride=100).measure(tiny, setting, quiet)
     row = measured(LmEval(tasks=[path]), tiny, setting)["rolling"]
@@ -183,7 +183,7 @@ def test_it_agrees_with_our_own_perplexity(tiny: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_agrees_with_our_own_classification(tiny: Any, tmp_path: Path) -> None:
+def test_the_harness_agrees_with_our_classification(tiny: Any, tmp_path: Path) -> None:
     labels = ["sky", "stone", "old sea"]
     records = [
         {"context": sentence(i, 4), "input": "", "answers": [labels[i % 3]], "all_classes": labels, "gold": i % 3} for i in range(30)
@@ -199,7 +199,7 @@ def test_it_agrees_with_our_own_classification(tiny: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_what_was_answered_is_not_asked_again(tiny: Any, tmp_path: Path) -> None:
+def test_a_stopped_evaluation_resumes_without_repeating_requests(tiny: Any, tmp_path: Path) -> None:
     tasks = [choices(tmp_path), rolling(tmp_path, 3, 40), written(tmp_path)]
     whole = measured(LmEval(tasks=tasks), tiny, of_bytes())
     file, calls = tmp_path / "samples.jsonl", []
@@ -220,14 +220,14 @@ def test_what_was_answered_is_not_asked_again(tiny: Any, tmp_path: Path) -> None
     assert {line["task"] for line in requests} == {"choices", "rolling", "written"}
     scores = [line["score"]["acc"] for line in lines if line["task"] == "choices" and "score" in line]
     assert sum(scores) / len(scores) == whole["choices"]["acc"]
-    # All of it is known now: no model is asked.
+    # Now all answers are stored, and the model is not used.
     silent: list[str] = []
     assert LmEval(tasks=tasks).measure(tiny, of_bytes(samples=Samples(file)), silent.append) == whole
     assert len(again) > len(silent) == 0
 
 
 class Guesses(LeftToRight):
-    """Without a network: the checks of shapes that tests switch on draw random numbers themselves."""
+    """Answers without a network, because the shape checks that are on in tests use random numbers themselves."""
 
     def losses(self, model: Any, tokens: np.ndarray, original_length: int) -> Any:
         return np.ones(tokens.shape)
@@ -239,7 +239,7 @@ class Guesses(LeftToRight):
         return list(prefixes[:, :num_tokens])
 
 
-def test_a_figure_that_the_harness_cannot_compute_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_figure_that_the_harness_cannot_compute_is_one_line(tmp_path: Path) -> None:
     model = SimpleNamespace(network=torch.nn.Identity(), last_position=lambda wanted: wanted)
     path = task(tmp_path, "rolling", [{"text": "x" * 800}], **ROLLING)  # one word of 800 nats
     with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=.*: the harness cannot use it \(OverflowError: math range error\)"):
@@ -250,19 +250,19 @@ def state() -> list[Any]:
     return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), os.environ.get("DISABLE_MULTIPROC")]
 
 
-def test_the_random_state_and_the_terminal_are_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_harness_changes_no_random_state_and_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = SimpleNamespace(network=torch.nn.Identity(), last_position=lambda wanted: wanted)
     drawn = task(tmp_path, "drawn", [{"text": sentence(i, 3)} for i in range(4)], **PERPLEXITY)
     tasks = [choices(tmp_path), rolling(tmp_path, 3, 3, 3), written(tmp_path), drawn]
     before = state()
     row = measured(LmEval(tasks=tasks, num_fewshot=2), model, of_bytes(reading=Guesses()))
     assert state() == before
-    assert row["drawn"]["perplexity_standard_error"] > 0  # by bootstrap, which prints and draws
+    assert row["drawn"]["perplexity_standard_error"] > 0  # by bootstrap, which prints and uses random numbers
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow
-def test_a_group_has_the_figures_of_its_tasks_together(tiny: Any, tmp_path: Path) -> None:
+def test_a_group_has_the_weighted_mean_of_its_tasks(tiny: Any, tmp_path: Path) -> None:
     documents = [{"question": sentence(i, 4), "choices": [" sky", " sea"], "gold": int(i > 3)} for i in range(10)]
     for name, some in {"part0": documents[:3], "part1": documents[3:]}.items():
         task(tmp_path, name, some, **MULTIPLE_CHOICE)
@@ -275,14 +275,14 @@ def test_a_group_has_the_figures_of_its_tasks_together(tiny: Any, tmp_path: Path
     assert row["both"]["acc"] == pytest.approx((3 * row["part0"]["acc"] + 7 * row["part1"]["acc"]) / 10)
 
 
-def test_a_task_that_a_table_of_positions_cannot_hold_has_no_figures(tmp_path: Path, build_tiny: Callable[..., Any]) -> None:
+def test_a_task_beyond_the_table_of_positions_has_no_figures(tmp_path: Path, build_tiny: Callable[..., Any]) -> None:
     gpt2, setting = build_tiny("model=gpt2", "context=interpolate").model.build(257, seed=0), of_bytes()
     assert gpt2.last_position(setting.target_length) < 64
     tasks = [written(tmp_path, generation_kwargs={"until": ["\n"], "max_gen_toks": 64}), rolling(tmp_path, 40)]
     row = measured(LmEval(tasks=tasks), gpt2, setting)
     assert row["written"] == {"n": 0}
     assert row["rolling"]["n"] == 1
-    assert row["rolling"]["bits_per_byte"] > 0  # in windows that it can hold
+    assert row["rolling"]["bits_per_byte"] > 0  # in windows within the table
 
 
 @pytest.mark.slow
@@ -296,7 +296,7 @@ def test_a_run_measures_tasks_of_the_harness_and_so_does_evaluate(ran: Any, tmp_
     assert (section["harness"], section["limit"], section["n"]) == (version("lm-eval"), 4, 4 + 2 + 4)
     assert section["tasks"] == ["choices", "rolling", "written"]
     assert all(section["rolling"][row]["bits_per_byte"] > 0 for row in ("before", "after"))
-    # 40 tokens are more than the positions of the base, where they are a table.
+    # 40 tokens are more than the base's table of positions has.
     assert ("exact_match" in section["written"]["before"]) == (word == "gpt")
     assert section["written"]["after"]["exact_match"] is not None
     again = evaluated(directory.path, tmp_path / "again", "evaluation=[lm_eval]", *settings)["lm_eval"]

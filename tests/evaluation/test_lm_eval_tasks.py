@@ -1,4 +1,4 @@
-"""What cannot be measured of the harness is told in one line, before anything is."""
+"""Tasks of the harness that cannot be measured are refused in one line, before any work starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from elongate.scoring.fill_in import FillIn
 
 
 def named(folder: Path) -> dict[str, Any]:
-    """Tasks that cannot be measured, by a word for each."""
+    """Tasks that cannot be measured, by a short name."""
     (folder / "broken.yaml").write_text("task: a\ndataset_path: json\n  x: [1\n")
     (folder / "includes.yaml").write_text("include: broken.yaml\ntask: a\n")
     (folder / "alone.yaml").write_text("include: nowhere.yaml\ntask: a\n")
@@ -57,36 +57,39 @@ def named(folder: Path) -> dict[str, Any]:
     ("word", "line"),
     [
         ("nowhere", r"nowhere\.yaml: cannot be read \(No such file or directory\); give .*tasks names of tasks"),
-        ("broken", r"broken\.yaml:3: this line is no YAML \(mapping values are not allowed here\); mend it"),
-        ("none", r"none\.yaml: names neither a task nor a group; add a line to it"),
-        ("empty", r"empty: holds no YAML file of a task"),
-        ("includes", r"broken\.yaml:3: this line is no YAML"),
-        ("alone", r"alone\.yaml: includes .*/nowhere\.yaml, which is not there; mend its YAML"),
+        ("broken", r"broken\.yaml:3: this line is not valid YAML \(mapping values are not allowed here\); fix it"),
+        ("none", r"none\.yaml: names neither a task nor a group; add a line such as task: my_task"),
+        ("empty", r"empty: contains no YAML file of a task"),
+        ("includes", r"broken\.yaml:3: this line is not valid YAML"),
+        ("alone", r"alone\.yaml: includes .*/nowhere\.yaml, which does not exist; fix its YAML"),
         ("hub", r"hub\.yaml: its data set cannot be loaded \(Couldn't reach 'owner/name' on the Hub"),
         ("data", r"data\.yaml: its data set cannot be loaded \(Unable to find '.*nothing\.jsonl'\); check dataset_path and dataset_kwargs"),
         ("nothing", r"nothing\.yaml: "),
-        ("split", r"split\.yaml: the harness cannot use it \(KeyError: 'train'\); mend its YAML"),
+        ("split", r"split\.yaml: the harness cannot use it \(KeyError: 'train'\); fix its YAML"),
         ("typo", r"typo\.yaml: the harness cannot use it \(TypeError: .*'tset_split'\)"),
         ("kind", r"kind\.yaml: the harness cannot use it \(ValueError: Got invalid output_type 'loglikely'"),
         ("field", r"field\.yaml: the harness cannot use it \(UndefinedError: 'nothing' is undefined\)"),
-        ("code", r"code: runs code that the model wrote, which is not done here; leave it out"),
-        ("image", r"image: shows images or sounds"),
-        ("sampled", r"sampled: is written with do_sample: True, temperature: 0\.7, and here decoding is greedy; use do_sample: false"),
-        ("warm", r"warm: is written with temperature: 0\.7, and here decoding is greedy"),
-        ("beams", r"beams: is written with num_beams: 4, and here decoding is greedy"),
+        ("code", r"code: runs code that the model wrote, which is not supported; leave it out"),
+        ("image", r"image: contains images or sound"),
+        (
+            "sampled",
+            r"sampled: decodes with do_sample: True, temperature: 0\.7, and only greedy decoding is supported; use do_sample: false",
+        ),
+        ("warm", r"warm: decodes with temperature: 0\.7, and only greedy decoding is supported"),
+        ("beams", r"beams: decodes with num_beams: 4, and only greedy decoding is supported"),
         ("long", r"long: lets the model write 128 tokens, which leaves no room for a question within 128; use a longer target length"),
     ],
 )
-def test_a_task_that_cannot_be_measured_is_told_in_one_line(word: str, line: str, tmp_path: Path) -> None:
+def test_a_task_that_cannot_be_measured_is_one_line(word: str, line: str, tmp_path: Path) -> None:
     path = named(tmp_path)[word]
-    with pytest.raises(ConfigError, match=rf"tasks=(.*/)?{line}") as told:
+    with pytest.raises(ConfigError, match=rf"tasks=(.*/)?{line}") as fault:
         LmEval(tasks=[path]).header(of_bytes())
-    assert "\n" not in str(told.value)
-    assert told.value.inside("evaluation.lm_eval").key == "evaluation.lm_eval.tasks"
+    assert "\n" not in str(fault.value)
+    assert fault.value.inside("evaluation.lm_eval").key == "evaluation.lm_eval.tasks"
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"do_sample": False, "temperature": 1.0}, {"top_p": 0.9}])
-def test_what_is_greedy_in_the_harness_is_so_here(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_settings_that_the_harness_decodes_greedily_are_accepted(settings: dict[str, Any], tmp_path: Path) -> None:
     path = written(tmp_path, generation_kwargs={"until": ["\n"], "max_new_tokens": 4} | settings)
     assert LmEval(tasks=[path]).header(of_bytes())["written"]["n"] == 10
 
@@ -99,26 +102,26 @@ def test_what_is_greedy_in_the_harness_is_so_here(settings: dict[str, Any], tmp_
         ({"num_fewshot": -1}, "num_fewshot=-1: must be at least 0; use num_fewshot=null"),
     ],
 )
-def test_values_out_of_range_are_told(settings: dict[str, Any], line: str) -> None:
-    with pytest.raises(ConfigError) as told:
+def test_values_out_of_range_are_refused(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as fault:
         LmEval(**{"tasks": ["hellaswag"]} | settings)
-    assert str(told.value) == line
+    assert str(fault.value) == line
 
 
-def test_more_examples_than_there_are_documents_are_told_before_anything_is_measured(tmp_path: Path) -> None:
+def test_more_examples_than_documents_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=written: the harness cannot use it"):
         LmEval(tasks=[written(tmp_path)], num_fewshot=40).header(of_bytes())
 
 
-def test_a_task_is_named_once_and_not_as_the_results_name_theirs(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"written\.yaml: brings the task written a second time; name it once"):
+def test_a_task_given_twice_or_named_like_a_key_of_the_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"written\.yaml: contains the task written a second time; name it once"):
         LmEval(tasks=[written(tmp_path), str(tmp_path)]).header(of_bytes())
     path = task(tmp_path, "limit", [{"text": "t"}], **ROLLING)
     with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=\[limit\]: is a name that the results need themselves"):
         LmEval(tasks=[path]).header(of_bytes())
 
 
-def test_a_task_that_fixes_no_examples_keeps_them(tmp_path: Path) -> None:
+def test_a_task_that_fixes_zero_examples_keeps_zero(tmp_path: Path) -> None:
     fixed = task(tmp_path, "fixed", [{"text": "t"}] * 3, **ROLLING, num_fewshot=0)
     header = LmEval(tasks=[choices(tmp_path, num_fewshot=1), fixed], num_fewshot=2).header(of_bytes())
     assert [header[name]["num_fewshot"] for name in header["tasks"]] == [2, 0]
@@ -127,24 +130,24 @@ def test_a_task_that_fixes_no_examples_keeps_them(tmp_path: Path) -> None:
     assert header["n"] == 5
 
 
-def test_a_model_that_sees_both_sides_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval=lm_eval: needs a model that reads from left to right") as told:
+def test_a_model_that_reads_both_sides_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval=lm_eval: needs a model that reads from left to right") as fault:
         LmEval(tasks=[written(tmp_path)]).header(of_bytes(reading=FillIn(0.15)))
-    assert "use evaluation=[classification]" in str(told.value)
-    # Of a fresh model it is known before anything is loaded.
+    assert "use evaluation=[classification]" in str(fault.value)
+    # For a fresh model this is known before anything is loaded.
     masked = ["model=bert", "context=interpolate", "evaluation=[lm_eval]", "evaluation.lm_eval.tasks=[hellaswag]"]
     with pytest.raises(ConfigError, match=r"evaluation\.lm_eval=lm_eval: needs a model that reads from left to right"):
         build_job(*composed(*masked))
 
 
-def test_without_the_harness_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_harness_is_refused_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("elongate.evaluation.lm_eval.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval=lm_eval: needs lm-evaluation-harness, which is not installed") as told:
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval=lm_eval: needs lm-evaluation-harness, which is not installed") as fault:
         build_job(*composed("evaluation=[lm_eval]", "evaluation.lm_eval.tasks=[hellaswag]"))
-    assert str(told.value).endswith("install it: python -m pip install lm-eval")
+    assert str(fault.value).endswith("install it: python -m pip install lm-eval")
 
 
 @pytest.mark.slow
-def test_a_name_that_the_harness_does_not_know_is_told_with_its_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=hellaswg: is no task of the harness; did you mean hellaswag or"):
+def test_an_unknown_task_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.lm_eval\.tasks=hellaswg: is not a task of the harness; did you mean hellaswag or"):
         LmEval(tasks=["hellaswg"]).header(of_bytes())

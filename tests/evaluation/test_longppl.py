@@ -111,7 +111,7 @@ def test_key_tokens_of_a_model_against_one_prefix_at_a_time(setting: Setting, mo
 
 
 @pytest.mark.slow
-def test_an_evaluator_chooses_once_for_all_rows(finished: Run, tmp_path: Path) -> None:
+def test_an_evaluator_chooses_the_key_tokens_once_for_all_rows(finished: Run, tmp_path: Path) -> None:
     fields = ["evaluation=[longppl]", "evaluation.longppl.min_gain=0.001", "evaluation.longppl.max_loss=9"]
     evaluator = f"evaluation.longppl.evaluator={finished.path}"
     run = trained(tmp_path, "seed=1", *fields, evaluator)
@@ -129,7 +129,7 @@ def test_an_evaluator_chooses_once_for_all_rows(finished: Run, tmp_path: Path) -
     assert own["longppl"]["after"]["key_tokens"] == section["after"]["key_tokens"]
 
 
-def test_chosen_tokens_are_not_chosen_again(setting: Setting, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chosen_key_tokens_are_reused(setting: Setting, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = LongPPL(length=64, short_length=16, evaluator="/somewhere")
     opened = []
 
@@ -210,7 +210,7 @@ def test_an_evaluator_that_was_measured_with_another_attention_is_refused(finish
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
-def test_another_evaluator_in_the_same_place_chooses_again(finished: Run, tmp_path: Path) -> None:
+def test_a_changed_evaluator_at_the_same_path_chooses_again(finished: Run, tmp_path: Path) -> None:
     other = shutil.copytree(finished.path, tmp_path / "other")
     fields = ["evaluation=[longppl]", "evaluation.longppl.min_gain=0.001", "evaluation.longppl.max_loss=9"]
     fields.append(f"evaluation.longppl.evaluator={other}")

@@ -32,7 +32,7 @@ def setting() -> Setting:
     return letters()
 
 
-def test_the_loss_is_that_of_transformers_with_labels(setting: Setting, model: Any) -> None:
+def test_the_loss_equals_that_of_transformers_with_labels(setting: Setting, model: Any) -> None:
     whole = Perplexity(lengths=[LENGTH], stride=LENGTH - 1).measure(model, setting, ticked)
     tokens = torch.from_numpy(texts(setting))
     with torch.no_grad():
@@ -90,14 +90,14 @@ def leaks(model: Any, setting: Setting) -> bool:
     return not np.array_equal(before, after, equal_nan=True)
 
 
-def test_a_later_token_changes_no_earlier_loss_and_a_leak_is_seen(setting: Setting, model: Any) -> None:
+def test_a_later_token_changes_no_earlier_loss_and_a_leak_is_noticed(setting: Setting, model: Any) -> None:
     assert not leaks(model, setting)
     for layer in model.network.model.layers:
         layer.self_attn.is_causal = False
     assert leaks(model, setting)
 
 
-def test_batches_and_their_order_change_nothing(setting: Setting, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_batches_and_their_order(setting: Setting, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = Perplexity(lengths=[32, 64])
     together = evaluation.measure(model, setting, ticked)
     monkeypatch.setattr(contexts, "BATCH_TOKENS", 1)
@@ -204,7 +204,7 @@ def test_default_lengths_end_where_documents_end(setting: Setting) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
-def test_both_are_on_the_page_of_a_run_and_measured_again_by_evaluate(finished: Run, tmp_path: Any) -> None:
+def test_perplexity_and_context_gain_are_on_the_page_and_repeated_by_evaluate(finished: Run, tmp_path: Any) -> None:
     results = finished.results
     for word in ("perplexity", "context_gain"):
         assert {"before", "untuned", "after"} <= results[word].keys()

@@ -91,7 +91,7 @@ def test_a_tracker_gets_every_figure_by_its_path() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text("ab", min_size=1), inner), max_leaves=8))
-def test_leaves_lead_back_to_the_tree(tree: Any) -> None:
+def test_leaves_are_the_values_of_the_tree_by_path(tree: Any) -> None:
     for path, value in leaves({"root": tree}).items():
         node = {"root": tree}
         for key in path.split("/"):
@@ -117,14 +117,14 @@ def test_noise_is_pale() -> None:
     assert colours[..., :3].min() > 0.9
 
 
-def test_the_preference_is_that_of_a_choice_between_two() -> None:
+def test_the_preference_is_the_probability_of_a_choice_between_two() -> None:
     assert preference(0.0) == 0.5
     assert preference(2.0) == pytest.approx(1 / (1 + 2.718281828459045**-2.0))
     assert preference(-800.0) == pytest.approx(0.0)
     assert preference(1.3) + preference(-1.3) == pytest.approx(1.0)
 
 
-def test_a_map_of_tasks_is_named_as_the_tasks() -> None:
+def test_a_heat_map_of_tasks_has_the_names_of_the_tasks() -> None:
     section = {
         "original_length": 64,
         "target_length": 128,

@@ -60,7 +60,7 @@ def alone(model: LanguageModel, setting: Setting, length: int, positions: list[i
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
-def test_figures_are_those_of_tokens_hidden_alone(kind: str, setting: Setting) -> None:
+def test_figures_agree_with_tokens_hidden_one_at_a_time(kind: str, setting: Setting) -> None:
     model, row = masked(kind), EVALUATION.measure(masked(kind), setting, ticked)
     header = EVALUATION.header(setting)
     assert header["positions"] == [[2, 6, 9, 13], [5, 15, 24, 34]]

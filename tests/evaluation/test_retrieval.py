@@ -67,7 +67,7 @@ def afresh(setting: Setting, reading: Scorer) -> Setting:
     return replace(setting, reading=reading, samples=Samples().part("retrieval", "after"))
 
 
-def test_scores_are_those_of_a_whole_forward(setting: Setting, model: Any) -> None:
+def test_scores_equal_those_of_one_forward_pass(setting: Setting, model: Any) -> None:
     samples = Samples()
     Retrieval(tasks=["single"], lengths=[150], depths=[0.5], num_samples=3).measure(
         model, replace(setting, samples=samples.part("r", "after")), ticked
@@ -103,7 +103,7 @@ def test_the_effective_length_is_the_last_one_above_the_threshold(setting: Setti
     assert few["all"]["without_haystack"]["exact_match"] == [1.0]
 
 
-def test_a_longer_length_does_not_make_up_for_a_shorter_one(setting: Setting, model: Any) -> None:
+def test_a_longer_length_does_not_compensate_for_a_shorter_one(setting: Setting, model: Any) -> None:
     evaluation = Retrieval(lengths=[300, 600])
     row = {"exact_match": [0.5, 1.0], "exact_match_interval": [(0.4, 0.6), (0.95, 1.0)]}
     assert evaluation._effective([300, 600], row, "exact_match") == 0
@@ -120,7 +120,7 @@ def test_controls_are_measured_and_do_not_count(setting: Setting, model: Any) ->
 
 
 @pytest.mark.slow
-def test_tasks_together_are_the_mean_of_all_samples(setting: Setting, model: Any) -> None:
+def test_the_row_of_all_tasks_is_the_mean_of_all_samples(setting: Setting, model: Any) -> None:
     row = Retrieval(tasks=["passkey", "key_value", "copy"], lengths=[150, 300], num_samples=2).measure(model, setting, ticked)
     for measure in ("preferred", "exact_match", "log_probability"):
         apart = np.mean([row[task][measure] for task in ("passkey", "key_value", "copy")], axis=0)
@@ -130,7 +130,7 @@ def test_tasks_together_are_the_mean_of_all_samples(setting: Setting, model: Any
 
 
 def test_values_are_searched_in_the_written_text(setting: Setting, model: Any) -> None:
-    """As string_match_all of RULER: the share of the values, anywhere in the text, upper or lower case."""
+    """RULER's string_match_all: the share of the values that occur anywhere in the text, in upper or lower case."""
     sample = build_sample(Place("multi_query", 300, 0.0, 0, 0), setting.tokenizer.encode, setting.held_out.flat)
     first, second = sample.problem.answer.strip().split(", ")
     for text, share in ((f"{second} or {first}", 1.0), (f"it is {first}.", 0.5), ("none", 0.0)):
@@ -142,12 +142,12 @@ def test_values_are_searched_in_the_written_text(setting: Setting, model: Any) -
         assert row["named_interval"] == [share_interval(int(share), 1)]
 
 
-def test_generation_needs_a_model_that_writes(setting: Setting) -> None:
-    with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.generate=true: needs text that is written"):
+def test_generation_needs_a_model_that_can_generate_text(setting: Setting) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.retrieval\.generate=true: needs a model that can generate text"):
         Retrieval(generate=True).header(replace(setting, reading=FillIn(0.15)))
 
 
-def test_writing_ends_with_the_table_of_positions(setting: Setting, build_tiny: Callable[..., Any]) -> None:
+def test_generation_ends_at_the_end_of_the_table_of_positions(setting: Setting, build_tiny: Callable[..., Any]) -> None:
     model = build_tiny("model=gpt2", "model.original_length=150", "context.target_length=600", "batch_tokens=600").model.build(257, seed=0)
     evaluation = Retrieval(tasks=["copy"], lengths=[140, 150, 200], depths=[0.5], num_samples=1, generate=True)
     row = evaluation.measure(model, setting, ticked)["copy"]
@@ -237,7 +237,7 @@ def test_invalid_fields_are_refused(fields: dict[str, Any], line: str) -> None:
     assert str(caught.value.inside("evaluation.retrieval")).startswith(line)
 
 
-def test_a_too_short_length_is_refused_with_the_length_a_task_takes(setting: Setting) -> None:
+def test_a_too_short_length_is_refused_with_the_length_that_the_task_needs(setting: Setting) -> None:
     with pytest.raises(
         ConfigError, match=r"evaluation\.retrieval\.lengths=\[20\]: must be between 46 \(passkey\) and 5000 \(the held-out text\)"
     ):

@@ -61,7 +61,7 @@ def test_the_shortest_length_of_needle_fits_all_samples(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_question_has_two_answers_of_as_many_tokens(family: str) -> None:
+def test_every_question_has_two_answers_of_equally_many_tokens(family: str) -> None:
     given = setting(tokenizer_of(family))
     for task in TASKS:
         shortest = shortest_length(task, given.tokenizer.encode, 0)
@@ -74,7 +74,7 @@ def test_every_question_has_two_answers_of_as_many_tokens(family: str) -> None:
 
 # "superwords" merges the last digits with the full stop.
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"superwords"}))
-def test_an_answer_has_the_tokens_that_it_has_in_the_text(family: str) -> None:
+def test_an_answer_has_the_same_tokens_as_in_the_text(family: str) -> None:
     """A model can only copy what it has seen: the needle contains the tokens of the answer, one after the other."""
     given = setting(tokenizer_of(family))
     sample = _sample_pair(given, _keys(given), 200, 0.5, 0)[0]
@@ -83,7 +83,7 @@ def test_an_answer_has_the_tokens_that_it_has_in_the_text(family: str) -> None:
     assert (windows == sample.answers[0]).all(axis=1).any()
 
 
-def test_a_tokenizer_that_reads_all_numbers_alike_is_refused_in_a_line() -> None:
+def test_a_tokenizer_that_cannot_distinguish_numbers_is_refused_in_one_line() -> None:
     given = setting(opened(words_only()))
     with pytest.raises(ConfigError, match=r"evaluation=\[needle\]: the tokenizer reads all numbers as the same tokens; leave needle out"):
         Needle().header(given)

@@ -48,7 +48,7 @@ def gpt2() -> TokenizerFile:
 
 
 def digits(most: int) -> Callable[[], TokenizerFile]:
-    """As Llama 3 (three digits at most) and others: digits are split from the space before them."""
+    """Like Llama 3 (at most three digits) and others: digits are split from the space before them."""
     return lambda: byte_level(rf"[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,{most}}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 
@@ -58,7 +58,7 @@ def superwords() -> TokenizerFile:
 
 
 def sentencepiece_bpe() -> TokenizerFile:
-    """As Llama 2: a space before every text, single digits, unknown characters as bytes."""
+    """Like Llama 2: a space before every text, single digits, unknown characters as bytes."""
     tokenizer = TokenizerFile(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     words, single = pre_tokenizers.Split("▁", "merged_with_next"), pre_tokenizers.Digits(individual_digits=True)
@@ -70,7 +70,7 @@ def sentencepiece_bpe() -> TokenizerFile:
 
 
 def unigram(byte_fallback: bool) -> Callable[[], TokenizerFile]:
-    """As T5 and Gemma: the most likely pieces (Kudo 2018, arXiv:1804.10959)."""
+    """Like T5 and Gemma: the most likely pieces (Kudo 2018, arXiv:1804.10959)."""
 
     def build() -> TokenizerFile:
         tokenizer = TokenizerFile(models.Unigram())
@@ -87,7 +87,7 @@ def unigram(byte_fallback: bool) -> Callable[[], TokenizerFile]:
 
 
 def wordpiece() -> TokenizerFile:
-    """As BERT: words are split at spaces and punctuation, their later pieces are marked."""
+    """Like BERT: words are split at spaces and punctuation, and their later pieces are marked."""
     tokenizer = TokenizerFile(models.WordPiece(unk_token=UNKNOWN))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()

@@ -1,6 +1,6 @@
-"""The peak of one real step over weights and gradients, and what the planner said: `python -m tests.memory.peak --length 8192 stream`.
+"""Measured and predicted peak memory of one step, without weights and gradients: `python -m tests.memory.peak --length 8192 stream`.
 
-Alone in its process, on one thread, with MALLOC_MMAP_THRESHOLD_=262144, so that freed blocks go back to the system at once.
+Runs in its own process, on one thread. Set MALLOC_MMAP_THRESHOLD_=262144, so that freed blocks are returned to the system immediately.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def measured(model: LanguageModel, plan: Plain | Checkpoint | Stream, length: in
     prepared = plan.prepare(model, length)
     tokens = torch.randint(model.network.config.vocab_size, (1, length + 1))
     example = Example(tokens[:, :-1], tokens[:, 1:], torch.ones(1, length, dtype=torch.bool), None)
-    # What torch sets up once, on a short piece.
+    # A short step first, for everything that torch sets up once.
     prepared.backward(model, Example(*(x[:, :600] for x in (example.inputs, example.targets, example.scored)), None))
     reset_peak_memory(model.device)
     before = 4096 * int(Path("/proc/self/statm").read_text().split()[1])

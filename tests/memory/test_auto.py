@@ -1,4 +1,4 @@
-"""The plan that is chosen fits, and is the simplest where there is room for all."""
+"""`memory=auto` chooses a plan that fits, and the simplest one if all of them fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from elongate.memory.planner import throughput
 
 @pytest.fixture
 def _equal_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every operator as fast as any other: measured times of such small steps can put any plan first on a busy machine."""
+    """Gives all operators the same speed. On a busy machine, measured times of such small steps can put any plan first."""
     monkeypatch.setattr(throughput, "seconds_of", lambda work, device: work.flops.total() / 1e9)
 
 
@@ -35,7 +35,9 @@ def test_less_room_gives_another_plan(build_tiny: Callable[..., Any], monkeypatc
 
 
 @pytest.mark.slow
-def test_what_cannot_fit_is_refused_with_the_longest_that_can(build_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_length_that_does_not_fit_is_refused_with_the_longest_that_fits(
+    build_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = build_tiny().model.build(257, seed=0)
     monkeypatch.setattr(room, "free_bytes", lambda device: 12 * 2**20)
     with pytest.raises(ConfigError) as caught:
@@ -47,7 +49,7 @@ def test_what_cannot_fit_is_refused_with_the_longest_that_can(build_tiny: Callab
 
 
 @pytest.mark.usefixtures("_equal_speed")
-def test_a_run_says_which_plan_it_had(build_tiny: Callable[..., Any]) -> None:
+def test_the_chosen_plan_has_its_own_word(build_tiny: Callable[..., Any]) -> None:
     job = build_tiny("memory=auto")
     assert job.memory.word == "auto"
     assert job.memory.prepare(job.model.build(257, seed=0), 128).word == "plain"

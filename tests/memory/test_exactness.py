@@ -1,4 +1,4 @@
-"""However little memory it takes, the gradient is that of untouched transformers with a dense mask and plain cross-entropy."""
+"""Every memory plan gives the gradient of unmodified transformers with a dense mask and plain cross-entropy."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ PLANS: dict[str, Memory] = {
     "stream whole": Stream(chunk_length=LENGTH),
     "stream longer": Stream(chunk_length=100),
 }
-# Chunks of one token are slow, and tell nothing new where they are left out.
+# Chunks of one token are slow, so tests that do not need them leave them out.
 QUICK = [name for name in PLANS if name != "stream 1"]
 ANY_DIRECTION = [name for name in PLANS if not name.startswith("stream")]
 PATTERNS = ["causal", "packed", "window"]
 KINDS = ["llama-1", "llama-2", "llama-8", "qwen3", "gpt2"]
 
 
-# -- what is compared ------------------------------------------------------------------------------------------------
+# -- batches and gradients -------------------------------------------------------------------------------------------
 
 
 @lru_cache
@@ -67,7 +67,7 @@ def example(labels: str = "random", packed: bool = False) -> Example:
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(VOCAB, (ROWS, LENGTH + 1), generator=draw)
     scored = torch.rand(ROWS, LENGTH, generator=draw) < 0.6
-    # Nothing in the second chunk of 7, and in several of 1.
+    # No scored token in the second chunk of 7, and none in several chunks of 1.
     scored[:, 6:15] = False
     if labels == "unequal rows":
         scored = torch.rand(ROWS, LENGTH, generator=draw) < torch.tensor([0.0, 0.5])[:, None]
@@ -76,7 +76,7 @@ def example(labels: str = "random", packed: bool = False) -> Example:
         scored[1, 4 if labels == "early" else -1] = True
     elif labels == "all":
         scored = torch.ones(ROWS, LENGTH, dtype=torch.bool)
-    # Documents of one token, of many chunks, and borders on those of chunks; another layout in each row.
+    # Documents of one token and of several chunks, and borders of documents at borders of chunks. The rows differ.
     lengths = [[1, 8, 11], [14, 6]]
     positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in lengths]) if packed else None
     return Example(tokens[:, :-1], tokens[:, 1:], scored, positions)
@@ -100,11 +100,14 @@ def gradients(model: PreTrainedModel) -> Gradients:
 
 
 def assert_same(ours: Gradients, theirs: Gradients, tolerance: float) -> None:
-    """The error of each parameter is relative to the norm of its gradient, except where that is zero but for rounding."""
+    """The error of each parameter relative to the norm of its gradient is within the tolerance.
+
+    For a gradient that is zero up to rounding, the error is relative to the norm of all gradients.
+    """
     assert ours.keys() == theirs.keys()
     whole = torch.stack([g.norm() for g in theirs.values()]).norm()
     for name, gradient in theirs.items():
-        # The same number added to all scores of a query changes nothing.
+        # A key bias adds the same number to all scores of a query, so its gradient is zero.
         scale = whole if name.endswith("key.bias") else gradient.norm()
         error = ((ours[name] - gradient).norm() / scale).item()
         assert error <= tolerance, f"{name} is off by {error:.1e}"
@@ -117,7 +120,7 @@ def tuned(model: PreTrainedModel, tuning: Tuning | None) -> PreTrainedModel:
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:  # zero at first, and so would be the gradient of A
+            if "lora_B" in name:  # initially zero, which would make the gradient of A zero
                 parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.3)
     return model
 
@@ -161,7 +164,7 @@ def ours(
 
 
 @pytest.mark.parametrize(("kind", "pattern", "trained", "plan"), all_pairs(KINDS, PATTERNS, TRAINED, PLANS))
-def test_every_gradient_is_that_of_transformers(kind: str, pattern: str, trained: str, plan: str) -> None:
+def test_every_gradient_equals_that_of_transformers(kind: str, pattern: str, trained: str, plan: str) -> None:
     expected_loss, expected = theirs(kind, pattern, trained)
     loss, found = ours(kind, pattern, trained, PLANS[plan])
     assert loss == pytest.approx(expected_loss, rel=1e-12)
@@ -183,7 +186,7 @@ FOLLOWING = {
 
 
 @pytest.mark.parametrize(("kind", "plan"), all_pairs(FOLLOWING, PLANS))
-def test_every_chunk_has_the_frequencies_of_the_whole_text_whatever_was_read_before(kind: str, plan: str) -> None:
+def test_every_chunk_has_the_frequencies_of_the_whole_text(kind: str, plan: str) -> None:
     fields = {"rope_parameters": FOLLOWING[kind], "max_position_embeddings": LENGTH // 2}
     batch, reference = example(), network("llama-2", **fields)
     logits = reference(input_ids=batch.inputs).logits
@@ -198,7 +201,7 @@ def test_every_chunk_has_the_frequencies_of_the_whole_text_whatever_was_read_bef
 
 
 @pytest.mark.parametrize(("pattern", "trained", "plan"), all_pairs(PATTERNS, TRAINED, ANY_DIRECTION))
-def test_every_gradient_of_a_bidirectional_model_is_that_of_transformers(pattern: str, trained: str, plan: str) -> None:
+def test_every_gradient_of_a_bidirectional_model_equals_that_of_transformers(pattern: str, trained: str, plan: str) -> None:
     expected_loss, expected = theirs("bert", pattern, trained)
     loss, found = ours("bert", pattern, trained, PLANS[plan])
     assert loss == pytest.approx(expected_loss, rel=1e-12)
@@ -211,7 +214,7 @@ def test_every_gradient_of_a_bidirectional_model_is_that_of_transformers(pattern
         ["llama-2", "gpt2"], ["all", "unequal rows", "early", "last"], ["plain row by row", "checkpoint", "stream 7", "stream longer"]
     ),
 )
-def test_whatever_is_scored(kind: str, labels: str, plan: str) -> None:
+def test_gradients_agree_for_every_choice_of_scored_tokens(kind: str, labels: str, plan: str) -> None:
     expected_loss, expected = theirs(kind, "packed", "tied", labels)
     loss, found = ours(kind, "packed", "tied", PLANS[plan], labels)
     assert loss == pytest.approx(expected_loss, rel=1e-12)
@@ -224,8 +227,8 @@ def test_whatever_is_scored(kind: str, labels: str, plan: str) -> None:
         ["llama-2", "gpt2"], ["all", "random", "unequal rows"], ["plain", "plain row by row", "checkpoint", "stream 7", "stream longer"]
     ),
 )
-def test_however_the_targets_are_weighed(kind: str, labels: str, plan: str) -> None:
-    """Of a share of the loss; some targets weigh nothing, and the weight of one that is not scored does not count."""
+def test_gradients_agree_with_weighted_targets(kind: str, labels: str, plan: str) -> None:
+    """The loss has a share of 0.3. Some targets have weight 0, and weights of targets that are not scored are ignored."""
     weights = torch.rand(ROWS, LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 5
     weights[:, 3:5] = 0
     batch = replace(example(labels, packed=True), weights=weights, share=0.3)
@@ -242,7 +245,7 @@ def test_however_the_targets_are_weighed(kind: str, labels: str, plan: str) -> N
 
 
 @pytest.mark.parametrize(("kind", "pattern", "plan"), all_pairs([*KINDS, "bert"], ["causal", "packed window"], ["checkpoint", "stream 7"]))
-def test_in_float32_up_to_its_rounding(kind: str, pattern: str, plan: str) -> None:
+def test_gradients_agree_in_float32_up_to_rounding(kind: str, pattern: str, plan: str) -> None:
     if kind == "bert" and plan == "stream 7":
         plan = "checkpoint recomputed"
     expected_loss, expected = theirs(kind, pattern, "tied", dtype=torch.float32)
@@ -254,15 +257,15 @@ def test_in_float32_up_to_its_rounding(kind: str, pattern: str, plan: str) -> No
 @pytest.mark.parametrize("plan", ["checkpoint", "stream 7"])
 @pytest.mark.parametrize("pattern", ["causal", "packed window"])
 @pytest.mark.parametrize("kind", ["deepseek", "gpt_neox"])
-def test_other_architectures(kind: str, pattern: str, plan: str) -> None:
-    """Values narrower than keys; layers in parallel, and heads of which half is rotated."""
+def test_gradients_agree_for_other_architectures(kind: str, pattern: str, plan: str) -> None:
+    """DeepSeek has values narrower than keys. GPT-NeoX has parallel layers, and rotates half of each head."""
     expected_loss, expected = theirs(kind, pattern, "full")
     loss, found = ours(kind, pattern, "full", PLANS[plan])
     assert loss == pytest.approx(expected_loss, rel=1e-12)
     assert_same(found, expected, 1e-12)
 
 
-def test_the_comparison_would_notice_a_key_more_or_less() -> None:
+def test_the_comparison_notices_one_key_more_or_less() -> None:
     for pattern in PATTERNS:
         _, expected = theirs("llama-2", pattern, "full")
         for other in set(PATTERNS) - {pattern}:
@@ -274,7 +277,7 @@ def test_the_comparison_would_notice_a_key_more_or_less() -> None:
         assert_same(computed(Plain(), narrow, example())[1], theirs("llama-2", "window", "full")[1], 1e-4)
 
 
-# -- what is frozen, what is added up --------------------------------------------------------------------------------
+# -- frozen parameters, accumulated gradients ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("plan", ["checkpoint", "stream 7", "stream 8 recomputed"])
@@ -289,7 +292,7 @@ def test_the_comparison_would_notice_a_key_more_or_less() -> None:
     ],
     ids=lambda tuning: f"{tuning.word} {tuning.targets[0]}",
 )
-def test_layers_without_a_gradient_are_passed_over(tuning: Lora, plan: str) -> None:
+def test_gradients_agree_if_some_projections_need_none(tuning: Lora, plan: str) -> None:
     """Queries, keys or values of a layer may need no gradient."""
     expected = tuned(network("llama-2"), tuning)
     batch = example()
@@ -300,7 +303,7 @@ def test_layers_without_a_gradient_are_passed_over(tuning: Lora, plan: str) -> N
 
 
 @pytest.mark.parametrize("plan", QUICK)
-def test_gradients_are_added_to_those_that_are_there(plan: str) -> None:
+def test_gradients_are_added_to_existing_ones(plan: str) -> None:
     model = LanguageModel(network("llama-2", "elongate"), "llama")
     memory = PLANS[plan].prepare(model, LENGTH)
     memory.backward(model, example())
@@ -313,19 +316,19 @@ def test_gradients_are_added_to_those_that_are_there(plan: str) -> None:
 
 
 def dropout_cases() -> list[Any]:
-    """Every plan with one of the two models, in turn; the other combinations are of the full grid."""
+    """Every plan with one of the two models, alternating; other combinations run only in the full grid."""
     cases = itertools.product(["gpt2", "lora"], QUICK)
     return [pytest.param(*case, marks=() if (i + i // len(QUICK)) % 2 == 0 else pytest.mark.grid) for i, case in enumerate(cases)]
 
 
 def one_row() -> Example:
-    """Several are read together by one plan and one after the other by another, and draw differently."""
+    """One row, because plans that read several rows together draw other dropout masks than plans that read them separately."""
     return next(example().parts(1))
 
 
 @contextmanager
 def dropped(model: PreTrainedModel) -> Iterator[dict[nn.Dropout, list[Tensor]]]:
-    """The masks that each dropout of the network draws, in the order of its calls."""
+    """Records the masks that each dropout of the network draws, in the order of its calls."""
     masks: dict[nn.Dropout, list[Tensor]] = {module: [] for module in model.modules() if isinstance(module, nn.Dropout) and module.p}
 
     def keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -338,8 +341,8 @@ def dropped(model: PreTrainedModel) -> Iterator[dict[nn.Dropout, list[Tensor]]]:
 
 
 @pytest.mark.parametrize(("kind", "plan"), dropout_cases())
-def test_what_is_computed_again_meets_the_same_dropout(kind: str, plan: str) -> None:
-    """Equal to transformers with the masks that one pass drew, laid together: any other mask in the other pass would show."""
+def test_recomputation_uses_the_same_dropout_masks(kind: str, plan: str) -> None:
+    """The gradient equals that of transformers with the masks of one pass, so the other pass must have used the same masks."""
 
     def fresh(implementation: str) -> PreTrainedModel:
         if kind == "gpt2":
@@ -354,7 +357,7 @@ def test_what_is_computed_again_meets_the_same_dropout(kind: str, plan: str) -> 
     found, state = gradients(model.network), torch.get_rng_state()
 
     reference = fresh("sdpa").train()
-    # A stream's second pass goes from last to first; its first leaves out most of the last layer.
+    # The second pass of a stream runs from the last chunk to the first. Its first pass skips most of the last layer.
     turn = -1 if plan.startswith("stream") else 1
     seen = [torch.cat(_once(drawn[::turn]), dim=1) for drawn in masks.values()]
     assert all(0 < mask.double().mean() < 1 for mask in seen)
@@ -366,13 +369,13 @@ def test_what_is_computed_again_meets_the_same_dropout(kind: str, plan: str) -> 
     assert loss == pytest.approx(expected.item(), rel=1e-12)
     assert_same(found, gradients(reference), 1e-12)
 
-    # The same seed draws the same again, and leaves the generator where it was left.
+    # The same seed gives the same masks and leaves the generator in the same state.
     model.network.zero_grad()
     torch.manual_seed(5)
     assert prepared.backward(model, batch) == loss
     assert_same(gradients(model.network), found, 1e-12)
     assert torch.equal(torch.get_rng_state(), state)
-    # The next step repeats nothing of what was drawn in this one.
+    # The next step draws other masks.
     with dropped(model.network) as later:
         prepared.backward(model, batch)
     for module, drawn in masks.items():
@@ -380,7 +383,7 @@ def test_what_is_computed_again_meets_the_same_dropout(kind: str, plan: str) -> 
 
 
 def _once(drawn: list[Tensor]) -> list[Tensor]:
-    """The masks of one pass over the tokens, of those that come first."""
+    """The first masks that together cover the tokens once."""
     taken: list[Tensor] = []
     for mask in drawn:
         if sum(m.shape[1] for m in taken) < LENGTH:
@@ -390,7 +393,7 @@ def _once(drawn: list[Tensor]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("plan", ["plain", "checkpoint", "stream whole"])
-def test_a_whole_sequence_draws_the_dropout_of_transformers(plan: str) -> None:
+def test_plans_that_read_the_whole_sequence_draw_the_same_masks_as_transformers(plan: str) -> None:
     dropout = {"embd_pdrop": 0.1, "resid_pdrop": 0.1}
     batch, reference = one_row(), network("gpt2", **dropout).train()
     torch.manual_seed(5)
@@ -426,12 +429,12 @@ def test_fifty_steps_of_training_are_the_same(plan: Memory) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
-# -- without a gradient into the past --------------------------------------------------------------------------------
+# -- truncated gradients ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chunk_length", [3, 14])
 @pytest.mark.parametrize("kind", ["llama-2", "gpt2", "qwen3"])
-def test_detached_it_is_transformers_with_a_detached_cache(kind: str, chunk_length: int) -> None:
+def test_a_detached_stream_equals_transformers_with_a_detached_cache(kind: str, chunk_length: int) -> None:
     batch, reference, cache = example(), network(kind), DynamicCache()
     total = 0.0
     for start in range(0, LENGTH, chunk_length):
@@ -468,7 +471,7 @@ def test_detached_it_is_transformers_with_a_detached_cache(kind: str, chunk_leng
         ["checkpoint", "checkpoint recomputed", "stream 7", "stream 8 recomputed"],
     ),
 )
-def test_in_bfloat16_they_agree_to_its_precision(kind: str, pattern: str, plan: str) -> None:
+def test_gradients_agree_in_bfloat16_to_its_precision(kind: str, pattern: str, plan: str) -> None:
     def run(memory: Memory, precision: str) -> tuple[float, Gradients]:
         model = LanguageModel(network(kind, "elongate", torch.float32), kind)
         model.precision, model.attention = precision, WindowPattern(WIDTH) if "window" in pattern else Full()
@@ -480,7 +483,7 @@ def test_in_bfloat16_they_agree_to_its_precision(kind: str, pattern: str, plan: 
     assert loss == pytest.approx(exact_loss, rel=5e-3)
     assert all(gradient.isfinite().all() and gradient.dtype == torch.float32 for gradient in found.values())
     assert_same(found, plain, 0.15)
-    # No farther from the exact gradient than what bfloat16 costs anyway.
+    # The distance to the exact gradient is that of bfloat16 itself.
     assert 1e-4 < distance(found, exact) < 1.3 * distance(plain, exact)
 
 
@@ -496,8 +499,8 @@ WORDS = sorted(path.stem for path in (conf_directory() / "context/attention").gl
 
 @pytest.mark.parametrize("documents", ["one", "alike", "unlike"])
 @pytest.mark.parametrize("word", WORDS)
-def test_with_every_attention_the_plans_agree(word: str, documents: str) -> None:
-    """Documents that lie alike in all rows are computed together, others row by row."""
+def test_all_plans_agree_for_every_attention(word: str, documents: str) -> None:
+    """Rows with equal document borders are computed together, others row by row."""
     batch = example(packed=documents == "unlike")
     if documents == "alike":
         positions = torch.cat([torch.arange(n) for n in (5, 1, 14)]).expand(ROWS, LENGTH)
@@ -523,7 +526,7 @@ def test_with_every_attention_the_plans_agree(word: str, documents: str) -> None
 
 
 class Bytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made, beside the given ones, and still there."""
+    """Counts the bytes of all live tensors that were created in the context, without the given ones."""
 
     def __init__(self, given: Iterable[Tensor]) -> None:
         super().__init__()
@@ -552,10 +555,10 @@ class Bytes(TorchDispatchMode):
 
 
 def counted(plan: Memory, length: int, rows: int = 1, **fields: Any) -> Bytes:
-    """A step, and the bytes that it made beyond the gradients of the parameters."""
+    """Runs a step and returns its counted bytes, without parameters and their gradients."""
     model = LanguageModel(network("llama-2", "elongate", torch.float32, num_hidden_layers=4, **fields), "llama")
     prepared, batch = plan.prepare(model, length), repeated(length, rows)
-    prepared.backward(model, batch)  # the gradients are there
+    prepared.backward(model, batch)  # creates the gradients
     gc.collect()
     gc.disable()
     try:
@@ -576,31 +579,31 @@ def bytes_per_further_token(plan: Memory) -> float:
     return (counted(plan, 256).peak - counted(plan, 128).peak) / 128
 
 
-def test_a_further_token_costs_a_stream_its_keys_values_and_their_gradients() -> None:
+def test_a_stream_needs_only_keys_values_and_their_gradients_per_further_token() -> None:
     layers, kv_heads, dim, wide = 4, 2, 4, 4
     floor = 4 * layers * kv_heads * dim * wide
     lean = bytes_per_further_token(Stream(chunk_length=16, keep_attention=False))
-    # Besides: a chunk's share of those gradients, in one layer, before it is added.
+    # Plus the gradients of one chunk in one layer, before they are added.
     assert floor <= lean <= floor + 2 * kv_heads * dim * wide + 8
     outputs = layers * (32 * wide + 8 * wide)  # and their log-sum-exp
     assert bytes_per_further_token(Stream(chunk_length=16)) <= lean + outputs + 8
 
 
 @pytest.mark.parametrize("keep_attention", [True, False])
-def test_on_disk_a_further_token_costs_no_more_than_a_layer_does(keep_attention: bool) -> None:
+def test_a_stream_on_disk_needs_one_layer_per_further_token(keep_attention: bool) -> None:
     kv_heads, dim, wide = 2, 4, 4
-    layer = 6 * kv_heads * dim * wide  # keys, values, their gradients, and a chunk's share of those before it is added
+    layer = 6 * kv_heads * dim * wide  # keys, values, their gradients, and the gradients of a chunk before they are added
     assert bytes_per_further_token(Stream(chunk_length=16, keep_attention=keep_attention, on_disk=True)) <= layer + 8
 
 
-def test_a_further_token_costs_most_in_plain_and_less_in_checkpoint_and_least_in_stream() -> None:
+def test_plain_needs_most_per_further_token_and_stream_least() -> None:
     plain, checkpoint, stream = map(bytes_per_further_token, (Plain(), Checkpoint(mlp_chunk_length=16), Stream(chunk_length=16)))
     assert stream < checkpoint / 2
     assert checkpoint < plain / 2
     assert stream < plain / 6
 
 
-def test_kept_outputs_of_attention_cost_themselves_and_hold_nothing_else() -> None:
+def test_keeping_attention_outputs_costs_only_their_bytes() -> None:
     layers, wide = 4, 4
     outputs = layers * (32 * wide + 8 * wide)  # and their log-sum-exp
     again, kept = (bytes_per_further_token(Checkpoint(keep_attention=keep, mlp_chunk_length=16)) for keep in (False, True))
@@ -609,5 +612,5 @@ def test_kept_outputs_of_attention_cost_themselves_and_hold_nothing_else() -> No
 
 @pytest.mark.parametrize("plan", QUICK)
 def test_nothing_is_left_after_a_step(plan: str) -> None:
-    """Without the collector of cycles: what a step holds is gone when it ends."""
+    """All tensors of a step are freed at its end, without the cyclic garbage collector."""
     assert counted(PLANS[plan], LENGTH, ROWS).now == 0

@@ -1,4 +1,4 @@
-"""However a batch is parted, it is the same batch."""
+"""`memory=plain` gives the same loss and gradients for every size of micro-batch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from elongate.objectives.objective import Example
 
 @pytest.mark.parametrize("micro_batch_tokens", [1, 20, 40, 1000])
 @pytest.mark.parametrize("documents", [False, True])
-def test_loss_and_gradients_do_not_depend_on_the_parts(build_tiny: Callable[..., Any], micro_batch_tokens: int, documents: bool) -> None:
+def test_loss_and_gradients_do_not_depend_on_the_micro_batches(
+    build_tiny: Callable[..., Any], micro_batch_tokens: int, documents: bool
+) -> None:
     model = build_tiny().model.build(257, seed=0)
     model.network.double()
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(257, (5, 21), generator=draw)
-    # Unequal counts in the rows, one row with none: a mean of means would be wrong.
+    # The rows have different numbers of scored tokens, and one has none, so a mean of means would be wrong.
     scored = torch.rand(5, 20, generator=draw) < torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])[:, None]
     positions = (torch.arange(20) % 7).expand(5, 20).contiguous() if documents else None
     example = Example(tokens[:, :-1], tokens[:, 1:], scored, positions)
 
-    # Only with its own attention does transformers take positions that restart for documents.
+    # transformers isolates documents whose positions restart only with its own attention.
     model.network.set_attn_implementation("sdpa")
     logits = model.network(input_ids=example.inputs, position_ids=positions, use_cache=False).logits
     expected = torch.nn.functional.cross_entropy(logits[scored], example.targets[scored])

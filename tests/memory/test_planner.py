@@ -1,4 +1,4 @@
-"""What the planner says of a step, against closed forms, and against steps that are really done."""
+"""The planner's predictions against closed forms and against measured steps."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ def model(build_tiny: Callable[..., Any]) -> Any:
 
 
 @pytest.mark.parametrize("length", [128, 1024])
-def test_the_flops_of_plain_training_are_those_of_the_closed_form(model: Any, length: int) -> None:
+def test_the_flops_of_plain_training_equal_the_closed_form(model: Any, length: int) -> None:
     matrices = sum(p.numel() for name, p in model.network.named_parameters() if p.ndim == 2 and "embed" not in name) + model.head[0].numel()
     products = 6 * matrices * length
-    # Two products forward and five backward, over the pairs that are not ahead.
+    # Two products in the forward and five in the backward pass, over the causal pairs.
     attention = 2 * (2 + 5) * 32 * length * length // 2
     predicted = dry_run(model, Plain(), 1, length)
     assert predicted.work.flops.total() == products + 2 * attention
 
 
-def test_what_is_kept_saves_work_and_takes_memory(model: Any) -> None:
+def test_keeping_more_saves_work_and_needs_more_memory(model: Any) -> None:
     costs = {cost.plan.overrides: cost for cost in advise(model, 1024, 1).costs}
     words = [plan.overrides for plan in PLANS.values()]
     plain, checkpoint, checkpoint_again, stream, stream_again = (costs[word] for word in words)
@@ -83,14 +83,14 @@ def test_a_longer_step_is_predicted_from_shorter_ones(build_tiny: Callable[..., 
     job = build_tiny(*more)
     model = job.model.build(257, seed=0)
     model.attention = job.strategy.attention.for_length(6144, 32)
-    plan, length = Stream(), 6144  # beyond the dry runs that it extrapolates from
+    plan, length = Stream(), 6144  # longer than the dry runs from which it is extrapolated
     peak, work = StepCosts(model).predict(plan, 1, length)
     really = dry_run(model, plan, 1, length)
     assert peak == pytest.approx(really.peak, rel=0.05)
     assert work.flops.total() == pytest.approx(really.work.flops.total(), rel=0.03)
 
 
-def test_a_dry_run_leaves_no_trace(model: Any) -> None:
+def test_a_dry_run_does_not_change_the_model_or_the_random_state(model: Any) -> None:
     before = {name: p.clone() for name, p in model.network.named_parameters()}
     state = torch.get_rng_state()
     for plan in PLANS.values():
@@ -111,7 +111,7 @@ def test_every_precision_and_tuning_is_planned(build_tiny: Callable[..., Any], p
     job.tuning.apply(model, 0)
     advice = advise(model, 128, 2)
     assert advice.gradients == sum(4 * p.numel() for p in model.parameters())
-    assert [type(cost.plan) for cost in advice.costs] == [Plain, Checkpoint, Checkpoint]  # a chunk is longer than that
+    assert [type(cost.plan) for cost in advice.costs] == [Plain, Checkpoint, Checkpoint]  # the sequence is shorter than a chunk of stream
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_every_attention_is_planned(build_tiny: Callable[..., Any], pattern: str
         assert dry_run(model, plan, 1, 128).peak > 0
 
 
-def test_a_model_that_looks_both_ways_is_not_streamed() -> None:
+def test_a_bidirectional_model_is_not_streamed() -> None:
     assert not any(isinstance(cost.plan, Stream) for cost in advise(LanguageModel(network("bert", IMPLEMENTATION), "bert"), 64, 1).costs)
 
 
@@ -154,22 +154,22 @@ def advice(*costs: PlanCost, free: int, longest: int = 640) -> Advice:
     ("free", "expected"),
     [(10_000, Plain), (2000, Checkpoint), (1000, Stream), (500, None)],
 )
-def test_the_fastest_that_fits_is_recommended(free: int, expected: type[Memory] | None) -> None:
-    told = advice(cost_of(Plain(), 5000, 10.0), cost_of(Checkpoint(), 1000, 12.0), cost_of(Stream(), 400, 13.0), free=free)
-    assert (told.recommended and type(told.recommended.plan)) is expected
+def test_the_fastest_plan_that_fits_is_recommended(free: int, expected: type[Memory] | None) -> None:
+    found = advice(cost_of(Plain(), 5000, 10.0), cost_of(Checkpoint(), 1000, 12.0), cost_of(Stream(), 400, 13.0), free=free)
+    assert (found.recommended and type(found.recommended.plan)) is expected
 
 
-def test_the_simplest_of_those_that_are_as_fast_is_recommended() -> None:
-    told = advice(cost_of(Plain(), 5000, 10.2), cost_of(Stream(), 400, 10.0), free=10_000)
-    assert told.recommended is not None
-    assert isinstance(told.recommended.plan, Plain)
+def test_the_simplest_of_equally_fast_plans_is_recommended() -> None:
+    found = advice(cost_of(Plain(), 5000, 10.2), cost_of(Stream(), 400, 10.0), free=10_000)
+    assert found.recommended is not None
+    assert isinstance(found.recommended.plan, Plain)
 
 
 def test_a_refusal_names_the_numbers_and_the_longest_that_fits() -> None:
-    told = str(advice(cost_of(Plain(), 5 * 2**30, 1.0), cost_of(Stream(), 2**30, 2.0), free=2**28).refusal())
-    assert "context.target_length=1024: fits under no memory plan: the smallest, memory=stream, takes 1.00 GiB" in told
-    assert "256 MiB are free" in told
-    assert "use context.target_length=640 at most" in told
+    found = str(advice(cost_of(Plain(), 5 * 2**30, 1.0), cost_of(Stream(), 2**30, 2.0), free=2**28).refusal())
+    assert "context.target_length=1024: fits under no memory plan: the smallest, memory=stream, takes 1.00 GiB" in found
+    assert "256 MiB are free" in found
+    assert "use context.target_length=640 at most" in found
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_the_longest_length_fits_and_a_longer_one_does_not(model: Any) -> None:
         assert dry_run(model, plan, 1, longest + longest // 10).peak > room
 
 
-def test_the_command_line_takes_what_is_recommended() -> None:
+def test_the_command_line_accepts_the_recommended_overrides() -> None:
     config, _ = composed(*Stream(chunk_length=256, keep_attention=False).overrides.split())
     assert config.memory.chunk_length == 256
     assert config.memory.keep_attention is False

@@ -1,4 +1,4 @@
-"""What cannot be streamed is refused in one line that says what can be done."""
+"""`memory=stream`: models and settings that it refuses, its files, and its first pass."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_chunk_has_at_least_one_token(chunk_length: int) -> None:
 
 
 def test_a_sequence_shorter_than_a_chunk_is_one_chunk(build_tiny: Callable[..., Any]) -> None:
-    """Its gradient is that of other plans: "stream longer" in test_exactness.py."""
+    """test_exactness.py checks its gradient ("stream longer")."""
     assert build_tiny("memory=stream", "memory.chunk_length=129").memory.chunk_length == 129
     assert Stream(chunk_length=36).helps(36)
     assert not Stream(chunk_length=37).helps(36)
@@ -42,7 +42,7 @@ def test_an_error_of_the_command_line_has_the_whole_key(build_tiny: Callable[...
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
-def test_a_bidirectional_model(kind: str) -> None:
+def test_a_bidirectional_model_is_refused(kind: str) -> None:
     model = LanguageModel(network(kind, "elongate"), kind)
     rule = f"memory=stream: cannot train model={kind}: what a token sees on its right is not computed yet when its chunk is"
     with pytest.raises(ConfigError) as caught:
@@ -51,7 +51,7 @@ def test_a_bidirectional_model(kind: str) -> None:
 
 
 class Neighbours(nn.Module):
-    """A linear layer that adds what stands before each token, as convolutions and recurrences do."""
+    """A linear layer that adds its output for the previous token, as convolutions and recurrences do."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Neighbours(nn.Module):
         return self.layer(x) + nn.functional.pad(self.layer(x), (0, 0, 1, 0))[:, :-1]
 
 
-def test_a_model_whose_tokens_meet_elsewhere() -> None:
+def test_a_model_whose_tokens_interact_outside_attention_is_refused() -> None:
     built = network("llama-2", "elongate")
     built.model.layers[1].mlp.up_proj = Neighbours(built.model.layers[1].mlp.up_proj)
     with pytest.raises(ConfigError, match="memory=stream: cannot train a llama: its tokens interact outside its attention; use "):
@@ -70,7 +70,7 @@ def test_a_model_whose_tokens_meet_elsewhere() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["llama-1", "llama-2", "qwen3", "gpt2", "gpt_neox", "mistral", "gemma3"])
-def test_causal_models_can_be_streamed_and_are_left_as_they_were(kind: str, precision: str) -> None:
+def test_preparing_a_causal_model_does_not_change_it(kind: str, precision: str) -> None:
     model = LanguageModel(network(kind, "elongate", torch.float32).train(), kind)
     model.precision = precision
     Stream().prepare(model, 36)
@@ -80,7 +80,7 @@ def test_causal_models_can_be_streamed_and_are_left_as_they_were(kind: str, prec
 
 
 @pytest.mark.parametrize("fields", [{"micro_batch_tokens": 0}, {"mlp_chunk_length": 0}], ids=str)
-def test_checkpoint_refuses_pieces_without_tokens(fields: dict[str, int]) -> None:
+def test_checkpoint_refuses_pieces_of_zero_tokens(fields: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="=0: must be at least 1; use "):
         Checkpoint(**fields)
 
@@ -91,7 +91,7 @@ def step(model: LanguageModel, length: int = 36) -> None:
     plan.backward(model, Example(tokens[:, :-1], tokens[:, 1:], torch.ones(1, length, dtype=torch.bool), None))
 
 
-def test_files_lie_in_the_temporary_folder_and_go_with_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_files_are_in_the_temporary_folder_and_removed_after_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model, sizes = LanguageModel(network("llama-2", "elongate"), "llama"), []
 
@@ -108,7 +108,7 @@ def test_files_lie_in_the_temporary_folder_and_go_with_the_step(monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_is_full_is_told_before_a_byte_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_is_refused_before_anything_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 900, 100))
     with pytest.raises(RunError) as caught:
@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_is_told_before_a_byte_is_written(monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_first_pass_leaves_out_what_the_last_layer_does_beyond_keys_and_values() -> None:
+def test_the_first_pass_computes_only_keys_and_values_in_the_last_layer() -> None:
     model = LanguageModel(network("llama-2", "elongate"), "llama")
     layers, calls = model.network.base_model.layers, Counter[int]()
     for number, layer in enumerate(layers):
@@ -129,5 +129,5 @@ def test_the_first_pass_leaves_out_what_the_last_layer_does_beyond_keys_and_valu
     Stream(chunk_length=8).prepare(model, 40)
     calls.clear()
     Stream(chunk_length=8).backward(model, example)
-    # Five chunks, the last of which is run once; the first one shows which layer is the last.
+    # There are five chunks, and the last one is run only once. The first chunk detects which layer is the last.
     assert [calls[number] for number in range(len(layers))] == [9] * (len(layers) - 1) + [6]

@@ -30,7 +30,7 @@ HEADINGS = {
         "Quality against cost",
         "How far back the text is used",
         "Lost in the middle?",
-        "The strategies and their proofs",
+        "The strategies and their verification",
     ],
     "yarn-0/report.html": [
         "Loss by position",
@@ -146,7 +146,7 @@ def test_a_table_that_is_cut_off_shows_a_shadow(browser: Any, sweep: Path, page:
 
 
 @pages
-def test_nothing_is_wider_than_a_phone(browser: Any, sweep: Path, page: str) -> None:
+def test_the_page_is_not_wider_than_a_phone(browser: Any, sweep: Path, page: str) -> None:
     opened(browser, sweep / page, 390)
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
@@ -156,7 +156,7 @@ def test_nothing_is_wider_than_a_phone(browser: Any, sweep: Path, page: str) -> 
 
 
 @pages
-def test_paper_shows_what_is_folded_and_cuts_nothing_off(browser: Any, sweep: Path, page: str) -> None:
+def test_the_printed_page_shows_folded_parts_and_whole_tables(browser: Any, sweep: Path, page: str) -> None:
     opened(browser, sweep / page, 720)  # pixels of A4 within its margins
     shown = "return [...document.querySelectorAll('details > :not(summary)')].map(e => e.checkVisibility({contentVisibilityAuto: true}))"
     assert set(browser.execute_script(shown)) == {False}
@@ -230,7 +230,7 @@ def test_sorting_moves_whole_rows(browser: Any, sweep: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["\ue007", " "], ids=["enter", "space"])
-def test_the_keyboard_sorts(browser: Any, sweep: Path, key: str) -> None:
+def test_tables_can_be_sorted_with_the_keyboard(browser: Any, sweep: Path, key: str) -> None:
     opened(browser, sweep / "comparison.html", 390)
     loss = next(number for number, head in enumerate(heads(browser, 0)) if head.text.startswith("loss at"))
     for _ in range(loss + 1):  # from the top of the page, one Tab per column

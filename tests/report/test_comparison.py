@@ -56,7 +56,7 @@ def test_rows_are_sorted_by_the_last_bin_within_the_target_and_the_best_is_marke
     assert [row["mark"] for row in rows] == ["best", "not distinguishable", ""]
 
 
-def test_pairing_over_seeds_separates_what_the_means_do_not(tmp_path):
+def test_pairing_over_seeds_shows_a_difference_that_the_means_do_not(tmp_path):
     """Seeds differ by far more than strategies do, but every seed agrees on the order."""
     spread = {0: 0.0, 1: 0.3, 2: 0.6}
     write_runs(tmp_path, {"yarn": spread, "ntk": {seed: shift + 0.05 + 0.001 * seed for seed, shift in spread.items()}})
@@ -96,7 +96,7 @@ def test_with_one_seed_there_is_no_standard_error_and_no_verdict(tmp_path):
         assert {value for key, value in row.items() if key.endswith("_standard_error")} == {""}
     assert "±" not in html
     assert "±" not in comparison_summary(tmp_path)
-    assert "One seed each" in html
+    assert "There is one seed per strategy" in html
 
 
 def test_the_page_is_self_contained_and_has_every_figure(tmp_path):
@@ -115,7 +115,7 @@ def test_the_page_is_self_contained_and_has_every_figure(tmp_path):
 
 def test_equal_tokens_are_confirmed_and_unequal_ones_named(tmp_path):
     write_runs(tmp_path, {"yarn": {0: 0.0, 1: 0.0}, "ntk": {0: 0.0, 1: 0.0}})
-    assert "all strategies saw the same tokens in the same order (hash; seeds 0, 1)" in comparison_summary(tmp_path)
+    assert "all strategies saw the same tokens in the same order (by hash; seeds 0, 1)" in comparison_summary(tmp_path)
     other = fake_results("pi", 1, 0.0)
     other["data"]["consumed_tokens_sha256"] = "f" * 64
     other["budget"]["tokens"] = 500_000
@@ -123,7 +123,7 @@ def test_equal_tokens_are_confirmed_and_unequal_ones_named(tmp_path):
     summary = " ".join(comparison_summary(tmp_path).split())
     assert "did not see the same tokens" in summary
     assert "seed 1: context=ntk, context=yarn / context=pi" in summary
-    assert "The budgets differ: from 491,520 to 500,000 tokens." in summary
+    assert "The budgets differ, from 491,520 to 500,000 tokens." in summary
 
 
 def test_unfinished_and_repeated_runs_are_named_and_left_out(tmp_path):
@@ -137,18 +137,18 @@ def test_unfinished_and_repeated_runs_are_named_and_left_out(tmp_path):
     write_comparison(tmp_path)
     assert [float(row["after_512_1024"]) for row in read_rows(tmp_path)] == [AFTER["yarn"][3]]
     html = (tmp_path / "comparison.html").read_text()
-    assert "Not finished, left out: stopped, training." in html
-    assert "Same configuration and seed as another run, left out: yarn-again." in html
+    assert "Left out because they are not finished: stopped, training." in html
+    assert "Left out because another run has the same configuration and seed: yarn-again." in html
 
 
 def test_nothing_is_written_without_a_finished_run(tmp_path):
     write_run(tmp_path / "stopped", None, fake_config("ntk", 0))
     assert write_comparison(tmp_path) is None
-    assert "Not finished, left out: stopped." in comparison_summary(tmp_path)
+    assert "Left out because they are not finished: stopped." in comparison_summary(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["stopped"]
 
 
-def test_runs_without_needle_or_curve_are_compared_by_what_they_have(tmp_path):
+def test_runs_without_needle_or_curve_are_compared_by_their_other_figures(tmp_path):
     for context, missing in (("yarn", "needle"), ("ntk", "curve")):
         for seed in (0, 1):
             results = fake_results(context, seed, 0.01 * seed)
@@ -165,7 +165,7 @@ def test_runs_without_needle_or_curve_are_compared_by_what_they_have(tmp_path):
     assert_self_contained((tmp_path / "comparison.html").read_text(), scripts=1)
 
 
-def test_a_needle_that_was_not_asked_at_the_target_length_is_not_filled_in(tmp_path):
+def test_a_needle_without_the_target_length_has_no_figure_there(tmp_path):
     results = fake_results("yarn")
     results["strategy"]["target_length"] = 1500
     write_run(tmp_path / "yarn", results, fake_config("yarn", 0))
@@ -201,7 +201,7 @@ def test_the_summary_fits_the_terminal(tmp_path):
          {"model.original_length=256", "model.original_length=128"}),
     ],
 )  # fmt: skip
-def test_labels_name_what_differs_and_nothing_else(tmp_path, runs, expected):
+def test_labels_name_only_the_settings_that_differ(tmp_path, runs, expected):
     for index, (context, settings) in enumerate(runs):
         for seed in (0, 1):
             write_run(tmp_path / f"{index}-{seed}", fake_results(context, seed), fake_config(context, seed, **settings))

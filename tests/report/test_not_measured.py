@@ -55,7 +55,7 @@ def test_the_verdict_says_that_the_base_could_not_read_that_far(results: dict[st
     text = " ".join(verdict(results, EVALUATIONS))
     assert "Beyond the trained length (512-1024) the model had no positions before the extension and could not be read" in text
     assert "the loss is 1.64 ± 0.03 nats after (1.99 without training)" in text
-    assert "no higher than 64-256 before the extension: the model reads on as well as it read before" in text
+    assert "no higher than 64-256 before the extension: the model reads the new length as well as the trained one" in text
     assert "Needle at 1024 tokens" in text
     results["curve"]["table"]["after"]["loss"][3] = 2.4
     assert "That is 0.61 nats above 64-256 before the extension." in " ".join(verdict(results, EVALUATIONS))
@@ -93,7 +93,7 @@ def test_a_needle_without_figures_is_a_map_of_dashes(results: dict[str, Any]) ->
     assert not [sentence for sentence in verdict(results, EVALUATIONS) if "Needle" in sentence]
 
 
-def test_a_comparison_ranks_by_what_all_have_read(results: dict[str, Any], tmp_path: Path) -> None:
+def test_a_comparison_ranks_by_the_last_bin_that_all_strategies_can_read(results: dict[str, Any], tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path / f"table-{seed}", results, fake_config("yarn", seed))
         write_run(tmp_path / f"whole-{seed}", fake_results("ntk", seed), fake_config("ntk", seed))

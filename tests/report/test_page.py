@@ -64,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_the_files_are_those_that_are_returned(run):
+def test_figures_are_png_files(run):
     for name in ("curve", "needle"):
         assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

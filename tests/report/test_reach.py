@@ -1,4 +1,4 @@
-"""How far back a text is used: over seeds the mean and the hull of the intervals; what was not measured is no figure, and none is no 0."""
+"""How far back a text is used: the mean over seeds and the hull of their intervals. Figures that were not measured are missing, not 0."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_columns_hold_the_mean_and_the_hull(sweep: Path) -> None:
+def test_the_columns_contain_the_mean_and_the_hull(sweep: Path) -> None:
     with (sweep / "comparison.csv").open(newline="") as file:
         rows = {row["strategy"]: row for row in csv.DictReader(file)}
     yarn, ntk = rows["context=yarn"], rows["context=ntk"]
@@ -41,7 +41,7 @@ def test_the_columns_hold_the_mean_and_the_hull(sweep: Path) -> None:
     assert {ntk[name] for name in ntk if name.startswith(("effective_context", "retrieval"))} == {""}
 
 
-def test_the_page_shows_none_for_no_length_and_a_dash_for_no_measurement(sweep: Path) -> None:
+def test_the_page_shows_none_for_a_length_of_zero_and_a_dash_for_a_missing_figure(sweep: Path) -> None:
     page = (sweep / "comparison.html").read_text()
     part = page.split("<h2>How far back the text is used</h2>")[1].split("</section>")[0]
     yarn, ntk = (part.split(f">context={context}<")[1].split("</tr>")[0] for context in ("yarn", "ntk"))
@@ -50,7 +50,7 @@ def test_the_page_shows_none_for_no_length_and_a_dash_for_no_measurement(sweep: 
     assert ntk.count("<td>–</td>") == 3
 
 
-def test_a_sweep_without_either_has_no_such_part(tmp_path: Path) -> None:
+def test_a_sweep_without_these_evaluations_has_no_such_part(tmp_path: Path) -> None:
     write_run(tmp_path / "yarn", fake_results("yarn"), fake_config("yarn", 0))
     page = write_comparison(tmp_path)
     assert page is not None
@@ -58,8 +58,8 @@ def test_a_sweep_without_either_has_no_such_part(tmp_path: Path) -> None:
     assert "effective_context" not in (tmp_path / "comparison.csv").read_text()
 
 
-def test_what_is_not_measured_yet_is_left_out() -> None:
-    """A header is written before its rows, and a row can be of a model that reads no context at all."""
+def test_rows_that_are_not_measured_yet_are_left_out() -> None:
+    """A header is written before its rows, and a row can have no effective context."""
     results = with_reach(fake_results())
     del results["retrieval"]["copy"]
     results["context_gain"]["after"] |= {"effective_context": None, "effective_context_interval": None}
@@ -67,7 +67,7 @@ def test_what_is_not_measured_yet_is_left_out() -> None:
     assert reaches_of(results, "before").keys() == {"effective_context"}
 
 
-def test_of_several_tasks_all_together_count() -> None:
+def test_the_effective_length_of_several_tasks_is_that_of_all_together() -> None:
     results = with_reach(fake_results())
     results["retrieval"] |= {"tasks": ["copy", "two_hops"], "all": {"after": {"effective_length": {"preferred": 256}}}}
     assert reaches_of(results, "after")["retrieval_preferred_effective_length"].length == 256
@@ -107,4 +107,4 @@ def test_one_seed_is_judged_by_its_samples(tmp_path: Path, margins: list[float],
     write_run(tmp_path / "yarn", results, fake_config("yarn", 0))
     page = write_comparison(tmp_path)
     assert page is not None
-    assert f"context=yarn finds it, by more than chance (95%), {expected}" in page.read_text()
+    assert f"context=yarn finds the key with 95% confidence {expected}" in page.read_text()

@@ -29,7 +29,7 @@ class Workshop:
     def job(self, *overrides: str) -> Any:
         model = [] if "model=pretrained" in overrides else TINY_MODEL
         base = [] if {"model=pretrained", "context/curriculum=fixed"} & {*overrides} else ["context.curriculum.base.steps=2"]
-        # Needle and pictures take most of the time of a tiny run.
+        # Needle and figures take most of the time of a tiny run.
         asked = any(word.startswith("evaluation=") for word in overrides)
         evaluation = [] if asked else ["evaluation=[curve]", "evaluation.curve.num_sequences=2"]
         evaluation += TINY_EVALUATION if "evaluation=[curve,needle]" in overrides else []
@@ -44,7 +44,7 @@ class Workshop:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    """A workshop that is the current folder, and draws no report."""
+    """A workshop in the current folder that writes no report."""
     workshop = Workshop(tmp_path_factory.mktemp("workshop"))
     write_documents(workshop.text, 12)
     with pytest.MonkeyPatch.context() as patched:

@@ -1,4 +1,4 @@
-"""`python train.py` as a process of its own, and the outcome of a run for comparison with another."""
+"""`python train.py` in its own process, and the outcome of a run in a form that can be compared."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write_documents(folder: Path, count: int) -> None:
 
 
 def without_times(value: Any) -> Any:
-    """The value without figures that differ from start to start."""
+    """The value without figures that differ between repeated runs."""
     if isinstance(value, dict):
         changing = ("seconds", "tokens_per_second", "peak_memory_bytes", "provenance")
         return {key: without_times(v) for key, v in value.items() if key not in changing}

@@ -20,20 +20,20 @@ WORDS = ["gpt2", "bert", "modernbert"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("word", WORDS)
-def test_a_whole_run(word: str, start: Workshop, tmp_path: Path) -> None:
+def test_a_run_of_every_fresh_model(word: str, start: Workshop, tmp_path: Path) -> None:
     directory, results = start(word, f"model={word}", "evaluation=[curve,needle]")
 
     masked = word != "gpt2"
     assert results["strategy"]["objective"] == ("masked" if masked else "causal")
     assert results["strategy"]["position"] == ("yarn" if word == "modernbert" else "interpolate")
     assert [line["length"] for line in directory.read_metrics()] == [32, 32, 128, 128, 128]
-    # A model that sees both sides is measured up to the target, any other up to four times that.
+    # A model that reads both sides is measured up to the target length, any other up to four times that.
     assert results["curve"]["length"] == (128 if masked else 512)
     assert results["needle"]["lengths"] == ([64, 128] if masked else [64, 128, 256])
     edges = results["curve"]["table"]["edges"]
     for row, end in (("before", 32), ("untuned", 128), ("after", 128)):
         measured = [loss is not None for loss in results["curve"]["table"][row]["loss"]]
-        # Computed positions have no end, a table has one.
+        # Computed positions have no end; a table has one.
         assert measured == [word == "modernbert" or stop <= end for stop in edges[1:]]
 
     auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
@@ -46,7 +46,7 @@ def test_a_whole_run(word: str, start: Workshop, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(directory.model)
     assert tokenizer.mask_token_id == (257 if masked else None)
     assert len(tokenizer) == opened.config.vocab_size
-    # Measured on its own, it has the same figures.
+    # evaluate.py gives the same figures.
     again = evaluated(directory.path, tmp_path / "again")
     assert again["curve"]["table"]["after"] == results["curve"]["table"]["after"]
     assert again["needle"]["after"] == results["needle"]["after"]
@@ -54,8 +54,8 @@ def test_a_whole_run(word: str, start: Workshop, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("word", WORDS)
-def test_every_model_is_planned(word: str, start: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The search for the longest length that fits makes dry runs up to it.
+def test_every_model_has_a_memory_plan(word: str, start: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Little free memory, because the planner makes dry runs up to the longest length that fits.
     monkeypatch.setattr(free_memory, "free_bytes", lambda device: 16 * 2**20)
     printed = plan(start.job(f"model={word}", "evaluation=[]"))
     assert "memory=plain" in printed
@@ -65,7 +65,7 @@ def test_every_model_is_planned(word: str, start: Workshop, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_isolated_documents_and_every_memory_give_a_sound_masked_run(start: Workshop) -> None:
+def test_masked_runs_with_isolated_documents_and_every_memory_plan_finish(start: Workshop) -> None:
     losses = {}
     for name, more in {"plain": [], "parts": ["memory.micro_batch_tokens=1"], "checkpoint": ["memory=checkpoint"]}.items():
         _, results = start(name, "model=bert", "model.dropout=0", "evaluation=[]", "data.isolate_documents=true", *more)

@@ -1,4 +1,4 @@
-"""Positions that a model must be trained with from its base on: whole runs, tiny."""
+"""Tiny runs with positions that the base must already be trained with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def alibi(start: Workshop) -> tuple[Any, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_the_base_is_trained_with_it_and_shared_with_no_other(alibi: Any, start: Workshop) -> None:
+def test_the_base_is_trained_with_alibi_and_not_shared_with_other_positions(alibi: Any, start: Workshop) -> None:
     directory, results = alibi
     assert results["strategy"]["proof"]["slopes"] == [2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8]
     base = Path(results["budget"]["base"]["path"])
@@ -40,7 +40,7 @@ def test_the_base_is_trained_with_it_and_shared_with_no_other(alibi: Any, start:
 
 
 @pytest.mark.slow
-def test_it_is_measured_in_the_run_as_on_its_own(alibi: Any, start: Workshop, tmp_path: Path) -> None:
+def test_evaluate_gives_the_figures_of_the_run(alibi: Any, start: Workshop, tmp_path: Path) -> None:
     directory, results = alibi
     # Without training the extension changes nothing, at any length.
     assert results["curve"]["table"]["before"] == results["curve"]["table"]["untuned"] != results["curve"]["table"]["after"]
@@ -89,7 +89,7 @@ def test_a_checkpoint_loses_its_positions_with_a_warning(tuning: str, start: Wor
     (table,) = [tensor for name, tensor in weights.items() if "wpe" in name]
     assert table.shape == (128, 32)
     assert not table.any()
-    # Four times the target: no table ends.
+    # Measured up to four times the target, because there is no table that ends.
     curve = results["curve"]["table"]
     assert curve["edges"][-1] == 512
     assert None not in curve["after"]["loss"]

@@ -24,7 +24,7 @@ LR, LR_RATIO, CLIP_NORM, DECAY = 0.002, 4.0, 0.05, 0.1
 
 @pytest.fixture
 def job(build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path) -> Any:
-    """GPT-2, which has dropout, with a norm of the gradient that is always clipped."""
+    """GPT-2, which has dropout, with a limit that always clips the gradient."""
     return build_tiny(
         *("model=gpt2", "model.dropout=0.2", f"optimizer.lr={LR}", f"training.clip_norm={CLIP_NORM}", f"steps={STEPS}"),
         *(f"context.curriculum.base.steps={BASE_STEPS}", f"context.curriculum.base.lr_ratio={LR_RATIO}", "evaluation=[]"),
@@ -41,7 +41,7 @@ def share_of_peak(step: int, steps: int) -> float:
 
 
 def trained_by_hand(network: torch.nn.Module, tokens: Tokens, seed: int) -> torch.nn.Module:
-    """The base: AdamW at its peak rate, matrices decay."""
+    """Trains the base with a plain loop: AdamW at the rate of the base, weight decay for matrices only."""
     groups = [
         {"params": [p for p in network.parameters() if p.ndim >= 2], "weight_decay": DECAY},
         {"params": [p for p in network.parameters() if p.ndim < 2], "weight_decay": 0.0},

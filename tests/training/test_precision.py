@@ -1,4 +1,4 @@
-"""A precision that a processor has no instructions for."""
+"""The warning for a precision that the processor has no instructions for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from elongate.training.device import warn_of_slow_precision
         ("fp32", "cpu", False, False),
     ],
 )
-def test_bfloat16_in_software_is_warned_of(
+def test_bfloat16_without_hardware_support_gives_a_warning(
     precision: str, device: str, able: bool, warned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: able)
@@ -25,5 +25,5 @@ def test_bfloat16_in_software_is_warned_of(
     assert ("warning: precision=bf16: this processor has no instructions" in capsys.readouterr().err) == warned
 
 
-def test_what_torch_is_asked_is_there() -> None:
+def test_the_functions_of_torch_that_detect_bfloat16_exist() -> None:
     assert isinstance(torch.ops.mkldnn._is_mkldnn_bf16_supported(), bool)

@@ -70,7 +70,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbe
 
 
 @pytest.mark.slow
-def test_sigkill_at_random_moments_changes_nothing(undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigkill_at_random_moments_changes_no_result(undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random, killed = Random(KILLS), 0
     for number in range(KILLS):
         with Program(tmp_path, *undisturbed.words) as program:
@@ -112,14 +112,14 @@ def test_strategies_share_the_base_and_the_tokens(undisturbed: Undisturbed, capf
 
 
 @pytest.mark.slow
-def test_of_two_runs_one_trains_the_base_and_the_other_waits(
+def test_one_of_two_runs_trains_the_base_and_the_other_waits(
     undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
     with Program(tmp_path, *undisturbed.words, "name=a", "seed=1") as first:
         first.wait_for("base: .*, 10 steps at length 64")
-        # Held up, so that the other run must wait for the base, and this one's folder is in use.
+        # Delayed, so that the other run must wait for the base, and this run's directory is in use.
         first.process.send_signal(signal.SIGSTOP)
         with pytest.raises(ConfigError, match="gpt-yarn-a: is in use by another process"):
             start(undisturbed.words, tmp_path / "runs/gpt-yarn-a", "name=a", "seed=1")

@@ -28,12 +28,12 @@ WITHOUT_BASE = ["context/curriculum=fixed", "evaluation=[]", "steps=9"]
 
 
 class Death(BaseException):
-    """Stands for the end of the process: nothing that would tidy up catches it."""
+    """Simulates the end of the process: no cleanup code catches it."""
 
 
 @pytest.fixture
 def die_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], None]]:
-    """Sets how many syncs, renames and removals succeed before death; from then on none does."""
+    """Sets how many syncs, renames and removals succeed before death. After that all of them raise."""
     left: list[int | None] = [None]
 
     def mortal(act: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,7 +53,7 @@ def die_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None]
         left[0] = acts
 
     yield set_left
-    gc.collect()  # of files that the dead left open
+    gc.collect()  # close files that were left open
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def start(job: Any, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
 
 
 def stop(job: Any, cwd: Path, looks: int, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The error of a run to which a signal comes after so many looks at it."""
+    """The error of a run that receives a signal after it has checked for one `looks` times."""
     with monkeypatch.context() as patched:
         patched.setattr("elongate.training.run.Interrupt", lambda: SignalAfter(looks))
         with pytest.raises(Stopped) as stopped:
@@ -90,13 +90,13 @@ def checkpoints_of(cwd: Path) -> list[str]:
 
 # -- death -----------------------------------------------------------------------------------------------------------------
 
-DEAD = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")  # they close no files
+DEAD = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")  # dead runs leave files open
 
 
 @DEAD
 @pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["full", "lora_plus"])
-def test_death_between_any_two_acts_on_files_changes_nothing(
+def test_death_between_any_two_file_operations_changes_no_result(
     tuning: str, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, die_after: Callable[[int | None], None]
 ) -> None:
     job = build(*SHORT, f"tuning={tuning}")
@@ -118,7 +118,7 @@ def test_death_between_any_two_acts_on_files_changes_nothing(
 
 @DEAD
 @pytest.mark.slow
-def test_death_while_a_run_is_overwritten_leaves_nothing_of_it(
+def test_death_while_a_run_is_overwritten_leaves_none_of_its_files(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, die_after: Callable[[int | None], None]
 ) -> None:
     short = [word for word in SHORT if "base" not in word] + ["context/curriculum=fixed"]
@@ -138,22 +138,24 @@ def test_death_while_a_run_is_overwritten_leaves_nothing_of_it(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_in_base_extension_and_evaluation_ends_the_same(
+def test_a_run_stopped_in_base_extension_and_evaluation_has_the_same_result(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, cwd = build(*SHORT), tmp_path / "stopped"
     expected = outcome(start(job, tmp_path / "undisturbed", monkeypatch).path)
-    told = [stop(job, cwd, looks, monkeypatch) for looks in (1, 2, 0)]
-    assert [re.findall(r"at step \d+|in the evaluation", text) for text in told] == [["at step 2"], ["at step 5"], ["at step 6"]]
-    # The last step is done; of two rows of the evaluation one is.
+    stops = [stop(job, cwd, looks, monkeypatch) for looks in (1, 2, 0)]
+    assert [re.findall(r"at step \d+|in the evaluation", text) for text in stops] == [["at step 2"], ["at step 5"], ["at step 6"]]
+    # The last step is done, and one of two rows of the evaluation.
     assert "in the evaluation" in stop(job, cwd, 0, monkeypatch)
     assert outcome(start(job, cwd, monkeypatch).path) == expected
 
 
 @pytest.mark.parametrize("looks", [0, 3])
-def test_a_stopped_step_is_in_a_checkpoint(looks: int, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = stop(build(*WITHOUT_BASE), tmp_path, looks, monkeypatch)
-    assert told == f"stopped by SIGTERM at step {looks + 1}; run the same command to resume"
+def test_the_last_step_of_a_stopped_run_is_in_a_checkpoint(
+    looks: int, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = stop(build(*WITHOUT_BASE), tmp_path, looks, monkeypatch)
+    assert error == f"stopped by SIGTERM at step {looks + 1}; run the same command to resume"
     assert checkpoints_of(tmp_path) == [f"step-{looks + 1:06d}"]
 
 
@@ -162,10 +164,10 @@ def test_damaged_checkpoints_do_not_count_towards_those_that_are_kept(
 ) -> None:
     job = build(*WITHOUT_BASE, "training.checkpoint_steps=2")
     for looks in (5, 0):
-        told = stop(job, tmp_path, looks, monkeypatch)
+        error = stop(job, tmp_path, looks, monkeypatch)
         for path in tmp_path.glob("runs/run/checkpoints/*/manifest.json"):
             path.write_text("")
-    (step,) = re.findall(r"at step (\d+)", told)
+    (step,) = re.findall(r"at step (\d+)", error)
     assert f"step-{int(step):06d}" in checkpoints_of(tmp_path)
 
 
@@ -199,9 +201,9 @@ def test_a_chosen_checkpoint_is_resumed(
     expected = start(build(*words), tmp_path / "undisturbed", monkeypatch)
     stop(build(*words), tmp_path, 6, monkeypatch)
     assert checkpoints_of(tmp_path) == ["step-000002", "step-000004", "step-000006", "step-000007"]
-    # The newest two are lost if they are only damaged or not wanted: later steps are trained again.
-    told = stop(build(*words, "training.resume_from=step-000004"), tmp_path, 0, monkeypatch)
-    assert "at step 5" in told
+    # The chosen checkpoint is used although there are newer ones, and the later steps are trained again.
+    error = stop(build(*words, "training.resume_from=step-000004"), tmp_path, 0, monkeypatch)
+    assert "at step 5" in error
     assert "resuming from step-000004" in capfd.readouterr().out
     assert steps_of(RunDirectory(tmp_path / "runs/run")) == [1, 2, 3, 4, 5]
     directory = start(build(*words, "training.resume_from=step-000002"), tmp_path, monkeypatch)

@@ -1,4 +1,4 @@
-"""Whole runs, tiny, in this process: presets, and the ways in which a run can be composed."""
+"""Tiny runs in this process: presets, and combinations of settings."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_pretrained_model_is_extended_with_its_own_tokenizer_and_length(start:
 
 
 @pytest.mark.slow
-def test_isolated_documents_bf16_accumulation_and_every_memory_give_a_sound_run(start: Workshop) -> None:
+def test_runs_with_isolated_documents_bf16_accumulation_and_every_memory_plan_finish(start: Workshop) -> None:
     more = ["evaluation=[]", "data.isolate_documents=true"]
     _, whole = start("whole", *more)
     _, parts = start("parts", *more, "memory.micro_batch_tokens=1")

@@ -22,7 +22,7 @@ FILES = sorted((conf_directory() / "schedule").glob("*.yaml"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 @pytest.mark.parametrize("steps", [1, 2, 37, 600])
-def test_it_rises_to_the_peak_and_never_rises_again(file: object, steps: int) -> None:
+def test_a_schedule_rises_to_the_peak_and_never_rises_again(file: object, steps: int) -> None:
     schedule: Schedule = build(OmegaConf.load(str(file)), "schedule")
     shares = [schedule.share(step, steps) for step in range(1, steps + 1)]
     assert all(0 < share <= 1 for share in shares)
@@ -60,7 +60,7 @@ def test_warmup_steps_replace_the_ratio(steps: int) -> None:
 def test_a_training_of_warmup_only_is_refused(build_tiny: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match=r"warmup_steps=-1: must be at least 0; use .*=null"):
         Constant(warmup_steps=-1)
-    # Three steps of extension, 600 of the base.
+    # The extension has three steps, the base has 600.
     with pytest.raises(ConfigError, match=r"warmup_steps=3: must be below the number of steps, 3; use schedule\.warmup_steps=0"):
         build_tiny("schedule.warmup_steps=3")
     assert build_tiny("schedule.warmup_steps=2").schedule.warmup_steps == 2

@@ -71,7 +71,7 @@ def test_the_loss_is_that_of_plain_transformers_on_long_training_documents(found
     train = load_corpus(job.data, job.tokenizer.fit(job.data)).train
     rotary = Rotary(8, 1e4, 32)
     attention_factor = float(np.sqrt(1 + np.log(4) / np.log(32)))
-    # YaRN's own frequencies, sharpened as LongRoPE is.
+    # YaRN's frequencies with LongRoPE's attention factor.
     yarn = Yarn().rope_parameters(rotary, 4.0) | {"attention_factor": attention_factor}
     best = {
         "rope_type": "longrope",
@@ -101,7 +101,9 @@ def test_held_out_documents_are_only_for_the_comparison(found: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_stopped_search_starts_again_and_finds_the_same(found: Any, search: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_search_starts_again_with_the_same_result(
+    found: Any, search: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory, _ = found
     step = SearchBar.step
 
@@ -133,7 +135,7 @@ def test_a_resumed_run_uses_the_result_of_its_search(found: Any, search: Callabl
 
 
 @pytest.mark.slow
-def test_the_file_of_one_run_can_be_given_to_another(found: Any, search: Callable[..., Any]) -> None:
+def test_the_factors_of_one_run_can_be_used_by_another(found: Any, search: Callable[..., Any]) -> None:
     directory, first = found
     defaults = ["~context.position.search"]
     second, results = search("second", f"context.position.factors={directory.path / 'longrope.json'}", *defaults)

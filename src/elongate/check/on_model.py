@@ -20,7 +20,7 @@ VOCAB = 50
 
 
 def model_checks(kind: Model, strategy: Strategy) -> Iterator[Check]:
-    """The checks on a model. The first one extends the model; without it there are no others. Raises `ConfigError`."""
+    """The checks on a model. The first one extends the model; if it fails, no others follow. Raises `ConfigError`."""
     plain, model = _build(kind), _build(kind)
     check_strategy(model, strategy, ORIGINAL)
     is_extended = False
@@ -36,16 +36,16 @@ def model_checks(kind: Model, strategy: Strategy) -> Iterator[Check]:
     if not is_extended:
         return
     yield "the states of a text of the target length are finite", lambda: _check_finite(model)
-    # A learned table has no rows past the original length, and within it most tables keep theirs.
+    # A learned table has no rows past the original length, and most methods keep the rows within it.
     if strategy.acts_untrained and "computed_positions" in plain.has:
         yield "the strategy changes states", lambda: _check_change(model, plain)
     if "causal" in model.has:
         yield "no state depends on a later token", lambda: _check_causality(model)
-    yield "the saved model is opened with the same states", lambda: _check_export(model, strategy)
+    yield "the saved model gives the same states when it is opened again", lambda: _check_export(model, strategy)
 
 
 def _build(kind: Model) -> LanguageModel:
-    """The model with weights that attend. Fresh weights hardly do, and would hide a fault of the attention."""
+    """The model with larger random weights. Fresh weights give almost uniform attention, which would hide faults."""
     model = kind.build(VOCAB, 0)
     model.network.eval()
     generator = torch.Generator().manual_seed(0)

@@ -16,8 +16,8 @@ def attention_checks(attention: Attention) -> Iterator[Check]:
     """The checks of an attention that need no model, in each direction that it supports."""
     for causal in [True] if "causal" in attention.needs() else [True, False]:
         kind = "causal" if causal else "bidirectional"
-        yield f"{kind} pairs: none twice, each query sees a key", partial(_check_pairs, attention, causal)
-        yield f"{kind} pairs: the same whatever follows", partial(_check_prefixes, attention, causal)
+        yield f"{kind} pairs: at most once, and each query sees a key", partial(_check_pairs, attention, causal)
+        yield f"{kind} pairs: independent of later tokens", partial(_check_prefixes, attention, causal)
         yield f"{kind} pairs: the same in chunks of the queries", partial(_check_chunks, attention, causal)
 
 

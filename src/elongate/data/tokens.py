@@ -39,10 +39,10 @@ class Corpus:
 
 
 def load_corpus(source: Source, tokenizer: Tokenizer) -> Corpus:
-    """The tokens of a source, from the cache if they are there.
+    """The tokens of a source, read from the cache if it contains them.
 
-    The split is by document, see `held_out_documents`, and each split keeps the order of the source. A source with a
-    single document holds out the last `validation_ratio` of its tokens.
+    The split is by document (see `held_out_documents`), and each split keeps the order of the source. For a source
+    with a single document, the last `validation_ratio` of its tokens are held out.
     """
     parts = [FORMAT, source.fingerprint(), tokenizer.fingerprint, source.validation_ratio]
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()

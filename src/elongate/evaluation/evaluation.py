@@ -91,7 +91,7 @@ def run_evaluation(evaluation: Evaluation, model: LanguageModel, setting: Settin
 
 def check_writes(reading: Scorer, key: str, value: Any, remedy: str) -> None:
     """Raise `ConfigError` for a model that cannot continue a text."""
-    require(reading.writes, key, value, "needs text that is written, by a causal model or an autoencoder that learned to continue", remedy)
+    require(reading.writes, key, value, "needs a model that can generate text: a causal one, or an autoencoder trained to continue", remedy)
 
 
 def add_row(section: dict[str, Any], row: str, figures: dict[str, Any]) -> None:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Evaluation, Setting
-from elongate.evaluation.harness.isolation import apart
-from elongate.evaluation.harness.tasks import check_task, check_writing, files_of, is_path, load, told_in_a_line
+from elongate.evaluation.harness.isolation import isolated
+from elongate.evaluation.harness.tasks import check_task, check_writing, faults_as_config_errors, files_of, is_path, load
 from elongate.evaluation.presentation.harness import HarnessPresentation
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class LmEval(HarnessPresentation, Evaluation):
     def check(self, reading: Scorer) -> None:
         if reading.two_sided:
             rule = "needs a model that reads from left to right: this one reads both sides, and has no probability of a text as a whole"
-            raise ConfigError(f"evaluation.{self.word}", self.word, rule, "use evaluation=[classification], which needs none")
+            raise ConfigError(f"evaluation.{self.word}", self.word, rule, "use evaluation=[classification], which supports such models")
 
     def header(self, setting: Setting) -> dict[str, Any]:
         self.check(setting.reading)
@@ -68,7 +68,7 @@ class LmEval(HarnessPresentation, Evaluation):
                 check_task(name, task)
             for request in self._requests(limit=1).get("generate_until", []):
                 check_writing(str(request.task_name), request.args[1], setting.target_length, setting.reading.writes)
-        with apart():
+        with isolated():
             about = {name: self._about(task) for name, task in tasks.items()}
         groups = {name: group for name, group in self._loaded["groups"].items() if group.has_aggregation}
         known = {"harness": version("lm-eval"), "length": setting.target_length, "num_fewshot": self.num_fewshot, "limit": self.limit}
@@ -101,7 +101,7 @@ class LmEval(HarnessPresentation, Evaluation):
 
     @cached_property
     def _loaded(self) -> TaskDict:
-        with apart():
+        with isolated():
             return load(self.tasks, self.num_fewshot)
 
     def _about(self, task: Any) -> dict[str, Any]:
@@ -113,9 +113,9 @@ class LmEval(HarnessPresentation, Evaluation):
         """The requests of the first `limit` documents of each task, by kind."""
         requests: defaultdict[str, list[Instance]] = defaultdict(list)
         self._seed()
-        with apart(), inside(f"evaluation.{self.word}"):
+        with isolated(), inside(f"evaluation.{self.word}"):
             for name, task in self._loaded["tasks"].items():
-                with told_in_a_line(name):
+                with faults_as_config_errors(name):
                     task.build_all_requests(limit=limit)
                 for request in task.instances:
                     requests[request.request_type].append(request)
@@ -125,7 +125,7 @@ class LmEval(HarnessPresentation, Evaluation):
         from lm_eval.evaluator import evaluate
 
         self._seed()
-        with apart(), inside(f"evaluation.{self.word}"), told_in_a_line(", ".join(self.tasks)):
+        with isolated(), inside(f"evaluation.{self.word}"), faults_as_config_errors(", ".join(self.tasks)):
             return evaluate(asked, self._loaded, limit=self.limit, bootstrap_iters=DRAWS)
 
     def _seed(self) -> None:

@@ -52,6 +52,7 @@ def pen(index: int) -> Pen:
 
 
 def new_figure(height: float) -> tuple[Figure, Axes]:
+    """A figure of the usual width and the given height in inches, and its axes with horizontal grid lines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
@@ -63,6 +64,7 @@ def new_figure(height: float) -> tuple[Figure, Axes]:
 
 
 def style(axes: Axes) -> None:
+    """Sets colours and font sizes, and hides the top and right spines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
     axes.tick_params(colors=INK, labelsize=10)
@@ -96,11 +98,13 @@ def tokens(length: int) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
+    """Writes the figure as PNG. An existing file is replaced only if drawing succeeds."""
     with written_aside(path) as aside:
         figure.savefig(aside, format="png")
 
 
 def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The comparison of a sweep: one row a strategy, mean ± standard error over seeds, as CSV, page and terminal table."""
+"""The comparison of a sweep as CSV, page and terminal table: one row per strategy, mean ± standard error over seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from elongate.report.ranking import Comparison, Row, compare
 
 
 def write_comparison(sweep: Path) -> Path | None:
-    """Writes `comparison.csv` and `comparison.html` into the sweep folder; the page, or None without a finished run."""
+    """Writes `comparison.csv` and `comparison.html` into the sweep folder. Returns the page, or None without a finished run."""
     found = read_sweep(sweep)
     if not found.groups:
         return None
@@ -31,7 +31,7 @@ def write_comparison(sweep: Path) -> Path | None:
 
 
 def comparison_summary(sweep: Path) -> str:
-    """The table in short, for the terminal: rank, the losses that decide it, needle, speed and memory."""
+    """The short table for the terminal: the losses that decide the order, needle, speed and memory."""
     found = read_sweep(sweep)
     if not found.groups:
         return "\n".join(["No finished run to compare.", *unfinished_notes(found)])
@@ -42,7 +42,7 @@ def comparison_summary(sweep: Path) -> str:
         cells = [text_of(row, column) for column in columns]
         table.append([row.group.label, str(len(row.group.runs)), *cells, row.mark])
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-    # The label gives way where the table would be wider than the terminal; the page and the CSV have it whole.
+    # Labels are shortened if the table would be wider than the terminal; the page and the CSV have them in full.
     widths[0] = max(12, min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)))
     lines = []
     for label, *cells, mark in table:
@@ -53,10 +53,12 @@ def comparison_summary(sweep: Path) -> str:
 
 
 def text_of(row: Row, column: Column) -> str:
+    """A figure with its interval or standard error, as printed in the terminal."""
     return " ".join(filter(None, row.text(column)))
 
 
 def summary_columns(comparison: Comparison) -> list[Column]:
+    """The columns of the short table."""
     wanted = ["needle_margin_at_target", "tokens_per_second", "peak_memory_bytes"]
     if comparison.ranking:
         wanted = [f"before_{key_of(comparison.ranking)}", f"after_{key_of(comparison.ranking)}", *wanted]
@@ -65,10 +67,12 @@ def summary_columns(comparison: Comparison) -> list[Column]:
 
 
 def shorten(label: str, width: int) -> str:
+    """The label in exactly `width` characters: padded with spaces, or cut and ended by `…`."""
     return label.ljust(width) if len(label) <= width else label[: width - 1] + "…"
 
 
 def csv_header(comparison: Comparison) -> list[str]:
+    """The column names of `comparison.csv`."""
     figures = [name for column in comparison.columns for name in (column.key, f"{column.key}_standard_error")]
     return [
         "strategy",
@@ -83,7 +87,7 @@ def csv_header(comparison: Comparison) -> list[str]:
 
 
 def csv_line(row: Row, comparison: Comparison) -> list[Any]:
-    """Unrounded; what is not known (no measurement, one seed) is an empty cell."""
+    """The line of a strategy, unrounded. Unknown figures (not measured, or errors of a single seed) are None, an empty cell."""
     estimates = [row.difference, *(row.estimates[column.key] for column in comparison.columns)]
     figures = [value for e in estimates for value in ((e.mean, e.standard_error) if e else (None, None))]
     reaches = [row.reaches.get(column.key) for column in reach_columns(comparison)]
@@ -92,5 +96,5 @@ def csv_line(row: Row, comparison: Comparison) -> list[Any]:
 
 
 def reach_columns(comparison: Comparison) -> list[Column]:
-    """Those that have an interval of their own."""
+    """The columns that have an interval of their own."""
     return [column for column in comparison.columns if column in REACH_COLUMNS]

@@ -1,4 +1,4 @@
-"""The page of a sweep: the verdict, then a part for each question, with its figure and its table, and every strategy's proof."""
+"""The page of a sweep: the verdict, one part per question with its figure and table, and the verification of every strategy."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from elongate.report.reach_figures import depth_figure, reach_figure
 
 @dataclass(frozen=True)
 class Part:
-    """A heading, a figure (or None), what it shows in words, and the columns of the table below it."""
+    """A part of the page: a heading, a figure, its caption, and a table."""
 
     title: str
-    figure: bytes | None
+    figure: bytes | None  # PNG
     alt: str
-    told: list[str]
-    columns: list[Column]
-    deciding: bool = False  # its table says how far each strategy is from the best
+    caption: list[str]  # sentences
+    columns: list[Column]  # of the table
+    deciding: bool = False  # the table also shows how far each strategy is from the best
 
 
 def comparison_html(comparison: Comparison, name: str) -> str:
+    """The page of the sweep called `name`."""
     parts = [side_by_side, losses, costs, reaches, depths]
     return render(
         "comparison.html.jinja",
@@ -42,22 +43,23 @@ def comparison_html(comparison: Comparison, name: str) -> str:
         ranking=span(comparison.ranking) if comparison.ranking else None,
         outcome=outcome(comparison),
         parts=[found for part in parts if (found := part(comparison, pens(comparison))).columns],
-        proofs=[(row.group, proof_facts(row.group.first.results)) for row in comparison.rows],
+        verifications=[(row.group, proof_facts(row.group.first.results)) for row in comparison.rows],
         data_uri=data_uri,
     )
 
 
 def pens(comparison: Comparison) -> dict[str, Pen]:
+    """The pen of each strategy by label, the same in all figures of the page."""
     return {row.group.label: pen(index) for index, row in enumerate(comparison.rows)}
 
 
 def measured(comparison: Comparison, columns: list[Column]) -> list[Column]:
-    """Those of which any strategy has the figure."""
+    """The columns that at least one strategy has a figure for."""
     return [column for column in columns if column in comparison.columns and comparison.has(column)]
 
 
 def side_by_side(comparison: Comparison, _: dict[str, Pen]) -> Part:
-    """What decides, what it is good for and what it costs, in one table."""
+    """The loss that decides the order, how far back the text is used, and the costs, in one table."""
     by_key = {column.key: column for column in comparison.columns}
     wanted = ["effective_context", "needle_margin_at_target", "seconds", "peak_memory_bytes"]
     columns = measured(comparison, [by_key[key] for key in wanted if key in by_key])
@@ -66,15 +68,15 @@ def side_by_side(comparison: Comparison, _: dict[str, Pen]) -> Part:
     if comparison.ranking and comparison.deciding:
         columns.insert(0, replace(by_key[comparison.deciding], title=f"loss at {span(comparison.ranking)}"))
     seeds = (
-        "Mean over seeds with its standard error; of the effective context, the interval. “≈” marks what is not distinguishable from the "
-        f"best: the {LEVEL:.0%} interval of the difference, by Student's t over the seeds in common, holds 0."
+        "Mean over seeds with its standard error; for the effective context, the interval. “≈” marks strategies that cannot be "
+        f"distinguished from the best: the {LEVEL:.0%} interval of the difference, by Student's t over common seeds, contains 0."
     )
-    told = [seeds] if comparison.several_seeds else []
-    return Part("Side by side", None, "", told, columns, comparison.ranking is not None)
+    caption = [seeds] if comparison.several_seeds else []
+    return Part("Side by side", None, "", caption, columns, comparison.ranking is not None)
 
 
 def losses(comparison: Comparison, _: dict[str, Pen]) -> Part:
-    """The `after` curves of all strategies, and `before` where runs of equal seed share it with the base."""
+    """The `after` curves of all strategies, and the `before` curve if all runs of a seed have the same one."""
     before_key = f"before_{key_of(comparison.ranking)}" if comparison.ranking else None
     columns = [column for column in comparison.columns if column.key.startswith("after_") or column.key == before_key]
     curves = {row.group.label: found for row in comparison.rows if (found := row.group.losses("fine", "after"))}
@@ -83,16 +85,18 @@ def losses(comparison: Comparison, _: dict[str, Pen]) -> Part:
         strategy = comparison.rows[0].group.first.results["strategy"]
         before = shared_before([row.group for row in comparison.rows])
         figure = png(strategies_figure(curves, before, strategy["original_length"], strategy["target_length"]))
-    alt = "Loss in nats by position in tokens, one line a strategy; the table below has the figures."
-    told = ["Nats on held-out text, lower is better.", *told_of_seeds(comparison, "A band")]
-    return Part("Loss by position after the extension", figure, alt, told, measured(comparison, columns))
+    alt = "Loss in nats by position in tokens, one line per strategy; the table below has the figures."
+    caption = ["Nats on held-out text, lower is better.", *error_caption(comparison, "A band")]
+    return Part("Loss by position after the extension", figure, alt, caption, measured(comparison, columns))
 
 
-def told_of_seeds(comparison: Comparison, what: str) -> list[str]:
-    return [f"{what} is ±1 standard error over seeds."] if comparison.several_seeds else []
+def error_caption(comparison: Comparison, mark: str) -> list[str]:
+    """What the band or bar of a figure means; empty without standard errors."""
+    return [f"{mark} is ±1 standard error over seeds."] if comparison.several_seeds else []
 
 
 def shared_before(groups: list[Group]) -> dict[Bin, Estimate]:
+    """The mean loss over seeds before the extension; empty if runs of the same seed differ in it."""
     by_seed: dict[int, Run] = {}
     for group in groups:
         for seed, run in group.runs.items():
@@ -103,75 +107,80 @@ def shared_before(groups: list[Group]) -> dict[Bin, Estimate]:
 
 
 def costs(comparison: Comparison, pens: dict[str, Pen]) -> Part:
+    """The deciding loss against seconds of training."""
     points: dict[str, tuple[Estimate, Estimate]] = {}
     for row in comparison.rows:
         seconds, loss = row.estimates["seconds"], row.estimates[comparison.deciding] if comparison.deciding else None
         if seconds and loss:
             points[row.group.label] = (seconds, loss)
-    figure, told = None, []
+    figure, caption = None, []
     if comparison.ranking and len(points) > 1:
         figure = png(pareto.pareto_figure(points, pens, f"loss in nats at {span(comparison.ranking)}"))
-        told = [
-            pareto.told(points),
-            "The better, the lower; the cheaper, the farther left. Seconds are of the clock, whatever else the machine did.",
-            *told_of_seeds(comparison, "A bar"),
+        caption = [
+            pareto.sentences(points),
+            "Lower is better, further left is cheaper. Seconds are wall time, so they depend on the load of the machine.",
+            *error_caption(comparison, "A bar"),
         ]
-    alt = "Loss against seconds of training, a point a strategy; the tables have the figures."
-    return Part("Quality against cost", figure, alt, told, measured(comparison, COST_COLUMNS))
+    alt = "Loss against seconds of training, one point per strategy; the tables have the figures."
+    return Part("Quality against cost", figure, alt, caption, measured(comparison, COST_COLUMNS))
 
 
 def reaches(comparison: Comparison, _: dict[str, Pen]) -> Part:
+    """The effective contexts and effective lengths."""
     found = {row.group.label: row.reaches for row in comparison.rows if row.reaches}
     columns = measured(comparison, REACH_COLUMNS)
     if not found:
         return Part("How far back the text is used", None, "", [], columns)
     strategy = comparison.rows[0].group.first.results["strategy"]
     several = comparison.several_seeds
-    told = []
+    caption = []
     if any("effective_context" in of for of in found.values()):
-        told.append(
-            f"Effective context: the shortest context beyond which no longer one tells {NEGLIGIBLE} nats more, with its 95% interval over "
-            f"documents{', the mean of the seeds and from the lowest end of their intervals to the highest' if several else ''}."
+        over = "; mean over seeds, and the interval from the lowest to the highest end of theirs" if several else ""
+        caption.append(
+            f"Effective context: the shortest context beyond which no longer one improves the loss by {NEGLIGIBLE} nats, with its 95% "
+            f"interval over documents{over}."
         )
     if any(key != "effective_context" for of in found.values() for key in of):
-        told.append(
+        over = "; mean over seeds, and the range of the seeds" if several else ""
+        caption.append(
             "Retrieval: the largest length up to which the lower end of the 95% interval of the share of right answers stays above the "
-            f"threshold, “none” if not even at the shortest{'; the mean of the seeds, from the lowest to the highest' if several else ''}."
+            f"threshold; “none” if it is not above it at the shortest length{over}."
         )
-    alt = "Horizontal bars of tokens with intervals, a group a strategy; the table below has the figures."
+    alt = "Horizontal bars of tokens with intervals, one group per strategy; the table below has the figures."
     figure = png(reach_figure(found, strategy["original_length"], strategy["target_length"]))
-    return Part("How far back the text is used", figure, alt, told, columns)
+    return Part("How far back the text is used", figure, alt, caption, columns)
 
 
 def depths(comparison: Comparison, pens: dict[str, Pen]) -> Part:
+    """The margin of the needle by its depth."""
     found = {row.group.label: margins for row in comparison.rows if (margins := group_margins(row.group))}
     lengths = sorted({row.group.first.results["strategy"]["target_length"] for row in comparison.rows if row.group.label in found})
-    told = []
+    caption = []
     if found:
-        told = [
-            f"A key is hidden at a depth of a text of the target length ({', '.join(map(str, lengths))} tokens) and asked for at its end; "
-            "above 0 the right key is preferred to a wrong one.",
-            *told_of_seeds(comparison, "A band"),
-            found_told(next(row.group for row in comparison.rows if row.group.label in found)),
+        caption = [
+            f"A key is hidden at a depth of a text of the target length ({', '.join(map(str, lengths))} tokens) and asked for at its end. "
+            "Above 0 the right key is preferred to a wrong one.",
+            *error_caption(comparison, "A band"),
+            depths_sentence(next(row.group for row in comparison.rows if row.group.label in found)),
         ]
-    alt = "The needle's margin in nats by its depth, one line a strategy; the table below has the means over depths."
+    alt = "The needle's margin in nats by its depth, one line per strategy; the table below has the means over depths."
     figure = png(depth_figure(found, pens)) if found else None
-    return Part("Lost in the middle?", figure, alt, told, measured(comparison, NEEDLE_COLUMNS))
+    return Part("Lost in the middle?", figure, alt, caption, measured(comparison, NEEDLE_COLUMNS))
 
 
 def group_margins(group: Group) -> dict[float, Estimate]:
-    """By depth, the mean over seeds; errors over samples play no part in it."""
+    """The mean margin over seeds in nats, by depth. Its error is that over seeds; errors over samples are not used."""
     by_seed = [margins_by_depth(run.results, "after") for run in group.runs.values()]
     depths = sorted({depth for margins in by_seed for depth in margins})
     means = {depth: mean_over([margins[depth].mean for margins in by_seed if depth in margins]) for depth in depths}
     return {depth: mean for depth, mean in means.items() if mean}
 
 
-def found_told(group: Group) -> str:
-    """At which depths the needle is found; judged by the seeds or, where there is one, by its samples."""
+def depths_sentence(group: Group) -> str:
+    """The depths at which the needle is found, by the error over seeds or, with a single seed, over its samples."""
     margins = margins_by_depth(group.first.results, "after") if len(group.runs) == 1 else group_margins(group)
     weakest, strongest = (of(margins, key=lambda depth: margins[depth].mean) for of in (min, max))
     found = [f"{depth:.0%}" for depth, margin in margins.items() if margin.positive and margin.standard_error is not None]
     where = "every depth" if len(found) == len(margins) else f"depths of {', '.join(found)} only" if found else "no depth"
     ends = f"margins from {margins[weakest].mean:z.2f} nats at {weakest:.0%} to {margins[strongest].mean:z.2f} at {strongest:.0%}"
-    return f"{group.label} finds it, by more than chance ({LEVEL:.0%}), at {where}: {ends}."
+    return f"{group.label} finds the key with {LEVEL:.0%} confidence at {where}: {ends}."

@@ -10,7 +10,7 @@ from elongate.evaluation.presentation.estimate import Estimate
 
 
 def mean_over(values: Sequence[float]) -> Estimate | None:
-    """The mean of independent observations (seeds); None where there are none."""
+    """The mean of independent observations (seeds); None without any."""
     if not values:
         return None
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
@@ -18,10 +18,10 @@ def mean_over(values: Sequence[float]) -> Estimate | None:
 
 
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:
-    """`ours - theirs`, both by seed: over the common seeds where there are at least two, else between the two means.
+    """`ours - theirs`, both by seed: paired over the common seeds if there are at least two, else between the two means.
 
-    Sharing a seed is sharing the data and the first weights, so pairing removes what both runs have in common.
-    The standard error is None where neither way gives one; the whole is None where a side is empty.
+    Runs of the same seed share the data and the initial weights, so pairing removes the variation that both runs have in common.
+    The standard error is None if neither way gives one. Returns None if a side is empty.
     """
     common = sorted(ours.keys() & theirs.keys())
     if len(common) > 1:

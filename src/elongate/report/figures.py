@@ -143,6 +143,7 @@ def training_figure(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def amount(count: float) -> str:
+    """A number of tokens as `500`, `12k` or `1.5M`."""
     if count >= 1e6:
         return f"{count / 1e6:g}M"
     return f"{count / 1e3:g}k" if count >= 1e3 else f"{count:g}"

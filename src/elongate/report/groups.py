@@ -1,4 +1,4 @@
-"""The runs of a sweep, grouped by everything but the seed, each group labelled by what sets it apart."""
+"""The runs of a sweep, grouped by configuration without the seed. The label of a group names the settings that differ between groups."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from elongate.evaluation.presentation.estimate import Estimate
 from elongate.report.estimate import mean_over
 from elongate.trees import flatten
 
-# Keys that differ from run to run without making another experiment. A nested `seed` follows the one at the root.
+# Keys that may differ between runs of the same experiment. A nested `seed` follows the one at the root.
 RUN_KEYS = ("seed", "name", "tracking", "overwrite", "hydra")
-# Lengths are shown where they differ, whatever choice they stand under: they decide what may be compared.
+# Lengths are shown whenever they differ, even if the choices above them differ too: they decide which runs are comparable.
 LENGTH_KEYS = ("model.original_length", "context.target_length")
 
 Settings = dict[str, Any]  # dotted key to value
@@ -30,11 +30,11 @@ class Run:
 
     directory: Path
     seed: int
-    settings: Settings
-    results: dict[str, Any]
+    settings: Settings  # without `RUN_KEYS`
+    results: dict[str, Any]  # results.json
 
     def losses(self, part: str, row: str) -> dict[Bin, Estimate]:
-        """Loss by bin of the curve's `table` or `fine` part; empty where it was not measured."""
+        """Loss by bin of the curve's `table` or `fine` part; empty if it was not measured."""
         return losses_of(self.results["curve"][part], row) if "curve" in self.results else {}
 
 
@@ -47,15 +47,16 @@ class Group:
 
     @cached_property
     def first(self) -> Run:
+        """The run with the smallest seed."""
         return next(iter(self.runs.values()))
 
     def values(self, measure: Callable[[dict[str, Any]], float | None]) -> dict[int, float]:
-        """A measure of the results by seed; seeds whose run has not computed it are left out."""
+        """A measure of the results by seed; seeds without it are left out."""
         measured = {seed: measure(run.results) for seed, run in self.runs.items()}
         return {seed: value for seed, value in measured.items() if value is not None}
 
     def losses(self, part: str, row: str) -> dict[Bin, Estimate]:
-        """Mean loss by bin over the seeds; the standard errors over documents play no part in it."""
+        """Mean loss by bin over the seeds. Its error is that over seeds; errors over documents are not used."""
         by_bin: dict[Bin, list[float]] = defaultdict(list)
         for run in self.runs.values():
             for bin_, loss in run.losses(part, row).items():
@@ -73,17 +74,17 @@ class Sweep:
 
 
 def read_sweep(directory: Path) -> Sweep:
-    """Every run below the directory that has a `config.yaml`.
+    """Reads every run below the directory that has a `config.yaml`.
 
-    A run is finished once its `results.json` has a budget, which is written when training has ended. Of two runs with
-    the same configuration and seed, the first by name counts: a repetition is no further seed.
+    A run is finished if its `results.json` has a budget, which is written after training. Of several runs with the
+    same configuration and seed only the first by name is used.
     """
     grouped: dict[str, dict[int, Run]] = defaultdict(dict)
     unfinished, repeated = [], []
     for config in sorted(directory.rglob("config.yaml"), key=natural_order):
         name = str(config.parent.relative_to(directory))
         if any(part.startswith(".") for part in Path(name).parts):
-            continue  # .hydra keeps a config.yaml of its own in every run directory
+            continue  # every run directory also has a .hydra/config.yaml
         run = read_run(config.parent)
         if run is None:
             unfinished.append(name)
@@ -98,12 +99,12 @@ def read_sweep(directory: Path) -> Sweep:
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:
-    """10 comes after 9: Hydra numbers the jobs of a sweep."""
+    """A sort key that puts 10 after 9, because Hydra numbers the jobs of a sweep."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]
 
 
 def read_run(directory: Path) -> Run | None:
-    """The run, or None where it is not finished."""
+    """The run, or None if it is not finished."""
     import yaml
 
     results_file = directory / "results.json"
@@ -117,15 +118,15 @@ def read_run(directory: Path) -> Run | None:
 
 
 def settings_of(config: dict[str, Any]) -> Settings:
-    """The configuration with dotted keys, without what differs only from run to run."""
+    """The configuration with dotted keys, without `RUN_KEYS` and nested seeds."""
     flat = flatten({key: value for key, value in config.items() if key not in RUN_KEYS})
     return {key: value for key, value in flat.items() if key.rpartition(".")[2] != "seed"}
 
 
 def labels(runs: list[Run]) -> list[str]:
-    """For each run (one a group), what sets it apart, as one would type it: `context=yarn optimizer.lr=0.002`.
+    """A label for each run (one per group) in the syntax of the command line: `context=yarn optimizer.lr=0.002`.
 
-    A choice is named by its word; settings below it only where runs that made the same choice differ in them.
+    A label names the choices that differ. It names a setting below a choice only if runs with the same choice differ in it.
     """
     sides = [choices(run) | {key: plain(value) for key, value in run.settings.items()} for run in runs]
     words = [choices(run) for run in runs]
@@ -136,7 +137,7 @@ def labels(runs: list[Run]) -> list[str]:
 
 
 def choices(run: Run) -> dict[str, str]:
-    """Group to word, as on the command line; a module is named after its word, and so is a file of `conf/`."""
+    """Words by group, as on the command line. The word is the name of the class's module, which equals the name of its YAML file."""
     words = {"model": run.results["strategy"]["model"], "context": run.results["strategy"]["context"]}
     for key, value in run.settings.items():
         node, _, last = key.rpartition(".")
@@ -146,7 +147,7 @@ def choices(run: Run) -> dict[str, str]:
 
 
 def sets_apart(key: str, sides: list[dict[str, str]], words: list[dict[str, str]]) -> bool:
-    """Whether runs that agree in every choice above the key differ in it."""
+    """Whether the value of the key differs between runs that agree in every choice above it."""
     values = [side.get(key) for side in sides]
     if key in LENGTH_KEYS:
         return len(set(values)) > 1
@@ -159,5 +160,5 @@ def sets_apart(key: str, sides: list[dict[str, str]], words: list[dict[str, str]
 
 
 def plain(value: Any) -> str:
-    """A value as it is typed on the command line."""
+    """The value as it is written on the command line."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""The figures by which strategies are compared: losses by bin, needle, costs; each a function of one run's results."""
+"""The figures of a comparison: losses by bin, reach, needle and costs. Each is a function of the results of one run."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Measure = Callable[[dict[str, Any]], float | None]
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of every run. `key` heads it in the CSV, `title` on the page; printed as `scale` times the value."""
+    """One figure of every run."""
 
-    key: str
-    title: str
+    key: str  # column name in the CSV
+    title: str  # column name on the page
     measure: Measure
-    spec: str = ".3f"
-    scale: float = 1.0
+    spec: str = ".3f"  # format
+    scale: float = 1.0  # factor of the printed value
 
     def text(self, estimate: Estimate) -> tuple[str, str]:
-        """The mean and `±` its standard error, as printed; the latter empty where there is none to print."""
+        """The mean, and `±` with its standard error or an empty string, as printed."""
         scaled = estimate * self.scale
         return format(scaled.mean, f"z{self.spec}"), scaled.error_text(self.spec)
 
 
 def loss_columns(groups: list[Group]) -> list[Column]:
-    """After and before for every bin that any strategy has."""
+    """Columns for the loss after and before the extension, in every bin that at least one strategy has."""
     columns = []
     for row in ("after", "before"):
         bins = sorted({bin_ for group in groups for bin_ in group.losses("table", row)})
@@ -43,10 +43,13 @@ def loss_columns(groups: list[Group]) -> list[Column]:
 
 
 def key_of(bin_: Bin) -> str:
+    """`512_1024`."""
     return f"{bin_[0]}_{bin_[1]}"
 
 
 def loss_at(row: str, bin_: Bin) -> Measure:
+    """The loss of a row in a bin, in nats."""
+
     def measure(results: dict[str, Any]) -> float | None:
         losses = losses_of(results["curve"]["table"], row) if "curve" in results else {}
         return losses[bin_].mean if bin_ in losses else None
@@ -55,7 +58,7 @@ def loss_at(row: str, bin_: Bin) -> Measure:
 
 
 def needle_at(measure_name: str, longest: bool) -> Measure:
-    """A needle figure after the extension, at the target length or at the longest one that was measured."""
+    """A figure of the needle after the extension, at the target length or at the longest measured one."""
 
     def measure(results: dict[str, Any]) -> float | None:
         if "needle" not in results:
@@ -68,7 +71,7 @@ def needle_at(measure_name: str, longest: bool) -> Measure:
 
 
 def reach_of(key: str) -> Measure:
-    """Tokens that are used after the extension."""
+    """An effective context or length after the extension, in tokens."""
 
     def measure(results: dict[str, Any]) -> float | None:
         reach = reaches_of(results, "after").get(key)
@@ -78,10 +81,12 @@ def reach_of(key: str) -> Measure:
 
 
 def budget(key: str) -> Measure:
+    """An entry of the budget."""
     return lambda results: results["budget"][key]
 
 
 def final_training_loss(results: dict[str, Any]) -> float | None:
+    """The training loss of the last stage in nats; None without training."""
     return results["stages"][-1]["loss"] if results.get("stages") else None
 
 

@@ -1,7 +1,7 @@
-"""Who won a sweep, by how much, how sure that is and at what cost, in sentences computed from the figures.
+"""The verdict of a sweep in sentences computed from the figures: which strategy won, by how much, how certain that is and at what cost.
 
-The winner is held against the runner-up; and where the strategy that changes nothing (`context=none`) is in the sweep, against it, in
-what is used of the text and in costs too.
+The winner is compared with the runner-up. If the sweep contains the strategy that changes nothing (`context=none`), the winner is also
+compared with it, including how far back the text is used and the costs.
 """
 
 from __future__ import annotations
@@ -15,42 +15,44 @@ from elongate.report.measures import key_of
 from elongate.report.ranking import Comparison, Row
 from elongate.report.reach import REACHES
 
-SAME_RATIO = 0.01  # costs that are less apart are called the same
+SAME_RATIO = 0.01  # costs that differ by less are called about the same
 
 
 def outcome(comparison: Comparison) -> list[str]:
-    """Empty where nothing decides, as with a single strategy."""
+    """The sentences; empty if nothing decides, for example with a single strategy."""
     if comparison.ranking is None or comparison.rows[0].mark != "best":
         return []
     best, *others = (row for row in comparison.rows if row.estimates[comparison.deciding or ""])
-    yardstick = unchanged(others) or others[0]
-    told = [lead(best, others, comparison), runners_up(others, yardstick), reach_told(best, yardstick), cost_told(best, yardstick)]
-    return [sentence for sentence in told if sentence]
+    reference = unchanged(others) or others[0]
+    found = [lead(best, others, comparison), runners_up(others, reference), reach_sentence(best, reference), cost_sentence(best, reference)]
+    return [sentence for sentence in found if sentence]
 
 
 def unchanged(rows: list[Row]) -> Row | None:
-    """The strategy that changes nothing; None where there is none, or several that differ in something else."""
+    """The strategy that changes nothing; None if there is none, or several that differ in other settings."""
     plain = [row for row in rows if row.group.first.results["strategy"]["context"] == "none"]
     return plain[0] if len(plain) == 1 else None
 
 
 def lead(best: Row, others: list[Row], comparison: Comparison) -> str:
+    """Which strategy has the lowest loss, and whether that is certain."""
     assert comparison.ranking is not None
-    # Before the extension there may have been no positions so far out.
+    # A base with a table of positions may not reach that far.
     loss, before = (best.estimates.get(f"{row}_{key_of(comparison.ranking)}") for row in ("after", "before"))
     what = f"the lowest loss of {len(others) + 1} strategies at {span(comparison.ranking)} tokens, {loss:.3f} nats"
     earlier = f" (before the extension: {before.mean:.3f})" if before else ""
     if any(row.mark for row in others):
-        return f"No clear winner. {best.group.label} has {what}{earlier}, but not by more than chance."
+        return f"There is no clear winner. {best.group.label} has {what}{earlier}, but the difference may be chance."
     return f"{best.group.label} {'won' if all(is_sure(row) for row in others) else 'is ahead'}: it has {what}{earlier}."
 
 
 def is_sure(row: Row) -> bool:
+    """Whether the row is worse than the best by more than chance."""
     return row.difference is not None and row.difference.standard_error is not None and row.difference.positive
 
 
-def runners_up(others: list[Row], yardstick: Row) -> str:
-    """By how much the others are behind: those that chance may have put there, the first that it has not, and the yardstick."""
+def runners_up(others: list[Row], reference: Row) -> str:
+    """How far others are behind: those not distinguishable from the best, the next one, and the reference."""
     close = [row for row in others if row.mark]
     behind = [row for row in others if not row.mark]
     parts = []
@@ -58,48 +60,53 @@ def runners_up(others: list[Row], yardstick: Row) -> str:
         parts.append(f"Not distinguishable from it: {', '.join(f'{row.group.label} ({above(row)})' for row in close)}")
     if behind:
         sure = (
-            f"more than chance explains ({LEVEL:.0%}, Student's t over seeds)" if is_sure(behind[0]) else "how surely one seed cannot tell"
+            f"a difference beyond chance ({LEVEL:.0%}, Student's t over seeds)"
+            if is_sure(behind[0])
+            else "but one seed does not show whether that is chance"
         )
         parts.append(f"{'Next' if close else 'The runner-up'} is {behind[0].group.label}, {above(behind[0])}, {sure}")
-    if yardstick in behind[1:]:
-        parts.append(f"{yardstick.group.label} is {above(yardstick)}")
+    if reference in behind[1:]:
+        parts.append(f"{reference.group.label} is {above(reference)}")
     return f"{'. '.join(parts)}."
 
 
 def above(row: Row) -> str:
+    """How much higher the loss of the row is than that of the best."""
     assert row.difference is not None
     if row.difference.mean < 0:
-        # Ranked by all seeds, compared over those in common.
-        return f"{row.difference * -1:.3f} nats below it over the seeds in common"
+        # Possible because rows are ranked by all seeds and compared over common seeds.
+        return f"{row.difference * -1:.3f} nats below it over the common seeds"
     return f"{f'{row.difference:.3f}' if row.difference.mean >= 0.0005 else 'less than 0.001'} nats above it"
 
 
-def reach_told(best: Row, yardstick: Row) -> str:
-    """How far back both use what they read, in all that was measured of both and that either can do."""
-    both = {key: (reach, yardstick.reaches[key]) for key, reach in best.reaches.items() if key in yardstick.reaches}
+def reach_sentence(best: Row, reference: Row) -> str:
+    """How far back both use the text, for each measure of both that is above 0 for at least one; empty without any."""
+    both = {key: (reach, reference.reaches[key]) for key, reach in best.reaches.items() if key in reference.reaches}
     able = {key: pair for key, pair in both.items() if any(reach.length for reach in pair)}
     parts = [f"{REACHES[key]} {reach_text(ours)} against {reach_text(theirs)}" for key, (ours, theirs) in able.items()]
-    return f"How far back it uses a text, in tokens, against {yardstick.group.label}: {'; '.join(parts)}." if parts else ""
+    return f"How far back it uses the text, in tokens, compared with {reference.group.label}: {'; '.join(parts)}." if parts else ""
 
 
 def reach_text(reach: Reach) -> str:
+    """`512 (interval 256–1,024)`, without an interval of no width."""
     return f"{reach.text} (interval {reach.interval_text})" if reach.interval_text else reach.text
 
 
-def cost_told(best: Row, yardstick: Row) -> str:
-    seconds = cost_text(best, yardstick, "seconds", lambda seconds: f"{seconds:,.1f} s")
-    memory = cost_text(best, yardstick, "peak_memory_bytes", mebibytes)
-    return f"Its cost, against {yardstick.group.label}: training {seconds}; memory at the peak {memory}."
+def cost_sentence(best: Row, reference: Row) -> str:
+    """Seconds of training and peak memory of both."""
+    seconds = cost_text(best, reference, "seconds", lambda seconds: f"{seconds:,.1f} s")
+    memory = cost_text(best, reference, "peak_memory_bytes", mebibytes)
+    return f"Costs compared with {reference.group.label}: training {seconds}; peak memory {memory}."
 
 
-def cost_text(best: Row, yardstick: Row, key: str, text: Callable[[float], str]) -> str:
-    """`49.1 s against 46.3 s (6% more)`; every finished run has its costs."""
-    ours, theirs = best.estimates[key], yardstick.estimates[key]
+def cost_text(best: Row, reference: Row, key: str, text: Callable[[float], str]) -> str:
+    """`49.1 s against 46.3 s (6% more)`. Every finished run has its costs."""
+    ours, theirs = best.estimates[key], reference.estimates[key]
     assert ours is not None
     assert theirs is not None
     ratio = ours.mean / theirs.mean - 1
     difference = ours - theirs
     by_chance = difference.standard_error is not None and not difference.positive and not (difference * -1).positive
-    told = f"{abs(ratio):.0%} {'more' if ratio > 0 else 'less'}"
-    size = "about the same" if abs(ratio) < SAME_RATIO else f"{told}, which may be chance" if by_chance else told
+    change = f"{abs(ratio):.0%} {'more' if ratio > 0 else 'less'}"
+    size = "about the same" if abs(ratio) < SAME_RATIO else f"{change}, which may be chance" if by_chance else change
     return f"{text(ours.mean)} against {text(theirs.mean)} ({size})"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from elongate.atomic import written_aside
 from elongate.evaluation.presentation.numbers import plain
@@ -20,9 +20,6 @@ from elongate.report.canvas import png, save
 from elongate.report.figures import draw, training_figure
 from elongate.report.table import budget_facts
 from elongate.report.verdict import verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawn
 
 
 def write_report(directory: Path, evaluations: Sequence[Presentation]) -> dict[str, dict[str, Path]]:
@@ -45,6 +42,7 @@ def write_report(directory: Path, evaluations: Sequence[Presentation]) -> dict[s
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV file; None is an empty cell."""
     with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
@@ -54,6 +52,7 @@ def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]])
 def report_html(
     directory: Path, results: dict[str, Any], sections: Sequence[Section], sentences: Sequence[str], images: dict[str, Path]
 ) -> str:
+    """The page of a run; `images` are the figures that have files."""
     metrics_file, config_file = directory / "metrics.jsonl", directory / "config.yaml"
     metrics = [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.exists() else []
 
@@ -94,10 +93,6 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def image_of(figure: Drawn | None) -> str | None:
-    return data_uri(png(figure)) if figure else None
-
-
 def unbroken(text: str) -> str:
     """The text with `512-1024` and `1.64 ± 0.02` each kept on one line."""
     return re.sub(r"(?<=\d)-(?=\d)", "\N{NON-BREAKING HYPHEN}", text).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
@@ -117,6 +112,7 @@ def groups(columns: Sequence[Column]) -> list[tuple[str, int, bool]]:
 
 
 def data_uri(image: bytes) -> str:
+    """A PNG image as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 

@@ -1,4 +1,4 @@
-"""Quality against cost: which strategies nothing else beats in both loss and seconds of training."""
+"""Quality against cost: the Pareto frontier of loss and seconds of training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 Points = Mapping[str, tuple[Estimate, Estimate]]  # strategy to seconds and loss
 
-SAME_COST_RATIO = 0.05  # between the cheapest and the dearest: the same program on the same machine varies by as much
+SAME_COST_RATIO = 0.05  # between lowest and highest cost; the same program on the same machine varies by as much
 
 
 def frontier(points: Points) -> list[str]:
-    """Those of which no other is both as cheap and as good and in one of the two better, cheapest first."""
+    """The strategies that no other one dominates, cheapest first.
+
+    A strategy dominates another if it is no worse in cost and loss, and better in at least one of them.
+    """
     best, found = float("inf"), []
     for name, (_, loss) in sorted(points.items(), key=lambda item: (item[1][0].mean, item[1][1].mean)):
         if loss.mean < best:
@@ -27,24 +30,24 @@ def frontier(points: Points) -> list[str]:
     return found
 
 
-def told(points: Points) -> str:
-    """What the figure shows, in a sentence or two."""
+def sentences(points: Points) -> str:
+    """The conclusion of the figure in one or two sentences."""
     by_cost, by_loss = (sorted(points, key=lambda name: points[name][axis].mean) for axis in (0, 1))
-    cheapest, dearest = points[by_cost[0]][0], points[by_cost[-1]][0]
-    apart, difference = dearest.mean / cheapest.mean - 1, dearest - cheapest
-    spread = f"from {cheapest.mean:,.1f} to {dearest.mean:,.1f} seconds, {apart:.1%} apart"
+    lowest, highest = points[by_cost[0]][0], points[by_cost[-1]][0]
+    apart, difference = highest.mean / lowest.mean - 1, highest - lowest
+    spread = f"from {lowest.mean:,.1f} to {highest.mean:,.1f} seconds, {apart:.1%} apart"
     if apart <= SAME_COST_RATIO or (difference.standard_error and not difference.positive):
-        why = "practically the same" if apart <= SAME_COST_RATIO else "the same as far as the seeds can tell"
-        return f"All strategies cost {why} ({spread}), so the loss alone decides: the lowest is that of {by_loss[0]}."
+        why = "are practically equal" if apart <= SAME_COST_RATIO else "cannot be distinguished over the seeds"
+        return f"The costs of all strategies {why} ({spread}), so only the loss decides: {by_loss[0]} has the lowest."
     names = frontier(points)
     if len(names) == 1:
-        return f"The costs go {spread}. {names[0]} is both the cheapest and the best: there is nothing to trade."
+        return f"The costs range {spread}. {names[0]} is both the cheapest and the best, so there is no trade-off."
     *steps, last = (f"{name} ({points[name][0].mean:,.1f} s, {points[name][1].mean:.3f} nats)" for name in names)
-    return f"The costs go {spread}. Nothing is both cheaper and better than {', '.join(steps)} or {last}."
+    return f"The costs range {spread}. No strategy is both cheaper and better than {', '.join(steps)} or {last}."
 
 
 def pareto_figure(points: Points, pens: Mapping[str, Pen], loss_name: str) -> Figure:
-    """A point a strategy with bars of ±1 standard error; those that nothing beats joined by a line and named."""
+    """One point per strategy with bars of ±1 standard error. Points on the frontier are named and joined by a line."""
     figure, axes = new_figure(3.4 + legend_height(len(points)))
     best = frontier(points)
     axes.plot([points[name][0].mean for name in best], [points[name][1].mean for name in best], color=INK, linewidth=0.9)
@@ -65,7 +68,7 @@ def pareto_figure(points: Points, pens: Mapping[str, Pen], loss_name: str) -> Fi
 
 
 def name_points(figure: Figure, axes: Axes, best: Points) -> None:
-    """Names to the lower left, where by definition no point lies; each below the one before where they would touch."""
+    """Writes names to the lower left of the points, where the frontier leaves room; each below the one before if they would overlap."""
     figure.draw_without_rendering()
     height, below = 13 * figure.dpi / 72, float("inf")
     for name, (cost, loss) in best.items():

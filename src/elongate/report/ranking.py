@@ -1,8 +1,8 @@
-"""Strategies in the order of their loss, each with all of its figures and how it stands to the best.
+"""Strategies in the order of their loss, each with all of its figures and its difference to the best.
 
-Rows are sorted by the loss after the extension in the last bin that lies within every strategy's target length. A
-row is marked as not distinguishable from the best where the 95% interval of their difference, by Student's t over the common seeds,
-holds 0.
+Rows are sorted by the loss after the extension in the last bin within the target length of every strategy. A row is
+marked as not distinguishable from the best if the 95% interval of their difference, by Student's t over the common
+seeds, contains 0.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from elongate.report.reach import over_seeds, reaches_of
 
 @dataclass(frozen=True)
 class Row:
-    """A strategy: its figures by column key, and how it stands to the best (`best`, `not distinguishable` or empty)."""
+    """A strategy in the comparison."""
 
     group: Group
-    estimates: dict[str, Estimate | None]
-    difference: Estimate | None
-    mark: str
+    estimates: dict[str, Estimate | None]  # by column key; None if not measured
+    difference: Estimate | None  # nats above the best; None for the best itself, and without a loss to rank by
+    mark: str  # best, not distinguishable (from the best), or empty
 
     @cached_property
     def reaches(self) -> dict[str, Reach]:
-        """How far back it uses what it reads, over all seeds, by column key."""
+        """How far back the text is used, over all seeds, by column key."""
         by_seed = [reaches_of(run.results, "after") for run in self.group.runs.values()]
         keys = dict.fromkeys(key for of in by_seed for key in of)
         return {key: over_seeds([of[key] for of in by_seed if key in of]) for key in keys}
 
     def text(self, column: Column) -> tuple[str, str]:
-        """The figure as printed, and its interval or standard error; the latter empty where there is none to print."""
+        """The figure, and its interval or standard error or an empty string, as printed."""
         estimate = self.estimates[column.key]
         if estimate is None:
             return "–", ""
@@ -46,27 +46,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
+    """The strategies of a sweep, best first."""
+
     columns: list[Column]
     rows: list[Row]
-    ranking: Bin | None
-    notes: list[str]  # what to know before trusting that
+    ranking: Bin | None  # the bin whose loss decides the order; None if the strategies share none
+    notes: list[str]  # how far the comparison can be trusted
 
     def has(self, column: Column) -> bool:
-        """Whether any strategy has the figure."""
+        """Whether at least one strategy has the figure."""
         return any(row.estimates[column.key] for row in self.rows)
 
     @property
     def several_seeds(self) -> bool:
-        """Whether there are standard errors to show."""
+        """Whether any strategy has several seeds, and so standard errors."""
         return any(len(row.group.runs) > 1 for row in self.rows)
 
     @property
     def deciding(self) -> str | None:
-        """Key of the column that the rows are sorted by."""
+        """The key of the column that the rows are sorted by."""
         return f"after_{key_of(self.ranking)}" if self.ranking else None
 
 
 def compare(sweep: Sweep) -> Comparison:
+    """The comparison of the finished runs of a sweep."""
     groups = sweep.groups
     ranking = ranking_bin(groups)
     reaches = [column for column in REACH_COLUMNS if any(group.values(column.measure) for group in groups)]
@@ -78,11 +81,12 @@ def compare(sweep: Sweep) -> Comparison:
 
 
 def estimates_of(group: Group, columns: list[Column]) -> dict[str, Estimate | None]:
+    """The mean of each figure over seeds, by column key."""
     return {column.key: mean_over(list(group.values(column.measure).values())) for column in columns}
 
 
 def ranked(rows: list[Row], ranking: Bin) -> list[Row]:
-    """Sorted by the loss in the bin; strategies that did not measure it come last, unmarked."""
+    """The rows sorted by the loss in the bin, with difference and mark. Strategies without that loss come last, unmarked."""
     values = {row.group.label: row.group.values(loss_at("after", ranking)) for row in rows}
     measured = [row for row in rows if values[row.group.label]]
     measured.sort(key=lambda row: sum(values[row.group.label].values()) / len(values[row.group.label]))

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BAR_COLOURS = dict(zip(REACHES, (BLUE, ORANGE, GREEN, PURPLE), strict=True))
-NOTHING = 0.1  # nats; the scale never goes below it, where margins are noise
-THICKNESS = 0.23  # inches a bar, and so much for the name above its group
+SMALLEST_SCALE = 0.1  # nats; smaller margins are noise, so the axis always reaches this far
+THICKNESS = 0.23  # inches of a bar, and of the name above its group
 
 
 def reach_figure(reaches: Mapping[str, Mapping[str, Reach]], original_length: int, target_length: int) -> Figure:
-    """A group of horizontal bars under each name (of a strategy, of a row), a bar for each kind of reach."""
+    """Horizontal bars: one group for each name (of a strategy or row), and in it one bar for each kind of reach."""
     from matplotlib.patches import Patch
 
     kinds = [kind for kind in REACHES if any(kind in of for of in reaches.values())]
@@ -45,7 +45,7 @@ def reach_figure(reaches: Mapping[str, Mapping[str, Reach]], original_length: in
         for length, name, dashes in ((original_length, "original", (0, (3, 2))), (target_length, "target", "solid"))
     ]
     for group, (name, of) in enumerate(reaches.items()):
-        # Above the bars, not beside them: a long name takes no room from them.
+        # The name is above the bars, so a long one does not make them shorter.
         axes.annotate(name, (0, group * pitch - 0.95), xytext=(2, 0), textcoords="offset points", va="center", color=INK)
         for number, kind in enumerate(kinds):
             if kind in of:
@@ -59,7 +59,7 @@ def reach_figure(reaches: Mapping[str, Mapping[str, Reach]], original_length: in
 
 
 def draw_reach(axes: Axes, y: float, reach: Reach, colour: str) -> None:
-    """A bar, a whisker where the interval has a width, and the figures in the right margin, where neither gets."""
+    """Draws a bar, a whisker if the interval has a width, and the figures in the right margin, which bars do not reach."""
     axes.barh(y, reach.length, height=0.84, color=colour)
     if reach.interval_text:
         axes.errorbar((reach.low + reach.high) / 2, y, xerr=(reach.high - reach.low) / 2, color=INK, capsize=3, linewidth=1.2)
@@ -74,7 +74,7 @@ def depth_figure(margins: Mapping[str, Mapping[float, Estimate]], pens: Mapping[
     for name, by_depth in margins.items():
         draw_line(axes, by_depth, name, pens[name], marker=pens[name].marker, markersize=5)
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, -NOTHING), max(high, NOTHING))
+    axes.set_ylim(min(low, -SMALLEST_SCALE), max(high, SMALLEST_SCALE))
     axes.xaxis.set_major_formatter(lambda depth, _: f"{depth:.0%}")
     axes.set_xticks(sorted({depth for by_depth in margins.values() for depth in by_depth}))
     axes.set_xlabel("depth of the needle (0% the beginning of the text)", color=INK)

@@ -10,7 +10,7 @@ from elongate.evaluation.presentation.presentation import Presentation
 
 
 def scalars(results: dict[str, Any], evaluations: Sequence[Presentation]) -> dict[str, Any]:
-    """What each evaluation names of its section, and every single value of the other sections."""
+    """The scalars of each evaluation's section, and every single value of the other sections, by path."""
     by_word = {evaluation.word: evaluation for evaluation in evaluations}
     found: dict[str, Any] = {}
     for name, value in results.items():

@@ -1,6 +1,6 @@
-"""The table that ends a run in the terminal: what each evaluation shows, the budget, and what the extension bought.
+"""The table at the end of a run in the terminal: the text of each evaluation, the budget, and the verdict.
 
-Imports nothing heavy: the table of a finished run is printed within a second.
+Imports no large packages, so that the table of a finished run is printed within a second.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ def terminal_table(results: dict[str, Any], evaluations: Sequence[Presentation])
 
 
 def budget_text(budget: dict[str, Any]) -> str:
+    """The budget as plain text."""
     lines = [f"{name:<20}{value}" for name, value in budget_facts(budget)]
     return "\n".join(["Budget", "", *lines])
 
 
 def budget_facts(budget: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of what the run cost, as the terminal and the page show it."""
+    """Name and value of each entry of the budget, as the terminal and the page show them."""
     facts = [
         ("tokens", f"{budget['tokens']:,} in {budget['steps']:,} steps"),
         ("time", f"{duration(budget['seconds'])}, {budget['tokens_per_second']:,.0f} tokens/s"),

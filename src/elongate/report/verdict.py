@@ -1,4 +1,4 @@
-"""What the extension bought, in the sentences of all evaluations."""
+"""The verdict of a run: the sentences of all evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every figure against the tool that defines it, called directly, on predictions that are awkward."""
+"""Every figure against the tool that defines it, called directly, on unusual predictions."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_random_texts_have_the_published_words() -> None:
         assert words_of(text, "zh") == mlqa_normalized(text)
 
 
-def test_where_there_is_nothing_to_say_saying_nothing_is_right() -> None:
+def test_an_empty_answer_is_right_for_an_empty_reference() -> None:
     assert (exact_match("the", "", "en"), f1("the", "", "en"), f1("word", "", "en"), f1("", "word", "en")) == (1, 1, 0, 0)
 
 
@@ -112,30 +112,30 @@ def test_chinese_is_scored_character_by_character() -> None:
 FIGURES = ("rouge1", "rouge2", "rougeL")
 
 
-def test_rouge_is_that_of_rouge_score() -> None:
+def test_rouge_agrees_with_rouge_score() -> None:
     scorer = RougeScorer(list(FIGURES), use_stemmer=True)
     for prediction, references in ENGLISH:
         best = {figure: max(scorer.score(reference, prediction)[figure].fmeasure for reference in references) for figure in FIGURES}
         assert rouge(FIGURES, prediction, references, "en") == best
 
 
-def test_rouge_of_chinese_is_that_of_its_characters() -> None:
+def test_rouge_of_chinese_agrees_with_rouge_score_on_characters() -> None:
     plain = RougeScorer(list(FIGURES))
     for prediction, references in CHINESE:
-        # A letter of its own for each character: what rouge-score can read.
+        # Replace each character by an ASCII word, which rouge-score can read.
         letters: dict[str, str] = {}
         spelled = [" ".join(letters.setdefault(word, f"w{len(letters)}") for word in mlqa_normalized(t)) for t in (prediction, *references)]
         best = {figure: max(plain.score(text, spelled[0])[figure].fmeasure for text in spelled[1:]) for figure in FIGURES}
         assert rouge(FIGURES, prediction, references, "zh") == best
     assert rouge(FIGURES, "黑豹队的防守", ("黑豹队的防守",), "zh") == dict.fromkeys(FIGURES, 1.0)
-    assert rouge(FIGURES, "黑豹队的防守", ("黑豹队的防守",), "en") == dict.fromkeys(FIGURES, 0.0)  # what would be found without
+    assert rouge(FIGURES, "黑豹队的防守", ("黑豹队的防守",), "en") == dict.fromkeys(FIGURES, 0.0)  # the result without the language
 
 
 # -- BLEU and chrF -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("samples", "language", "tokenize"), [(ENGLISH, "en", "13a"), (CHINESE, "zh", "zh")])
-def test_bleu_and_chrf_are_those_of_sacrebleu(samples: Any, language: str, tokenize: str) -> None:
+def test_bleu_and_chrf_agree_with_sacrebleu(samples: Any, language: str, tokenize: str) -> None:
     predictions, records = [sample[0] for sample in samples], [record(sample[1], language) for sample in samples]
     task = Translation(path="none/none")
     found = task.estimates(predictions, records)
@@ -150,7 +150,7 @@ def test_bleu_and_chrf_are_those_of_sacrebleu(samples: Any, language: str, token
         assert task.score(prediction, one)["bleu"] == sacrebleu.sentence_bleu(prediction, list(one.references), tokenize=tokenize).score
 
 
-def test_the_error_of_bleu_is_that_of_corpora_drawn_anew() -> None:
+def test_the_error_of_bleu_is_a_bootstrap_over_corpora() -> None:
     predictions, records = [sample[0] for sample in ENGLISH], [record(sample[1][:1], "en") for sample in ENGLISH]
     found = Translation(path="none/none").estimates(predictions, records)
     draws = np.random.default_rng(0).integers(len(records), size=(DRAWS, len(records)))
@@ -173,7 +173,7 @@ def test_labels_are_scored_by_scikit_learn() -> None:
     assert figures["accuracy"][0] == pytest.approx(accuracy_score(wanted, found))
     assert figures["macro_f1"][0] == f1_score(wanted, found, average="macro")
     assert figures["matthews"][0] == matthews_corrcoef(wanted, found)
-    # A class that is never found and one that is never wanted count as 0, without a warning.
+    # A class that is never predicted and one that is never a label count as 0, without a warning.
     assert scores(["a", "b"], ["b", "c"])["macro_f1"][0] == 0
     assert scores(["a", "a"], ["a", "a"])["matthews"][0] == 0
 
@@ -190,8 +190,8 @@ def test_the_bootstrap_of_a_mean_has_the_error_of_the_mean() -> None:
     assert mean_of([2.0]) == (2.0, None)
 
 
-def test_languages_are_told_by_their_letters() -> None:
+def test_the_language_is_detected_from_the_letters() -> None:
     assert language_of("他在 NFL 效力了 10 个赛季") == "zh"
     assert language_of("The name 黑豹队 means panthers, a team of the league") == "en"
-    assert language_of("日本語の文章です") == "en"  # is not scored as Chinese
+    assert language_of("日本語の文章です") == "en"  # not scored as Chinese
     assert language_of("308") == "en"

@@ -1,4 +1,4 @@
-"""What fits is given whole; of what does not, the middle of the context is left out, and nothing else."""
+"""A prompt that fits is complete; of one that does not, only the middle of the context is left out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def given_to(record: Record, room: int, tokenizer: Tokenizer) -> Prompt:
     return prompt
 
 
-def test_what_fits_is_the_template_filled_in() -> None:
+def test_a_prompt_that_fits_is_the_filled_in_template() -> None:
     tokenizer = ByteTokenizer()
     for room in (len(WHOLE), len(WHOLE) + 5):
         prompt = given_to(RECORD, room, tokenizer)
@@ -43,13 +43,13 @@ def test_the_middle_of_the_context_is_left_out_and_the_room_is_filled(left: int)
     assert len(prompt.tokens) == AROUND + left
 
 
-def test_where_no_context_is_left_the_room_that_is_needed_is_told() -> None:
+def test_the_needed_room_is_returned_if_no_context_fits() -> None:
     assert prompt_of(RECORD, TEMPLATE, AROUND, ByteTokenizer()) == AROUND + 1
     assert prompt_of(RECORD, TEMPLATE, 3, ByteTokenizer()) == AROUND + 1
     assert isinstance(prompt_of(RECORD, TEMPLATE, AROUND + 1, ByteTokenizer()), Prompt)
 
 
-def test_the_room_is_in_tokens_of_the_model(text_folder: Path, tmp_path: Path) -> None:
+def test_the_room_is_counted_in_tokens_of_the_tokenizer(text_folder: Path, tmp_path: Path) -> None:
     tokenizer = Bpe(vocab_size=300).fit(Text(path=str(text_folder), cache=str(tmp_path / "cache")))
     record = Record("0", (text_folder / "00.txt").read_text(), "Which line?", ("a",), "en")
     context = tokenizer.encode(record.context)

@@ -1,4 +1,4 @@
-"""Files of tasks: what is read from them, and what is told of those that cannot be read."""
+"""Files of tasks: the records that are read from them, and the errors for files that cannot be read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def squad(*texts: tuple[str, str, str], ids: str = "q") -> dict[str, Any]:
     return {"version": "1.1", "data": [{"paragraphs": [{"context": c, "qas": qas}]} for (c, _, _), qas in zip(texts, asked, strict=True)]}
 
 
-def test_longbench_is_read_as_it_is_by_every_task(tmp_path: Path) -> None:
+def test_every_task_reads_longbench_unchanged(tmp_path: Path) -> None:
     path = written(tmp_path, [LONGBENCH])
     for task in (Summarization, QuestionAnswering, Translation, Dialogue, Classification):
         assert task(path=path).records == [Record("7f", "A text.", "Who?", ("He", "him"), "en", ("He", "She"))]
@@ -59,14 +59,14 @@ def test_squad_is_read_from_one_line_or_many(tmp_path: Path, indent: int | None)
     assert {r.language for r in QuestionAnswering(path=path, language="zh").records} == {"zh"}
 
 
-def test_a_question_that_cannot_be_answered_is_answered_by_nothing(tmp_path: Path) -> None:
+def test_the_reference_of_an_impossible_question_is_empty(tmp_path: Path) -> None:
     file = squad(("One text.", "Which?", "One"))
     file["data"][0]["paragraphs"][0]["qas"][0] |= {"is_impossible": True, "answers": []}
     (record,) = QuestionAnswering(path=written(tmp_path, [file])).records
     assert record.references == ("",)
 
 
-def test_qmsum_asks_every_query_of_the_whole_meeting(tmp_path: Path) -> None:
+def test_qmsum_gives_one_record_per_query_with_the_whole_meeting(tmp_path: Path) -> None:
     meeting = {
         "topic_list": [],
         "general_query_list": [{"query": "Summarize.", "answer": "All."}],
@@ -82,7 +82,7 @@ def test_qmsum_asks_every_query_of_the_whole_meeting(tmp_path: Path) -> None:
     assert len({r.id for r in records}) == 2
 
 
-def test_translations_come_as_pairs_or_as_parallel_files(tmp_path: Path) -> None:
+def test_translations_are_read_from_pairs_and_from_parallel_files(tmp_path: Path) -> None:
     pairs = written(tmp_path, [{"source": "One.", "target": "一。"}, {"source": "Two.", "target": ["二。", "两。"]}])
     assert [(r.context, r.references, r.language) for r in Translation(path=pairs).records] == [
         ("One.", ("一。",), "zh"),
@@ -98,7 +98,7 @@ def test_translations_come_as_pairs_or_as_parallel_files(tmp_path: Path) -> None
     ]
 
 
-def test_the_last_turn_of_a_dialogue_is_what_is_to_be_said(tmp_path: Path) -> None:
+def test_the_last_turn_of_a_dialogue_is_the_reference(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}]
     path = written(tmp_path, [{"messages": turns}, {"dialogue": ["Hello?", "Who is it?", "I."]}])
     assert [(r.context, r.question, r.references) for r in Dialogue(path=path).records] == [
@@ -107,7 +107,7 @@ def test_the_last_turn_of_a_dialogue_is_what_is_to_be_said(tmp_path: Path) -> No
     ]
 
 
-def test_a_folder_that_datasets_knows_is_read_by_it_and_labels_get_their_names(tmp_path: Path) -> None:
+def test_a_parquet_folder_is_read_by_datasets_and_labels_get_their_names(tmp_path: Path) -> None:
     import datasets
 
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
@@ -127,7 +127,7 @@ def test_a_folder_that_datasets_knows_is_read_by_it_and_labels_get_their_names(t
     assert QuestionAnswering(path=str(questions)).records == [Record("a", "A text.", "Which?", ("A", "One"), "en")]
 
 
-def test_a_draw_is_a_function_of_the_seed_and_grows() -> None:
+def test_a_larger_draw_of_the_same_seed_includes_a_smaller_one() -> None:
     records = [Record(str(i), "c", "", ("r",), "en") for i in range(40)]
     ids = [[r.id for r in drawn(records, count, seed)] for count, seed in ((10, 0), (20, 0), (10, 1))]
     assert set(ids[0]) < set(ids[1])
@@ -147,24 +147,28 @@ BAD = [
     (
         QuestionAnswering,
         json.dumps({"question": "?", "context": "c"}),
-        r"a\.jsonl:1: is no record of this task, which needs context",
+        r"a\.jsonl:1: is not a record of this task, which needs the fields context",
     ),
     (QuestionAnswering, GOOD + "\n" + json.dumps(LONGBENCH | {"answers": []}), r"a\.jsonl:2: has no reference: its answers is empty"),
     (QuestionAnswering, json.dumps(LONGBENCH | {"answers": [" "]}), r"a\.jsonl:1: has no reference"),
     (QuestionAnswering, json.dumps(LONGBENCH | {"context": 5}), r"a\.jsonl:1: its context is a int, not a text"),
     (QuestionAnswering, json.dumps(LONGBENCH | {"context": " "}), "has no text to read"),
     (QuestionAnswering, json.dumps({"data": [{"paragraphs": [{"context": "c"}]}]}), r"data\[0\]\.paragraphs\[0\]: its qas is missing"),
-    (QuestionAnswering, json.dumps({"data": []}), "holds no records"),
+    (QuestionAnswering, json.dumps({"data": []}), "contains no records"),
     (Summarization, json.dumps({"source": "a", "target": ""}), r"a\.jsonl:1: has no reference: its target is empty"),
     (Classification, json.dumps(LONGBENCH | {"all_classes": None}), r"a\.jsonl:1: has no classes to choose from; list them in all_classes"),
-    (Classification, json.dumps(LONGBENCH | {"answers": ["It"]}), r"a\.jsonl:1: its label It is none of its classes"),
-    (Dialogue, json.dumps({"messages": [{"role": "user", "content": "Hi"}]}), r"a\.jsonl:1: its messages has 1 turns"),
-    (Translation, json.dumps(squad(("a", "b", "c"))), "must be two parallel files in SQuAD's form"),
+    (Classification, json.dumps(LONGBENCH | {"answers": ["It"]}), r"a\.jsonl:1: its label It is not one of its classes"),
+    (
+        Dialogue,
+        json.dumps({"messages": [{"role": "user", "content": "Hi"}]}),
+        r"a\.jsonl:1: its messages has 1 turns, and at least 2 are needed",
+    ),
+    (Translation, json.dumps(squad(("a", "b", "c"))), "must be two parallel files in SQuAD's format"),
 ]
 
 
 @pytest.mark.parametrize(("task", "content", "line"), BAD)
-def test_what_is_wrong_with_a_file_is_one_line_with_its_place(tmp_path: Path, task: Any, content: str, line: str) -> None:
+def test_a_malformed_file_is_one_line_with_its_place(tmp_path: Path, task: Any, content: str, line: str) -> None:
     path = written(tmp_path, content)
     with pytest.raises(ConfigError, match=line) as fault:
         task(path=path)
@@ -178,16 +182,16 @@ def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         QuestionAnswering(path=str(tmp_path / "a.jsonl"))
 
 
-def test_files_that_are_not_parallel_are_told(tmp_path: Path) -> None:
+def test_files_that_are_not_parallel_are_refused(tmp_path: Path) -> None:
     source = written(tmp_path, [squad(("One text.", "?", "One"), ("Two.", "?", "T"))], "en.json")
     with pytest.raises(ConfigError, match="they have 2 and 1 paragraphs"):
         Translation(path=[source, written(tmp_path, [squad(("一段。", "？", "一"))], "zh.json")])
     others = squad(("一段。", "？", "一"), ("二。", "？", "二"), ids="other")
-    with pytest.raises(ConfigError, match=r"zh\.json:1\.data\[0\]\.paragraphs\[0\]: has other questions than"):
+    with pytest.raises(ConfigError, match=r"zh\.json:1\.data\[0\]\.paragraphs\[0\]: does not have the same questions as"):
         Translation(path=[source, written(tmp_path, [others], "zh.json")])
 
 
-def test_a_missing_file_and_settings_out_of_range_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file or folder"):
         QuestionAnswering(path=str(tmp_path / "none.jsonl"))
     path = written(tmp_path, [LONGBENCH])
@@ -195,23 +199,23 @@ def test_a_missing_file_and_settings_out_of_range_are_told(tmp_path: Path) -> No
         ({"num_samples": 0}, "num_samples=0: must be at least 1"),
         ({"length": 1}, "length=1: must be at least 2"),
         ({"max_new_tokens": 0}, "max_new_tokens=0: must be at least 1"),
-        ({"language": "Chinese"}, "language=Chinese: must be a code of two or three small letters"),
-        ({"template": "{question}"}, "template='{question}': must have {context} once"),
-        ({"template": "{context} {text}"}, "and no other places than context, question, classes"),
-        ({"template": "{context} {"}, "must have {context} once"),
+        ({"language": "Chinese"}, "language=Chinese: must be a code of two or three lower-case letters"),
+        ({"template": "{question}"}, "template='{question}': must contain {context} once"),
+        ({"template": "{context} {text}"}, "and no other fields than context, question, classes"),
+        ({"template": "{context} {"}, "must contain {context} once"),
     ):
         with pytest.raises(ConfigError) as fault:
             QuestionAnswering(path=path, **settings)
         assert line in str(fault.value)
 
 
-def test_a_tool_that_is_missing_is_told_with_the_extra_that_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_refused_with_the_command_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("elongate.evaluation.text.task.find_spec", lambda module: None)
     path = written(tmp_path, [LONGBENCH])
     for task, package in ((Summarization, "rouge-score"), (Translation, "sacrebleu"), (Classification, "scikit-learn")):
         with pytest.raises(ConfigError) as fault:
             task(path=path)
-        told = str(fault.value.inside(f"evaluation.{task.word}"))
-        assert told.startswith(f"evaluation.{task.word}={task.word}: needs {package}, which is not installed; install it: ")
-        assert told.endswith(f"pip install {package}")
+        line = str(fault.value.inside(f"evaluation.{task.word}"))
+        assert line.startswith(f"evaluation.{task.word}={task.word}: needs {package}, which is not installed; install it: ")
+        assert line.endswith(f"pip install {package}")
     assert QuestionAnswering(path=path).records

@@ -1,4 +1,4 @@
-"""Tasks on tiny models: from the file to the figures, which are those of the reference tools on the predictions that were kept."""
+"""Tasks on tiny models, from the file to the figures, which agree with the reference tools on the stored predictions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SAMPLES: list[dict[str, Any]] = []
 
 
 class Writes(LeftToRight):
-    """Says what it was told to say after each prompt, token by token, as greedy decoding would."""
+    """Continues each prompt with a given text, token by token, as greedy decoding would."""
 
     def __init__(self, say: Callable[[str], str]) -> None:
         self.say, self.read = say, []
@@ -50,7 +50,7 @@ class Writes(LeftToRight):
 
 
 class Asked(LeftToRight):
-    """Finds the second label the likeliest, unless the text is about something good."""
+    """Gives `fine` the highest log-probability if the text contains `good`, and another label otherwise."""
 
     def answers(self, model: Any, prefix: Any, choices: Any) -> Any:
         labels = [[ByteTokenizer().decode(choice) for choice in row] for row in choices]
@@ -60,14 +60,14 @@ class Asked(LeftToRight):
 
 
 class Silent(LeftToRight):
-    """Its table of positions does not reach so far."""
+    """A model whose table of positions is too short."""
 
     def continuation(self, *given: Any) -> Any:
         return None
 
 
 class Kept(Samples):
-    """What was added, in its order."""
+    """Records the added samples in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def quiet(text: str) -> None:
     pass
 
 
-def test_answers_end_with_their_line_and_are_scored_against_the_best_reference(tmp_path: Path, model: Any) -> None:
+def test_answers_end_at_the_end_of_the_line_and_are_scored_against_the_best_reference(tmp_path: Path, model: Any) -> None:
     path = rows(tmp_path, asked("It was he.", "Who?", "him", "He."), asked("黑豹队丢了308分。", "多少分？", "308分"))
     reading = Writes(lambda prompt: "\n he\nand more" if "Who?" in prompt else " 308")
     given, samples = setting(reading)
@@ -113,7 +113,7 @@ def test_answers_end_with_their_line_and_are_scored_against_the_best_reference(t
     assert [(s["prediction"], s["references"], s["is_cut"]) for s in samples] == [("he", ["him", "He."], False), ("308", ["308分"], False)]
     assert [s["prompt_tokens"] for s in samples] == [len(text.encode()) for text in reading.read]
     assert [s["score"] for s in samples] == [
-        {"exact_match": 1.0, "f1": 1.0, "named": 0.0},  # "He." with its stop is not in "he"
+        {"exact_match": 1.0, "f1": 1.0, "named": 0.0},  # "he" does not contain "He." with its full stop
         {"exact_match": 0.0, "f1": pytest.approx(2 / 3), "named": 0.0},
     ]
     assert row == {
@@ -128,13 +128,13 @@ def test_answers_end_with_their_line_and_are_scored_against_the_best_reference(t
     expected = {"path": path, "n": 2, "records": 2, "truncated": 0, "length": 400, "max_new_tokens": 32, "languages": ["en", "zh"]}
     assert header.items() >= expected.items()
     json.dumps(header)
-    # What was measured before is not asked again.
+    # Measured samples are not repeated.
     reading.read.clear()
     assert task.measure(model, given, quiet) == row
     assert reading.read == []
 
 
-def test_what_was_cut_is_counted_and_leaves_room_for_the_answer(tmp_path: Path, model: Any) -> None:
+def test_truncated_prompts_are_counted_and_leave_room_for_the_answer(tmp_path: Path, model: Any) -> None:
     path = rows(tmp_path, asked("x" * 500, "Who?", "he"), asked("short", "Who is it?", "he"))
     reading = Writes(lambda prompt: "y" * 200)
     given, samples = setting(reading, target=100)
@@ -143,7 +143,7 @@ def test_what_was_cut_is_counted_and_leaves_room_for_the_answer(tmp_path: Path, 
     task.measure(model, given, quiet)
     assert sorted((s["prompt_tokens"], s["is_cut"], len(s["prediction"])) for s in samples) == [(35, False, 20), (80, True, 20)]
     assert all(text.endswith(("\n\nQuestion: Who?\nAnswer:", "\n\nQuestion: Who is it?\nAnswer:")) for text in reading.read)
-    rule = r"evaluation\.question_answering\.length=45: cannot hold sample .*; use .*length=\d+ or more"
+    rule = r"evaluation\.question_answering\.length=45: is too short for sample .*; use .*length=\d+ or more"
     with pytest.raises(ConfigError, match=rule) as fault:
         replace(task, length=45).header(given)
     shortest = int(fault.value.remedy.split("=")[1].split()[0])
@@ -152,11 +152,11 @@ def test_what_was_cut_is_counted_and_leaves_room_for_the_answer(tmp_path: Path, 
         replace(task, length=shortest - 1).header(given)
 
 
-def test_summaries_have_the_rouge_of_rouge_score(tmp_path: Path, model: Any) -> None:
+def test_rouge_of_summaries_agrees_with_rouge_score(tmp_path: Path, model: Any) -> None:
     path = rows(tmp_path, *({"document": f"Document {i}.", "summary": f"A summary\nof {i} lines and words."} for i in range(6)))
     given, samples = setting(Writes(lambda prompt: f"\nsummaries\n\nof words {prompt[9:11]}"))
     row = Summarization(path=path).measure(model, given, quiet)
-    assert samples[0]["prediction"].count("\n") == 2  # a summary has as many lines as it likes
+    assert samples[0]["prediction"].count("\n") == 2  # a summary may have several lines
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     for figure in ("rouge1", "rouge2", "rougeL"):
         values = [scorer.score(s["references"][0], s["prediction"])[figure].fmeasure for s in samples]
@@ -165,7 +165,7 @@ def test_summaries_have_the_rouge_of_rouge_score(tmp_path: Path, model: Any) -> 
     assert row["rouge2"] < row["rouge1"] > 0
 
 
-def test_translations_have_the_bleu_of_sacrebleu(tmp_path: Path, model: Any) -> None:
+def test_bleu_and_chrf_of_translations_agree_with_sacrebleu(tmp_path: Path, model: Any) -> None:
     pairs = [("one two", "一二三四五。"), ("three", "三四五六七。"), ("four", "四个人，五只狗。")]
     path = rows(tmp_path, *({"source": s, "target": t} for s, t in pairs))
     given, samples = setting(Writes(lambda prompt: "一二三四五六" if "one" in prompt else "四个人，五只狗"))
@@ -178,15 +178,15 @@ def test_translations_have_the_bleu_of_sacrebleu(tmp_path: Path, model: Any) -> 
     assert "tok:zh" in header["signatures"]["bleu"]
 
 
-def test_translations_into_languages_that_are_counted_differently_are_parted(tmp_path: Path) -> None:
+def test_translations_into_languages_with_different_tokenization_are_refused(tmp_path: Path) -> None:
     path = rows(tmp_path, {"source": "one", "target": "一二三"}, {"source": "two", "target": "deux"})
     given, _ = setting(LeftToRight())
-    with pytest.raises(ConfigError, match=r"evaluation\.translation\.path=.* holds translations into en and zh"):
+    with pytest.raises(ConfigError, match=r"evaluation\.translation\.path=.* contains translations into en and zh"):
         Translation(path=path).header(given)
     assert Translation(path=path, language="zh").header(given)["languages"] == ["zh"]
 
 
-def test_the_next_turn_is_asked_in_the_name_of_who_speaks(tmp_path: Path, model: Any) -> None:
+def test_the_prompt_of_a_dialogue_ends_with_the_next_speaker(tmp_path: Path, model: Any) -> None:
     turns = [{"speaker": "A", "content": "How are you?"}, {"speaker": "B", "content": "I am well."}]
     reading = Writes(lambda prompt: " I am very well.\nA: Good.")
     given, samples = setting(reading)
@@ -197,7 +197,7 @@ def test_the_next_turn_is_asked_in_the_name_of_who_speaks(tmp_path: Path, model:
     assert (row["n"], row["f1_standard_error"]) == (1, None)
 
 
-def test_the_likeliest_label_is_chosen_whatever_its_length(tmp_path: Path, model: Any) -> None:
+def test_the_likeliest_label_is_chosen_among_labels_of_different_lengths(tmp_path: Path, model: Any) -> None:
     classes = ["fine", "not so fine", "good"]
     texts = [("good food", "fine"), ("cold food", "not so fine"), ("good wine", "not so fine"), ("no wine", "good")]
     path = rows(tmp_path, *(asked(text, "", label, all_classes=classes) for text, label in texts))
@@ -209,7 +209,7 @@ def test_the_likeliest_label_is_chosen_whatever_its_length(tmp_path: Path, model
     assert set(samples[0]["log_probability"]) == set(classes)
 
 
-def test_a_label_has_the_log_probability_that_the_whole_text_gives_it(tmp_path: Path, model: Any) -> None:
+def test_the_log_probability_of_a_label_agrees_with_one_pass_over_the_whole_text(tmp_path: Path, model: Any) -> None:
     import torch
 
     path = rows(tmp_path, asked("some text", "", "a", all_classes=["a", "word"]))
@@ -223,7 +223,7 @@ def test_a_label_has_the_log_probability_that_the_whole_text_gives_it(tmp_path: 
         assert samples[0]["log_probability"][label] == pytest.approx(expected, abs=1e-4)
 
 
-def test_what_cannot_be_read_has_no_figures(tmp_path: Path, model: Any) -> None:
+def test_samples_that_cannot_be_read_have_no_figures(tmp_path: Path, model: Any) -> None:
     given, samples = setting(Silent())
     row = QuestionAnswering(path=rows(tmp_path, asked("text", "Who?", "he"))).measure(model, given, quiet)
     figures = ("exact_match", "f1", "named")
@@ -231,17 +231,17 @@ def test_what_cannot_be_read_has_no_figures(tmp_path: Path, model: Any) -> None:
     assert samples == []
 
 
-def test_a_model_that_fills_in_is_asked_for_labels_only(tmp_path: Path, model: Any) -> None:
+def test_a_masked_model_is_measured_by_classification_only(tmp_path: Path, model: Any) -> None:
     path = rows(tmp_path, asked("text", "Who?", "he", all_classes=["he", "she"]))
     given, _ = setting(FillIn(0.15))
-    rule = r"evaluation\.question_answering=question_answering: needs text that is written, by a causal model or an autoencoder"
+    rule = r"evaluation\.question_answering=question_answering: needs a model that can generate text: a causal one, or an autoencoder"
     with pytest.raises(ConfigError, match=rule) as fault:
         QuestionAnswering(path=path).header(given)
     assert "use evaluation=[classification]" in str(fault.value)
     assert Classification(path=path).header(given)["n"] == 1
-    # Of a fresh model it is known before anything is loaded.
+    # For a fresh model this is known before anything is loaded.
     masked = ["model=bert", "context=interpolate", "evaluation=[summarization]", f"evaluation.summarization.path={path}"]
-    with pytest.raises(ConfigError, match=r"evaluation\.summarization=summarization: needs text that is written"):
+    with pytest.raises(ConfigError, match=r"evaluation\.summarization=summarization: needs a model that can generate text"):
         build_job(*composed(*masked))
 
 

@@ -52,7 +52,7 @@ class Pattern(ABC):
 
 
 class Attention(ABC):
-    """A choice of `context/attention`: a frozen dataclass of settings, some of which are derived from the lengths."""
+    """A choice of `context/attention`: a frozen dataclass of settings. Some of them can be derived from the lengths."""
 
     word: ClassVar[str]
     rotates: ClassVar[bool] = False  # as in its pattern

@@ -6,7 +6,7 @@ attention sharp among more keys.
 
 Departs from the author in `plain_length`: queries before it, by default all within the original length, see true
 positions only, because all their distances were trained. Within its original length the model is therefore
-unchanged. With the author's rule for all queries (`plain_length` 0) that holds for documents of up to
+unchanged. With the author's rule for all queries (`plain_length` 0) it is unchanged only for documents of up to
 `window_length` + 1 tokens.
 """
 

@@ -7,7 +7,8 @@ authors' code divides w by G without rounding; the paper rounds, and so does thi
 
 Departs from the paper in `plain_length`: queries before it, by default all within the original length, see true
 positions only, because all their distances were trained. Within its original length the model is therefore
-unchanged. With the paper's rule for all queries (`plain_length` 0) that holds for documents of up to w + 1 tokens.
+unchanged. With the paper's rule for all queries (`plain_length` 0) it is unchanged only for documents of up to w + 1
+tokens.
 """
 
 from __future__ import annotations

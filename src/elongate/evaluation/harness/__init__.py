@@ -1,1 +1,1 @@
-"""The lm-evaluation-harness of EleutherAI from within: its tasks, a model as it asks one, and how it is kept apart."""
+"""The adapter to EleutherAI's lm-evaluation-harness: its tasks, a model with its interface, and the isolation of its side effects."""

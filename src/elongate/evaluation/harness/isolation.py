@@ -1,4 +1,4 @@
-"""The harness runs apart: it says nothing, draws from its own seeds, and leaves the program's random state as it was."""
+"""Isolates the harness: it prints nothing, uses its own seeds, and does not change the program's random state."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 
 
 @contextmanager
-def apart() -> Iterator[None]:
-    """Its seeds are those that it starts with by itself, so that tasks which draw are the tasks that others measured."""
+def isolated() -> Iterator[None]:
+    """Runs the block with the harness's default seeds, so that tasks with random parts equal those in published results."""
     from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 
     logger = logging.getLogger("lm_eval")
-    level, state, numpy_state = logger.level, random.getstate(), np.random.get_state()  # the one that tasks draw from
+    level, state, numpy_state = logger.level, random.getstate(), np.random.get_state()  # the global state, which tasks use
     processes = os.environ.get("DISABLE_MULTIPROC")
-    # Its bootstrap would fork as many processes as there are cores, each with this one's model.
+    # Without this, the bootstrap of the harness forks one process per core, each with a copy of the model.
     os.environ["DISABLE_MULTIPROC"] = "1"
     logger.setLevel(logging.CRITICAL + 1)
     random.seed(DEFAULT_RANDOM_SEED)

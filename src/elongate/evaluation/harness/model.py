@@ -1,8 +1,8 @@
-"""A model as the lm-evaluation-harness asks it: how likely a text is, how likely a text after another, and what comes after one.
+"""A model with the interface of the lm-evaluation-harness: the likelihood of a text, with or without a context, and continuations.
 
-Texts are cut and windowed as the harness's own HFLM does (0.4.13): from the left, to what the model can hold, which here is the target
-length unless a table of positions is shorter. A text without a context follows on the end of a document. Unlike HFLM with a tokenizer
-that opens texts with a token of its own (Llama's <s>), no such token is added: models are read here as they are trained here.
+Texts are truncated and split into windows as in the harness's own HFLM (0.4.13): they are cut from the left to the longest text that
+the model can read, which is the target length unless a table of positions is shorter. A text without a context follows the
+end-of-document token. Unlike HFLM, no beginning-of-text token (Llama's <s>) is added, because models are not trained with one here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from elongate.evaluation.evaluation import Setting
     from elongate.models.language_model import LanguageModel
 
-BATCH_TOKENS = 8192  # read at once
+BATCH_TOKENS = 8192  # read together in one forward pass
 
 Tokens = list[int]
 Encoded = tuple[tuple[str, str], Tokens, Tokens]  # context and continuation, and the tokens of each
@@ -36,39 +36,44 @@ Encoded = tuple[tuple[str, str], Tokens, Tokens]  # context and continuation, an
 
 @dataclass(frozen=True)
 class Question:
-    """Texts of equal length, the choices, that are told after one prefix."""
+    """Choices of equal length that are scored after the same prefix."""
 
-    prefix: Tokens  # none where the choices alone are more than the model can hold
+    prefix: Tokens  # empty if the choices alone are longer than the model can read
     choices: dict[str, Tokens]  # by the names of their requests
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Tokens read in total, tokens per choice, and number of choices."""
         size = len(next(iter(self.choices.values())))
         return (len(self.prefix) + size) * len(self.choices), size, len(self.choices)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of the text of a request, of which the last tokens are told."""
+    """A part of the text of a request; only its last tokens are scored."""
 
     name: str
     tokens: Tokens
-    num_told: int
+    num_scored: int
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return len(self.tokens), self.num_told
+        """Tokens read, and tokens scored."""
+        return len(self.tokens), self.num_scored
 
 
 @dataclass(frozen=True)
 class Prompt:
+    """The text of a request that the model continues."""
+
     name: str
-    tokens: Tokens  # none where what is to be written leaves no room for any
-    num_tokens: int  # that are written at most
-    until: tuple[str, ...]  # texts of which each ends what is written
+    tokens: Tokens  # empty if the continuation leaves no room for a prompt
+    num_tokens: int  # of the continuation at most
+    until: tuple[str, ...]  # stop sequences
 
     @property
     def shape(self) -> tuple[Any, ...]:
+        """Tokens read and generated in total, tokens generated at most, and stop sequences."""
         return len(self.tokens) + self.num_tokens, self.num_tokens, self.until
 
 
@@ -76,7 +81,7 @@ Item = TypeVar("Item", Question, Window, Prompt)
 
 
 class HarnessModel(TemplateLM):
-    """Every answer is kept as a sample under a digest of its request, and no request is asked twice."""
+    """Stores every answer as a sample under a digest of its request, so that no request is computed twice."""
 
     def __init__(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> None:
         super().__init__()
@@ -84,7 +89,7 @@ class HarnessModel(TemplateLM):
         self._asked: dict[str, Instance] = {}
         self.max_length = model.last_position(setting.target_length - 1) + 1
         self.unread: set[str] = set()
-        """Tasks with a request that the model cannot read: their figures would be of something else."""
+        """Tasks with a request that the model cannot read. They get no figures, because those would leave out some requests."""
 
     @property
     def eot_token_id(self) -> int:
@@ -103,7 +108,7 @@ class HarnessModel(TemplateLM):
         waiting, totals = Counter(window.name for window in windows), dict.fromkeys(left, 0.0)
         self._keep({name: {"log_probability": 0.0} for name in left if not waiting[name]})
         for some in self._batches(windows):
-            found = self._totals(np.array([window.tokens for window in some]), some[0].num_told)
+            found = self._totals(np.array([window.tokens for window in some]), some[0].num_scored)
             for window, total in zip(some, found.tolist(), strict=True):
                 totals[window.name] += total
                 waiting[window.name] -= 1
@@ -132,10 +137,10 @@ class HarnessModel(TemplateLM):
             names = [name for question in some for name in question.choices]
             found = zip(names, totals.ravel().tolist(), greedy.ravel().tolist(), strict=True)
             self._keep({name: {"log_probability": _known(total), "is_greedy": is_greedy} for name, total, is_greedy in found})
-        return []  # they are kept
+        return []  # unused: loglikelihood reads the stored samples
 
     def _questions(self, requests: list[Encoded]) -> Iterator[Question]:
-        """Choices of equal length share the prefill of their prefix, as many of them as are read at once."""
+        """Groups the choices of equal length, which share the prefill of their prefix, up to `BATCH_TOKENS` per group."""
         by_prefix: defaultdict[tuple[tuple[int, ...], int], dict[str, Tokens]] = defaultdict(dict)
         for pair, context, tokens in requests:
             prefix = (context + tokens)[-(self.max_length + 1) :][: -len(tokens)]
@@ -146,17 +151,17 @@ class HarnessModel(TemplateLM):
                 yield Question(list(read), dict(islice(choices.items(), i, i + most)))
 
     def _windows(self, name: str, text: str) -> Iterator[Window]:
-        """Each with as much before what it tells as HFLM gives it."""
+        """The windows of a text, each with as much context before its scored tokens as HFLM uses."""
         windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, max_seq_len=self.max_length, context_len=1)
-        for context, told in map(make_disjoint_window, windows):
-            yield Window(name, context + told, len(told))
+        for context, scored in map(make_disjoint_window, windows):
+            yield Window(name, context + scored, len(scored))
 
     def _totals(self, tokens: Int[np.ndarray, "n length"], size: int) -> Float[np.ndarray, " n"]:
-        """The log-probability of the last tokens of each window."""
+        """The log-probability of the last `size` tokens of each window, in nats."""
         reading = self._setting.reading
         losses = reading.losses(self._model, tokens, self._setting.original_length)[:, -size:]
         if np.isnan(losses[:, -1]).all():
-            # The last row of a table of positions tells a token too, which `losses` leaves out.
+            # The last row of a table of positions predicts one more token, which `losses` leaves out.
             losses[:, -1] = -reading.answers(self._model, tokens[:, :-1], tokens[:, None, -1:])[0][:, 0]
         return -losses.sum(axis=1)
 
@@ -178,7 +183,7 @@ class HarnessModel(TemplateLM):
         return postprocess_generated_text(self._setting.tokenizer.decode(tokens), stop=list(until), think_end_token=None)
 
     def _batches(self, items: Sequence[Item]) -> Iterator[list[Item]]:
-        """Of one shape, no more than are read at once. The first of a shape is how many tokens one item reads."""
+        """Batches of items of equal shape, up to `BATCH_TOKENS` tokens. The first number of a shape is the tokens per item."""
         by_shape: defaultdict[tuple[Any, ...], list[Item]] = defaultdict(list)
         for item in items:
             by_shape[item.shape].append(item)
@@ -191,7 +196,7 @@ class HarnessModel(TemplateLM):
                 done += len(some[i : i + rows])
 
     def _left(self, kind: str, requests: Iterable[Instance]) -> dict[str, Instance]:
-        """Those that were not asked before, by their names."""
+        """The requests without a stored answer, by name."""
         named = {_name(kind, request.args): request for request in requests}
         self._asked = {name: request for name, request in named.items() if self._setting.samples.get(name) is None}
         return self._asked
@@ -211,7 +216,7 @@ def _name(kind: str, asked: tuple[Any, ...]) -> str:
 
 
 def _known(value: float) -> float | None:
-    """JSON has no nan."""
+    """The value, or None for NaN, which JSON cannot represent."""
     return None if value != value else value
 
 

@@ -50,12 +50,15 @@ class Samples:
         }
 
     def part(self, evaluation: str, row: str) -> Part:
+        """The samples of one evaluation and row."""
         return Part(self, evaluation, row)
 
     def get(self, key: Key) -> Record | None:
+        """The record of a sample; None if it is not measured yet."""
         return self._records.get(key)
 
     def add(self, records: list[Record]) -> None:
+        """Store records, and append them to the file if there is one."""
         self._records |= {_key(record): record for record in records}
         if self._file is not None:
             with self._file.open("a", encoding="utf-8") as file:

@@ -21,6 +21,7 @@ _FORMS = {
 
 
 def table_by_length(lengths: Sequence[int], lines: Sequence[Line]) -> Table:
+    """A table with one column per length and one row per line."""
     heads = [Column("tokens read", is_text=True), Column("", is_text=True)]
     columns = [*heads, *(Column(str(length), is_short=True) for length in lengths)]
     return Table(columns, [[row, name, *cells] for row, name, cells in lines])
@@ -39,6 +40,8 @@ def scalars_by_length(section: Results, figures: Sequence[str]) -> dict[str, Any
 
 
 class PerplexityPresentation(Presentation):
+    """The table of perplexities."""
+
     word: ClassVar[str] = "perplexity"
     _figures: ClassVar[dict[str, tuple[str, int]]] = {  # to its name and digits
         "perplexity": ("perplexity", 2),
@@ -62,6 +65,8 @@ class PerplexityPresentation(Presentation):
 
 
 class ContextGainPresentation(Presentation):
+    """The bars and the table of the gain of context."""
+
     word: ClassVar[str] = "context_gain"
     title: ClassVar[str] = "Gain of context"
 
@@ -113,6 +118,8 @@ def effective_context(section: Results, row: str) -> dict[str, Reach]:
 
 
 class PseudoPerplexityPresentation(Presentation):
+    """The table of pseudo-perplexities."""
+
     word: ClassVar[str] = "pseudo_perplexity"
     title: ClassVar[str] = "Pseudo-perplexity"
 
@@ -140,6 +147,8 @@ class PseudoPerplexityPresentation(Presentation):
 
 
 class LongPPLPresentation(Presentation):
+    """The table of LongPPL."""
+
     word: ClassVar[str] = "longppl"
     title: ClassVar[str] = "LongPPL"
     _figures: ClassVar[dict[str, tuple[str, int]]] = {  # to its name and digits

@@ -25,6 +25,8 @@ Losses = Mapping[Bin, Estimate]
 
 
 class CurvePresentation(Presentation):
+    """The figure, table and sentences of the curve."""
+
     word: ClassVar[str] = "curve"
     title: ClassVar[str] = "Loss by position"
 
@@ -171,21 +173,22 @@ def _far_verdict(before: Losses, after: Losses, near: Bin, far: Bin) -> str:
     """Whether the loss beyond the trained length became better, and whether it is as good as within it."""
     gain, excess = before[far] - after[far], after[far] - before[near]
     if (after[far] - before[far]).positive:
-        return f"That is worse by {-gain.mean:.2f} nats: the extension did harm where it should have helped."
+        return f"That is worse by {-gain.mean:.2f} nats: the extension made the loss worse beyond the trained length."
     if not gain.positive:
-        return "That change cannot be distinguished from chance: the extension bought nothing there."
+        return "That change cannot be distinguished from chance: the extension did not improve the loss there."
     if not (before[far] - before[near]).positive:
-        return f"That is {gain.mean:.2f} nats better, though there was no break past the trained length to repair."
+        return f"That is {gain.mean:.2f} nats better, but the loss did not break past the trained length before the extension."
     level = _level(excess, near)
     if excess.positive:
-        return f"That is {gain.mean:.2f} nats better but not repaired: {level}."
-    return f"That is {gain.mean:.2f} nats better, and {level}: the break is repaired."
+        return f"That is {gain.mean:.2f} nats better, but the break is not repaired: the loss is {level}."
+    return f"That is {gain.mean:.2f} nats better, and the break is repaired: the loss is {level}."
 
 
 def _new_verdict(before: Losses, after: Losses, near: Bin, far: Bin) -> str:
     """A length that could not be read before is compared with what the model could read."""
     excess = after[far] - before[near]
-    return f"That is {_level(excess, near)}{'' if excess.positive else ': the model reads on as well as it read before'}."
+    conclusion = "" if excess.positive else ": the model reads the new length as well as the trained one"
+    return f"That is {_level(excess, near)}{conclusion}."
 
 
 def _level(excess: Estimate, near: Bin) -> str:
@@ -197,4 +200,4 @@ def _level(excess: Estimate, near: Bin) -> str:
 
 def _near_verdict(before: Losses, after: Losses, near: list[Bin]) -> list[str]:
     worse = [f"{span(bin_)} (by {(after[bin_] - before[bin_]).mean:.2f})" for bin_ in near if (after[bin_] - before[bin_]).positive]
-    return [f"It cost loss within the trained length: worse at {' and '.join(worse)}."] if worse else []
+    return [f"The loss within the trained length became worse at {' and '.join(worse)}."] if worse else []

@@ -9,6 +9,8 @@ from elongate.evaluation.presentation.section import Section
 
 
 class GatePresentation(Presentation):
+    """The sentence of the gate, and its failure."""
+
     word: ClassVar[str] = "gate"
 
     def sections(self, results: Results) -> list[Section]:

@@ -15,6 +15,8 @@ _LONGEST_NAME = 30  # characters of a task's name in the terminal
 
 
 class HarnessPresentation(Presentation):
+    """The table of the harness's tasks."""
+
     word: ClassVar[str] = "lm_eval"
     title: ClassVar[str] = "Tasks of the lm-evaluation-harness"
 

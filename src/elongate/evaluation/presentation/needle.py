@@ -15,6 +15,8 @@ MEASURES = ("log_probability", "margin", "exact_match")
 
 
 class NeedlePresentation(Presentation):
+    """The figures, table and sentence of the needle."""
+
     word: ClassVar[str] = "needle"
 
     def sections(self, results: Results) -> list[Section]:

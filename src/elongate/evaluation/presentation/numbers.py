@@ -30,14 +30,17 @@ def figure_of(row: Mapping[str, Any], figure: str) -> Estimate | None:
 
 
 def number(value: float | None, digits: int) -> str:
+    """The value with that many decimals, or a dash for None."""
     return MISSING if value is None else f"{value:,.{digits}f}"
 
 
 def numbers(values: Iterable[float | None], digits: int) -> list[str]:
+    """The values with that many decimals, or dashes for None."""
     return [number(value, digits) for value in values]
 
 
 def estimate_text(estimate: Estimate | None, digits: int) -> str:
+    """`1.640 ± 0.020` with that many decimals, or a dash for None."""
     return MISSING if estimate is None else f"{estimate:,.{digits}f}"
 
 
@@ -47,11 +50,13 @@ def span(bin_: Bin) -> str:
 
 
 def mebibytes(count: float) -> str:
+    """A number of bytes as `1,024 MiB`."""
     amount = count / 2**20
     return f"{amount:,.0f} MiB" if amount >= 10 else f"{amount:.2g} MiB"
 
 
 def duration(seconds: float) -> str:
+    """`12.3 s`, `2 min 05 s` or `1 h 02 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -17,6 +17,8 @@ ALL = "all"  # all tasks together
 
 
 class RetrievalPresentation(Presentation):
+    """The heat map, tables and scalars of retrieval."""
+
     word: ClassVar[str] = "retrieval"
 
     def sections(self, results: Results) -> list[Section]:
@@ -139,7 +141,7 @@ def _costs(section: Results) -> Table:
         for row in retrieval_rows(section)
         for length, cost in zip(section["lengths"], section[task][row]["costs"], strict=True)
     ]
-    return Table([Column("row", is_text=True), *map(Column, heads)], lines, folded="What it cost, by length")
+    return Table([Column("row", is_text=True), *map(Column, heads)], lines, folded="Costs by length")
 
 
 def _cost_cells(cost: Mapping[str, float | None]) -> list[str]:

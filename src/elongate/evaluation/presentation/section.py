@@ -24,6 +24,8 @@ Cell = str | Stacked
 
 @dataclass(frozen=True)
 class Column:
+    """The head of a column, and how its cells are shown."""
+
     title: str
     is_text: bool = False  # aligned to the left
     is_short: bool = False  # the title is a number or a range, and is never broken into lines
@@ -33,6 +35,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
+    """A table; every row has one cell per column."""
+
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]  # the first cell of a row is its name
     folded: str = ""  # the line under which the table is folded away; empty: it is shown
@@ -40,6 +44,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
+    """A drawing with its alternative text."""
+
     drawing: Drawing
     alt: str  # for readers who do not see the figure
     file: str = ""  # the stem of its file in the run directory, and its name in the tracker; empty: only on the page

@@ -17,6 +17,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def table_text(table: Table) -> str:
+    """The table as aligned lines, the heads first."""
     heads = [[column.title for column in table.columns]]
     return "\n".join(aligned([*heads, *([_one_line(cell) for cell in row] for row in table.rows)]))
 

@@ -11,6 +11,8 @@ from elongate.evaluation.presentation.terminal import aligned
 
 
 class TextTaskPresentation(Presentation):
+    """The table of a task on text."""
+
     title: ClassVar[str] = "Text tasks"
 
     def sections(self, results: Results) -> list[Section]:

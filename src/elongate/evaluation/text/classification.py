@@ -1,7 +1,7 @@
-"""Classes of a text: the label that is likeliest after the prompt, by its log-probability as a whole; nothing is written.
+"""Classification of texts: the predicted label is the one with the highest log-probability after the prompt.
 
-So it works for masked models too. Accuracy, macro-averaged F1 and Matthews' correlation, by scikit-learn. A label of many tokens is at
-a disadvantage beside a short one, as everywhere where whole labels are compared.
+No text is generated, so masked models can be measured too. Accuracy, macro-averaged F1 and Matthews' correlation are computed by
+scikit-learn. The log-probability is that of the whole label, so a label of many tokens is at a disadvantage against a short one.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(TextTask):
+    """Accuracy, macro-F1 and Matthews' correlation of the likeliest labels."""
+
     template: str = "{context}\n\n{question}\nClass ({classes}):"
 
     word: ClassVar[str] = "classification"
@@ -52,8 +54,8 @@ class Classification(TextTask):
             chances = _chances(model, setting, texts_of(prompts, numbers), labels)
             read = {i: row for i, row in zip(numbers, chances, strict=True) if not np.isnan(row).any()}
             found = {i: classes[i][int(row.argmax())] for i, row in read.items()}
-            told = {i: dict(zip(classes[i], row.tolist(), strict=True)) for i, row in read.items()}
-            setting.samples.add({name_of(i, prompts): self._sample(*prompts[i], label, told[i]) for i, label in found.items()})
+            by_label = {i: dict(zip(classes[i], row.tolist(), strict=True)) for i, row in read.items()}
+            setting.samples.add({name_of(i, prompts): self._sample(*prompts[i], label, by_label[i]) for i, label in found.items()})
             predictions |= found
         those = sorted(predictions)
         estimates = scores([prompts[i][0].references[0] for i in those], [predictions[i] for i in those]) if those else {}
@@ -71,7 +73,7 @@ class Classification(TextTask):
         }
 
     def _labels(self, record: Record, tokenizer: Tokenizer) -> list[np.ndarray]:
-        """As they follow on the template: after a space, unless it ends with one."""
+        """The tokens of each label, preceded by a space unless the template ends with one."""
         space = "" if self.template[-1].isspace() else " "
         return [tokenizer.encode(space + label) for label in record.classes]
 
@@ -82,7 +84,7 @@ class Classification(TextTask):
                     rule = f"has {len(record.classes) or 'no'} classes to choose from"
                     raise ConfigError("path", where, rule, "list them in all_classes (LongBench's form) or classes")
                 if record.references[0] not in record.classes:
-                    raise ConfigError("path", where, f"its label {record.references[0]} is none of its classes", "fix or remove it")
+                    raise ConfigError("path", where, f"its label {record.references[0]} is not one of its classes", "fix or remove it")
                 yield record
 
 
@@ -97,7 +99,7 @@ def _chances(model: LanguageModel, setting: Setting, texts: np.ndarray, labels: 
 
 
 def scores(wanted: list[str], found: list[str]) -> dict[str, tuple[float, float | None]]:
-    """Macro-F1 is over the classes that are wanted or found."""
+    """The three figures with their standard errors. Macro-F1 is over the classes that occur among the labels or the predictions."""
     from sklearn.metrics import f1_score, matthews_corrcoef
 
     labels, guesses = np.array(wanted), np.array(found)

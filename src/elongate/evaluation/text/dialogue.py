@@ -13,8 +13,10 @@ from elongate.evaluation.text.written import Written
 
 @dataclass(frozen=True, kw_only=True)
 class Dialogue(Written):
+    """ROUGE-L and F1 of the next turn."""
+
     template: str = "{context}\n{question}"
-    max_new_tokens: int = 64  # that are written at most, at least 1
+    max_new_tokens: int = 64  # generated tokens of an answer at most, at least 1
 
     word: ClassVar[str] = "dialogue"
     shapes: ClassVar[tuple[Shape, ...]] = (LONGBENCH, DIALOGUE, MESSAGES)

@@ -1,8 +1,8 @@
-"""What a model is given to read: a template filled in, its context cut in the middle where the whole is too long.
+"""Prompts: a filled-in template whose context is cut in the middle if the prompt would be too long.
 
-Beginning and end of the context are kept, in equal parts, as LongBench does (Bai et al. 2023, arXiv:2308.14508, section 4.1), but only
-the context is cut: the question, which may stand anywhere, stays whole. It is cut in tokens, so with a tokenizer of bytes a character
-at the cut can lose a part.
+As in LongBench (Bai et al. 2023, arXiv:2308.14508, section 4.1) the beginning and the end of the context are kept in equal parts, but
+only the context is cut: the question is kept whole wherever it is. The cut is between tokens, so with a tokenizer of bytes it can split
+a character.
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ FIELDS = ("context", "question", "classes")
 
 @dataclass(frozen=True)
 class Prompt:
+    """The tokens that the model reads before it answers."""
+
     tokens: Int[np.ndarray, " prompt"]
-    is_cut: bool
+    is_cut: bool  # the context was shortened
 
 
 def check_template(template: str) -> None:
-    """Raises `ConfigError` unless it can be filled in and has one place for the context."""
+    """Raises `ConfigError` unless the template is valid and contains `{context}` exactly once."""
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as fault:
         names = [str(fault)]
-    rule = f"must have {{context}} once, and no other places than {', '.join(FIELDS)}"
+    rule = f"must contain {{context}} once, and no other fields than {', '.join(FIELDS)}"
     fits = template.count("{context}") == 1 and set(names) <= set(FIELDS)
     require(fits, "template", repr(template), rule, "write it like {key}='{context} Answer:'")
 
 
 def prompt_of(record: Record, template: str, room: int, tokenizer: Tokenizer) -> Prompt | int:
-    """At most `room` tokens; where not even one of the context would be left, the room that is needed for that."""
+    """The prompt of at most `room` tokens. If no token of the context fits, returns instead the room needed for one."""
     before, after = _around(record, template)
     whole = tokenizer.encode(before + record.context + after)
     if len(whole) <= room:

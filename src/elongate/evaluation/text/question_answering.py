@@ -1,6 +1,7 @@
-"""Questions on a text: exact match and F1 as SQuAD scores them (words.py), against the best of several references; 1 is all right.
+"""Question answering: SQuAD's exact match and F1 (words.py) against the best of several references, from 0 to 1.
 
-Beside them RULER's score, whether any reference stands in what was written: it forgives a model that says more than the answer.
+A third figure, `named`, is RULER's score: whether the generated text contains any reference. It does not penalize a model that writes
+more than the answer.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from elongate.evaluation.text.written import Written
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnswering(Written):
+    """Exact match and F1 of answers, and the share of texts that name the answer."""
+
     template: str = "{context}\n\nQuestion: {question}\nAnswer:"
-    max_new_tokens: int = 32  # that are written at most, at least 1
+    max_new_tokens: int = 32  # generated tokens of an answer at most, at least 1
 
     word: ClassVar[str] = "question_answering"
     shapes: ClassVar[tuple[Shape, ...]] = (LONGBENCH, SQUAD, SQUAD_ROW)

@@ -1,4 +1,4 @@
-"""What every file of a task comes down to: a context, a question, and what would have been right."""
+"""A record, the form into which every file of a task is read: a context, a question, and references."""
 
 from __future__ import annotations
 
@@ -15,43 +15,45 @@ LETTER = re.compile(r"[^\W\d_]")
 
 @dataclass(frozen=True)
 class Record:
+    """One sample of a task."""
+
     id: str
     context: str
-    question: str  # empty where nothing is asked
-    references: tuple[str, ...]  # at least one
-    language: str  # of the references: zh is told apart, by characters; all others by words
+    question: str  # empty for tasks without questions
+    references: tuple[str, ...]  # correct answers, at least one
+    language: str  # of the references; zh is scored by characters, every other language by words
     classes: tuple[str, ...] = ()  # labels to choose from
 
 
 def language_of(text: str) -> str:
-    """zh where a fifth of the letters are Han and none are kana, else en: names and terms in other scripts are usual in Chinese."""
+    """zh if at least a fifth of the letters are Han and none are kana, else en. Chinese often contains names and terms in other scripts."""
     han, letters = len(HAN.findall(text)), len(LETTER.findall(text))
     return "zh" if han and han >= 0.2 * letters and not re.search(r"[\u3040-\u30ff]", text) else "en"
 
 
 def drawn(records: list[Record], count: int, seed: int) -> list[Record]:
-    """At most `count` of them, in their order: the same for the same seed, and more of them hold those that fewer hold."""
+    """At most `count` random records in their original order. A larger count of the same seed includes the records of a smaller one."""
     order = sorted(range(len(records)), key=lambda i: hashlib.sha256(f"{seed} {i}".encode()).digest())
     return [records[i] for i in sorted(order[:count])]
 
 
 def text_in(row: dict[str, Any], key: str, where: str) -> str:
-    """Raises `ConfigError` that says `where`, as all readers do."""
+    """The text under a key. Raises `ConfigError` that names the place `where`, as all functions that read rows do."""
     value = row.get(key)
     if not isinstance(value, str):
         raise ConfigError("path", where, f"its {key} is {_kind(value)}, not a text", "fix or remove it")
-    # Half a surrogate pair, which JSON can spell, has no bytes in UTF-8.
+    # JSON can contain half a surrogate pair, which cannot be encoded in UTF-8.
     return value.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def texts_in(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
-    """A list of texts, or a text alone."""
+    """The texts under a key, which contains a list of texts or a single text."""
     value = row.get(key)
     return tuple(text_in({key: item}, key, where) for item in (value if isinstance(value, list) else [value]))
 
 
 def references_in(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
-    """Those that are not blank, at least one."""
+    """The references under a key, without blank ones; at least one."""
     found = tuple(text for text in texts_in(row, key, where) if text.strip()) if row.get(key) else ()
     if not found:
         raise ConfigError("path", where, f"has no reference: its {key} is empty or missing", "fix or remove it")
@@ -59,6 +61,7 @@ def references_in(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
 
 
 def list_in(row: Any, key: str, where: str) -> list[Any]:
+    """The list under a key."""
     value = row.get(key) if isinstance(row, dict) else None
     if not isinstance(value, list):
         raise ConfigError("path", where, f"its {key} is {_kind(value)}, not a list", "fix or remove it")

@@ -1,4 +1,4 @@
-"""Files of a task, line by line or as one JSON document, and data sets of the hub: rows, each with the place where it stands."""
+"""Reads the rows of a task, each with its place: from JSON Lines files, from JSON documents, or from data sets of the hub."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from elongate.data.hub import Hub
 from elongate.data.jsonl import parsed
 from elongate.errors import ConfigError
 
-Row = tuple[dict[str, Any], str]  # and where it stands
+Row = tuple[dict[str, Any], str]  # the row, and its place for error messages
 
 
 def is_hub_id(path: Any) -> bool:
-    """owner/name, where no such file is here."""
+    """Whether the path has the form owner/name and is not a local file."""
     here = isinstance(path, str) and Path(path).expanduser().exists()
     return isinstance(path, str) and not here and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(?<!\.json)(?<!\.jsonl)", path) is not None
 
 
 def local_files(path: Any) -> list[File]:
-    """The files of a path that are JSON; empty for a folder without any, which `datasets` may know how to read."""
+    """The JSON files of a path; empty for a folder without any, which `datasets` may be able to read."""
     return [file for file in find_files(path) if file.is_named or file.path.suffix in (".json", ".jsonl")]
 
 
 def rows_in(path: Path) -> Iterator[Row]:
-    """JSON lines, or one JSON document over several lines, told by what the file holds."""
+    """The rows of a file in JSON Lines, or of a file that is one JSON document. The format is detected from the content."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -48,7 +48,7 @@ def rows_in(path: Path) -> Iterator[Row]:
 
 
 def rows_of_hub(path: str, name: str | None, split: str) -> Iterator[Row]:
-    """Of a data set, or of a folder of files that `datasets` knows; what is a number for a label becomes its name."""
+    """The rows of a data set, or of a folder that `datasets` can read. Label numbers are replaced by the names of the labels."""
     hub = Hub(path=path, name=name, split=split)
     labels = hub.labels()
     for number, row in enumerate(hub.rows()):
@@ -68,7 +68,7 @@ def _document(content: bytes, path: Path) -> Any:
         return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise ConfigError("path", f"{path}:{line}", "this line is not UTF-8", "mend it") from error
+        raise ConfigError("path", f"{path}:{line}", "this line is not UTF-8", "save the file as UTF-8") from error
     except json.JSONDecodeError as error:
         rule = f"this line is not JSON ({error.msg} at column {error.colno})"
-        raise ConfigError("path", f"{path}:{error.lineno}", rule, "mend it") from error
+        raise ConfigError("path", f"{path}:{error.lineno}", rule, "fix it") from error

@@ -1,4 +1,4 @@
-"""How data sets write a task down. A row is told by the fields that it has, so that no format needs to be named."""
+"""The formats of data sets. The format of a row is recognized by its fields, so it need not be named in the configuration."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ Reader = Callable[[dict[str, Any], str], Iterator[Record]]
 
 @dataclass(frozen=True)
 class Shape:
-    fields: tuple[str, ...]  # a row that has them all is of this shape
-    read: Reader  # from a row and the place where it stands
+    """A format of rows, and how to read it."""
+
+    fields: tuple[str, ...]  # a row with all of these fields has this shape
+    read: Reader  # a row and its place to records
 
 
 def records_of(row: dict[str, Any], where: str, shapes: tuple[Shape, ...]) -> Iterator[Record]:
-    """By the first shape that fits. Raises `ConfigError` where none does."""
+    """The records of a row, read by the first shape that fits. Raises `ConfigError` if none fits."""
     for shape in shapes:
         if all(field in row for field in shape.fields):
             for record in shape.read(row, where):
@@ -28,7 +30,7 @@ def records_of(row: dict[str, Any], where: str, shapes: tuple[Shape, ...]) -> It
                 yield record
             return
     known = " or ".join("+".join(shape.fields) for shape in shapes)
-    rule = f"is no record of this task, which needs {known} (it has: {', '.join(row) or 'nothing'})"
+    rule = f"is not a record of this task, which needs the fields {known} (it has: {', '.join(row) or 'none'})"
     raise ConfigError("path", where, rule, "choose the evaluation that reads such records, or rename the fields")
 
 
@@ -46,13 +48,14 @@ def _squad(row: dict[str, Any], where: str) -> Iterator[Record]:
 
 
 def squad_paragraphs(row: dict[str, Any], where: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The paragraphs of a document in SQuAD's format, each with its place."""
     for i, article in enumerate(list_in(row, "data", where)):
         for j, paragraph in enumerate(list_in(article, "paragraphs", f"{where}.data[{i}]")):
             yield paragraph, f"{where}.data[{i}].paragraphs[{j}]"
 
 
 def _squad_row(row: dict[str, Any], where: str) -> Iterator[Record]:
-    """As the hub has it: answers are {"text": […], "answer_start": […]}."""
+    """A row of SQuAD as stored on the hub: answers are {"text": […], "answer_start": […]}."""
     answers = row["answers"] if isinstance(row["answers"], dict) else {}
     yield _asked(row | {"answers": [{"text": text} for text in list_in(answers, "text", where)]}, where)
 
@@ -60,7 +63,7 @@ def _squad_row(row: dict[str, Any], where: str) -> Iterator[Record]:
 def _asked(asked: dict[str, Any], where: str) -> Record:
     context, question = text_in(asked, "context", where), text_in(asked, "question", where)
     if asked.get("is_impossible"):
-        # SQuAD 2: right is to say nothing.
+        # In SQuAD 2 the correct answer to such a question is an empty text.
         references: tuple[str, ...] = ("",)
     else:
         texts = [text_in(answer, "text", where) for answer in list_in(asked, "answers", where)]
@@ -87,20 +90,20 @@ def _pair(source: str, target: str) -> Shape:
 
 
 def _translation(row: dict[str, Any], where: str) -> Iterator[Record]:
-    """As the hub has it: {"en": …, "zh": …}, from the first language to the second."""
+    """A pair as stored on the hub, {"en": …, "zh": …}: translated from the first language into the second."""
     pair = row["translation"]
     if not isinstance(pair, dict) or len(pair) != 2:
-        raise ConfigError("path", where, "its translation is no pair of languages", "fix or remove it")
+        raise ConfigError("path", where, "its translation is not a pair of languages", "fix or remove it")
     source, target = pair
     yield Record(str(row.get("id", where)), text_in(pair, source, where), "", references_in(pair, target, where), target)
 
 
 def _turns(field: str) -> Shape:
     def read(row: dict[str, Any], where: str) -> Iterator[Record]:
-        """The last turn is what should be said after the others."""
+        """The last turn is the reference, and the turns before it are the context."""
         turns = [_turn(turn, f"{where} {field}[{i}]") for i, turn in enumerate(list_in(row, field, where))]
         if len(turns) < 2:
-            raise ConfigError("path", where, f"its {field} has {len(turns)} turns, of which nothing can be continued", "fix or remove it")
+            raise ConfigError("path", where, f"its {field} has {len(turns)} turns, and at least 2 are needed", "fix or remove it")
         *before, (speaker, last) = turns
         context = "\n".join(f"{name}: {said}" if name else said for name, said in before)
         references = references_in({"last turn": last}, "last turn", where)
@@ -110,7 +113,7 @@ def _turns(field: str) -> Shape:
 
 
 def _turn(turn: Any, where: str) -> tuple[str, str]:
-    """Who speaks, and what: {"speaker": …, "content": …}, {"role": …, "content": …}, or a text alone."""
+    """The speaker and the text of {"speaker": …, "content": …}, of {"role": …, "content": …}, or of a text without a speaker."""
     if not isinstance(turn, dict):
         return "", text_in({"turn": turn}, "turn", where)
     return text_in(turn, "speaker" if "speaker" in turn else "role", where), text_in(turn, "content", where)

@@ -1,4 +1,4 @@
-"""Summaries, and answers that sum up a part of a long text (as in QMSum, Zhong et al. 2021, arXiv:2104.05938): ROUGE-1, -2 and -L."""
+"""Summarization, including summaries that answer a query (QMSum, Zhong et al. 2021, arXiv:2104.05938): ROUGE-1, -2 and -L."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from elongate.evaluation.text.written import Written
 
 @dataclass(frozen=True, kw_only=True)
 class Summarization(Written):
+    """ROUGE of summaries."""
+
     template: str = "{context}\n\n{question}\nSummary:"
-    max_new_tokens: int = 128  # that are written at most, at least 1
+    max_new_tokens: int = 128  # generated tokens of an answer at most, at least 1
 
     word: ClassVar[str] = "summarization"
     one_line: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""A task on text: records from files, prompts that fit, and figures over the samples with their standard errors."""
+"""A task on text: records from files, prompts of at most the length, and figures over the samples with their standard errors."""
 
 from __future__ import annotations
 
@@ -23,34 +23,36 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-BATCH_TOKENS = 8192  # read at once
+BATCH_TOKENS = 8192  # read together in one forward pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(TextTaskPresentation, Evaluation):
-    path: Any  # a file, a folder, a glob, a list of these, or a hub id (owner/name)
-    name: str | None = None  # configuration of a data set of the hub, where it has several
-    split: str = "test"  # of a data set of the hub
-    num_samples: int = 50  # drawn by the seed, at most so many, at least 1
-    length: int | None = None  # tokens, prompt and answer together, at least 2; null: the target length
-    template: str  # with {context} once; {question} and {classes} where the task has them
-    language: str | None = None  # of the references: zh is scored by characters; null: as the records say, else told from their text
+    """An evaluation on the records of files or of a data set."""
 
-    shapes: ClassVar[tuple[Shape, ...]]  # of records that this task can read
-    packages: ClassVar[dict[str, str]]  # that score it: module to the name that pip knows
-    measures: ClassVar[tuple[str, ...]]  # in the order of the tables
+    path: Any  # a file, a folder, a glob, a list of these, or a hub id (owner/name)
+    name: str | None = None  # configuration of a hub data set that has several
+    split: str = "test"  # of a hub data set
+    num_samples: int = 50  # records at most, drawn with the seed, at least 1
+    length: int | None = None  # tokens of prompt and answer together, at least 2; null: the target length
+    template: str  # contains {context} once, and {question} and {classes} if the task has them
+    language: str | None = None  # of the references: zh is scored by characters; null: as in the records, else detected from their text
+
+    shapes: ClassVar[tuple[Shape, ...]]  # formats that this task can read, in the order in which they are tried
+    packages: ClassVar[dict[str, str]]  # packages that score it: module to name on PyPI
+    measures: ClassVar[tuple[str, ...]]  # names of the figures, in the order of the tables
 
     def __post_init__(self) -> None:
         require(self.num_samples > 0, "num_samples", self.num_samples, "must be at least 1", "use {key}=50")
         require(self.length is None or self.length > 1, "length", self.length, "must be at least 2", "use {key}=null")
-        rule = "must be a code of two or three small letters"
+        rule = "must be a code of two or three lower-case letters"
         require(self.language is None or bool(re.fullmatch("[a-z]{2,3}", self.language)), "language", self.language, rule, "use {key}=zh")
         check_template(self.template)
         for module, package in self.packages.items():
             rule, remedy = f"needs {package}, which is not installed", f"install it: python -m pip install {package}"
             require(find_spec(module) is not None, "", self.word, rule, remedy)
         if not is_hub_id(self.path) and local_files(self.path):
-            # Whatever is wrong with a file is told before anything else is loaded or trained.
+            # Report faults in a file before anything else is loaded or trained.
             _ = self.records
 
     def reads(self) -> list[Path]:
@@ -72,21 +74,22 @@ class TextTask(TextTaskPresentation, Evaluation):
 
     @abstractmethod
     def signatures(self, records: list[Record]) -> dict[str, str]:
-        """How each figure is computed, as the tool that computes it says it."""
+        """How each figure is computed: the signature given by its package."""
 
     @abstractmethod
     def reserved(self, record: Record, setting: Setting) -> int:
-        """Tokens that an answer may take of the length."""
+        """Tokens of the length that are kept free for the answer."""
 
     @cached_property
     def records(self) -> list[Record]:
+        """All records. Raises `ConfigError` for a malformed row, or if there are none."""
         with inside(f"evaluation.{self.word}"):
             records = [record if self.language is None else replace(record, language=self.language) for record in self._read()]
-            require(bool(records), "path", self.path, "holds no records", "give {key} a file with records")
+            require(bool(records), "path", self.path, "contains no records", "give {key} a file with records")
         return records
 
     def prompts(self, setting: Setting) -> list[tuple[Record, Prompt]]:
-        """The samples. Raises `ConfigError` where the question of one leaves no room for any context."""
+        """The drawn records with their prompts. Raises `ConfigError` if a question leaves no room for its context."""
         length, found, needed = self._length(setting), [], {}
         for record in drawn(self.records, self.num_samples, setting.seed):
             reserved = self.reserved(record, setting)
@@ -97,17 +100,17 @@ class TextTask(TextTaskPresentation, Evaluation):
                 needed[record.id] = prompt + reserved
         if needed:
             longest = max(needed, key=lambda sample: needed[sample])
-            rule = f"cannot hold sample {longest}: its question and an answer leave no room for a context"
+            rule = f"is too short for sample {longest}: its question and an answer leave no room for a context"
             raise ConfigError(f"evaluation.{self.word}.length", length, rule, f"use {{key}}={needed[longest]} or more")
         return found
 
     def known(self, prompts: list[tuple[Record, Prompt]], setting: Setting) -> dict[int, str]:
-        """Predictions of samples that were measured before, by their numbers."""
+        """Predictions of the samples that are already measured, by index."""
         records = {i: setting.samples.get(name_of(i, prompts)) for i in range(len(prompts))}
         return {i: record["prediction"] for i, record in records.items() if record is not None}
 
     def batches(self, prompts: list[tuple[Record, Prompt]], known: dict[int, str], more: list[Any] | None = None) -> Iterator[list[int]]:
-        """The numbers of other samples whose prompts are equally long, and of which `more` is equal too; no more than are read at once."""
+        """Indices of samples without a prediction, in batches of prompts of equal length and of equal `more`, if that is given."""
         kinds: dict[Any, list[int]] = {}
         for i, (_, prompt) in enumerate(prompts):
             if i in known:
@@ -118,7 +121,7 @@ class TextTask(TextTaskPresentation, Evaluation):
             yield from (numbers[i : i + rows] for i in range(0, len(numbers), rows))
 
     def row(self, count: int, estimates: dict[str, tuple[float, float | None]]) -> dict[str, Any]:
-        """What the results keep of a model: None for figures of which no sample could be read."""
+        """The row of a model in the results. Figures are None if the model could read no sample."""
         row: dict[str, Any] = {"n": count}
         for figure in self.measures:
             row[figure], row[f"{figure}_standard_error"] = estimates.get(figure, (None, None))
@@ -142,11 +145,12 @@ class TextTask(TextTaskPresentation, Evaluation):
 
 
 def name_of(number: int, prompts: list[tuple[Record, Prompt]]) -> str:
-    """Of a sample; ids of files may repeat."""
+    """The name of a sample: its index and id, because ids can occur several times."""
     return f"{number}/{prompts[number][0].id}"
 
 
 def texts_of(prompts: list[tuple[Record, Prompt]], numbers: list[int]) -> np.ndarray:
+    """The tokens of prompts of equal length: samples × length."""
     import numpy as np
 
     return np.stack([prompts[i][1].tokens for i in numbers])

@@ -1,6 +1,7 @@
-"""Translations of whole texts: BLEU and chrF over the corpus, by sacrebleu (Post 2018, arXiv:1804.08771), from 0 to 100.
+"""Translation of whole texts: corpus BLEU and chrF by sacrebleu (Post 2018, arXiv:1804.08771), from 0 to 100.
 
-Two parallel SQuAD files, as XQuAD has them for eleven languages, are read as pairs of paragraphs: from the first to the second.
+Two parallel SQuAD files, such as XQuAD's in eleven languages, are read as pairs of paragraphs: the first file is translated into the
+language of the second.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Translation(Written):
+    """BLEU and chrF of translations."""
+
     template: str = "{context}\n\nTranslation:"
-    max_new_tokens: int = 256  # that are written at most, at least 1
+    max_new_tokens: int = 256  # generated tokens of an answer at most, at least 1
 
     word: ClassVar[str] = "translation"
     shapes: ClassVar[tuple[Shape, ...]] = (PAIR, TRANSLATION, LONGBENCH)
@@ -35,8 +38,8 @@ class Translation(Written):
     def signatures(self, records: list[Record]) -> dict[str, str]:
         languages = {record.language for record in records}
         if len({_tokenization(language) for language in languages}) > 1:
-            rule = f"holds translations into {' and '.join(sorted(languages))}, which BLEU counts in different words"
-            raise ConfigError(f"evaluation.{self.word}.path", self.path, rule, f"part it, or set evaluation.{self.word}.language")
+            rule = f"contains translations into {' and '.join(sorted(languages))}, which BLEU splits into words differently"
+            raise ConfigError(f"evaluation.{self.word}.path", self.path, rule, f"split it, or set evaluation.{self.word}.language")
         return {figure: str(metric.get_signature()) for figure, metric in _metrics(records).items()}
 
     def score(self, prediction: str, record: Record) -> dict[str, float]:
@@ -66,20 +69,20 @@ def _metrics(records: list[Record]) -> dict[str, Metric]:
     from sacrebleu.metrics import BLEU, CHRF
 
     most = max(len(record.references) for record in records)
-    # One stream for the first reference of every sample, one for the second …; sacrebleu passes over None.
+    # sacrebleu takes one stream with the first reference of every sample, one with the second, and so on, and skips None.
     streams = [[record.references[i] if i < len(record.references) else None for record in records] for i in range(most)]
     return {"bleu": BLEU(tokenize=_tokenization(records[0].language), references=streams), "chrf": CHRF(references=streams)}
 
 
 def _corpus(metric: Metric, predictions: list[str]) -> tuple[float, float | None]:
-    """As `corpus_score` computes it: sums over the samples, then the figure. Those of each sample are taken once for all draws."""
+    """The figure from sums over the samples, as in `corpus_score`. The statistics of each sample are computed once for all draws."""
     sums = np.array(metric._extract_corpus_statistics(predictions, None))
     return bootstrapped(lambda numbers: metric._compute_score_from_stats(sums[numbers].sum(axis=0).tolist()).score, len(predictions))
 
 
 def _parallel(rows: list[Row], path: Any) -> Iterator[Record]:
     if len(rows) != 2 or not all("data" in row for row, _ in rows):
-        raise ConfigError("path", path, "must be two parallel files in SQuAD's form", "write it like {key}=[source.json,target.json]")
+        raise ConfigError("path", path, "must be two parallel files in SQuAD's format", "write it like {key}=[source.json,target.json]")
     sources, targets = (list(squad_paragraphs(row, where)) for row, where in rows)
     if len(sources) != len(targets):
         rule = f"are not parallel: they have {len(sources)} and {len(targets)} paragraphs"
@@ -87,6 +90,6 @@ def _parallel(rows: list[Row], path: Any) -> Iterator[Record]:
     for (source, where), (target, there) in zip(sources, targets, strict=True):
         ids = [[asked.get("id") for asked in list_in(paragraph, "qas", at)] for paragraph, at in ((source, where), (target, there))]
         if ids[0] != ids[1]:
-            raise ConfigError("path", there, f"has other questions than {where}", "give {key} two files of the same paragraphs")
+            raise ConfigError("path", there, f"does not have the same questions as {where}", "give {key} two files of the same paragraphs")
         references = references_in(target, "context", there)
         yield Record(where, text_in(source, "context", where), "", references, language_of(references[0]))

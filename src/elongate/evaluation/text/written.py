@@ -1,4 +1,4 @@
-"""Tasks whose answer is a text that the model writes, by greedy decoding; what was written is scored against references."""
+"""Tasks whose answer is a text that the model generates by greedy decoding; the text is scored against references."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Written(TextTask):
-    max_new_tokens: int  # that are written at most, at least 1
+    """A task with generated answers."""
 
-    one_line: ClassVar[bool] = True  # an answer ends where its line does
+    max_new_tokens: int  # generated tokens of an answer at most, at least 1
+
+    one_line: ClassVar[bool] = True  # an answer ends at the end of its line
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens > 0, "max_new_tokens", self.max_new_tokens, "must be at least 1", "use {key}=32")
@@ -33,15 +35,15 @@ class Written(TextTask):
 
     @abstractmethod
     def score(self, prediction: str, record: Record) -> dict[str, float]:
-        """Of one sample."""
+        """The figures of one sample, by name."""
 
     def estimates(self, predictions: list[str], records: list[Record]) -> dict[str, tuple[float, float | None]]:
-        """Figures over all samples with their standard errors."""
+        """The figures over all samples, each with its standard error (None if it cannot be computed)."""
         scores = [self.score(prediction, record) for prediction, record in zip(predictions, records, strict=True)]
         return {figure: mean_of([score[figure] for score in scores]) for figure in self.measures}
 
     def check(self, reading: Scorer) -> None:
-        check_writes(reading, f"evaluation.{self.word}", self.word, "use evaluation=[classification], which needs none")
+        check_writes(reading, f"evaluation.{self.word}", self.word, "use evaluation=[classification], which needs no generated text")
 
     def header(self, setting: Setting) -> dict[str, Any]:
         self.check(setting.reading)
@@ -78,7 +80,7 @@ class Written(TextTask):
 
     def _enough(self, tokenizer: Tokenizer) -> Callable[[np.ndarray], bool]:
         def enough(written: np.ndarray) -> bool:
-            # Blank lines before the answer are no answer.
+            # Blank lines before the answer do not end it.
             ended = bool(written[-1] == tokenizer.end_of_document)
             return ended or (self.one_line and "\n" in tokenizer.decode(written).lstrip())
 

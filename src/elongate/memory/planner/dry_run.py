@@ -1,7 +1,7 @@
 """A dry run of a training step: the training code on tensors that have shapes but no numbers.
 
 Memory and work are therefore read from the step itself, for every architecture, attention and plan. Workspaces inside
-torch's operators and memory that an allocator holds back are not counted.
+torch's operators and memory that an allocator keeps for reuse are not counted.
 """
 
 from __future__ import annotations

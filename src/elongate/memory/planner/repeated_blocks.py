@@ -20,7 +20,7 @@ from elongate.context.attention.kernel.layout import Layout
 def repeated_blocks(repeat: Callable[[int], None]) -> Iterator[None]:
     """In this context, loops over the blocks of a region visit each shape once or twice.
 
-    `repeat` is called with the number of blocks that the current one stands for, and with 1 after the loop.
+    `repeat` is called with the number of blocks that the current one represents, and with 1 after the loop.
     """
     original = Layout._build
 

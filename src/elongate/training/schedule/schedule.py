@@ -11,7 +11,7 @@ from elongate.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
-    """A linear warm-up from 0 to the peak, followed by a curve of its own."""
+    """A linear warm-up from 0 to the peak, followed by a curve that subclasses define."""
 
     warmup_ratio: float = 0.05  # share of the steps that are warm-up, in [0, 1)
     warmup_steps: int | None = None  # steps of warm-up, at least 0, instead of the ratio; null: the ratio decides
@@ -24,7 +24,7 @@ class Schedule(ABC):
         require(positive, "warmup_steps", self.warmup_steps, "must be at least 0", "use {key}=null for warmup_ratio")
 
     def check_steps(self, steps: int) -> None:
-        """Raises `ConfigError` if a training of that many steps is nothing but warm-up."""
+        """Raises `ConfigError` if the warm-up is not shorter than a training of that many steps."""
         fits = self.warmup_steps is None or self.warmup_steps < steps
         rule = f"must be below the number of steps, {steps}"
         require(fits, "warmup_steps", self.warmup_steps, rule, f"use {{key}}={steps // 10}, or {{key}}=null for warmup_ratio")
