@@ -109,7 +109,8 @@ def build_tiny(tmp_path: Path) -> Callable[..., Any]:
 
     def build(*overrides: str) -> Any:
         model = [] if "model=pretrained" in overrides else TINY_MODEL
-        evaluation = [] if "evaluation=[]" in overrides else TINY_EVALUATION
+        chosen = any(override.startswith("evaluation=") for override in overrides)
+        evaluation = [] if chosen else TINY_EVALUATION
         return build_job(*composed(*TINY, *model, *evaluation, f"data.cache={tmp_path}/cache", *overrides))
 
     return build

@@ -22,8 +22,8 @@ DATA = [
     ("text", "empty.txt", b"", "is empty; leave it out"),
     ("text", "binary.txt", b"\0\1\2" * 99, "is a binary file; leave it out, or convert it to plain text"),
     ("text", "latin.txt", b"caf\xe9", "is not UTF-8 (byte 3); convert it"),
-    ("jsonl", "broken.jsonl", b'{"text": "good"}\n{"text": "bad\n', ":2: this line is no JSON"),
-    ("jsonl", "other.jsonl", b'{"txt": "good"}\n', "has no such field (it has: txt); try data.field=txt"),
+    ("jsonl", "broken.jsonl", b'{"text": "good"}\n{"text": "bad\n', ":2: this line is not JSON"),
+    ("jsonl", "other.jsonl", b'{"txt": "good"}\n', "has no such field (it has: txt); use data.field=txt"),
     ("text", "short.txt", b"too short for one sequence", "a sequence needs 1025 tokens, the training text has 2"),
 ]
 
@@ -208,7 +208,7 @@ def test_a_sweep_finishes_the_jobs_that_are_sound_and_a_run_keeps_its_folder(tex
             reported = here("train", *way, *words, "optimizer.lr=1e-3", "steps=4", "seed=7").reported(2)
             rule = "belongs to another configuration (seed=0 there, 7 here; steps=3 there, 4 here)"
             assert reported.startswith(f"hydra.run.dir={folder}: {rule}")
-            assert reported.endswith("; choose another name=, or start over with overwrite=true")
+            assert reported.endswith("; use another name=, or start over with overwrite=true")
             assert contents(folder) == before
     reported = here("evaluate", "checkpoint=unfinished").reported(2)
     assert reported == "checkpoint=unfinished: is a run whose training is not finished; run its training command again first"

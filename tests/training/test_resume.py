@@ -174,7 +174,7 @@ def test_damaged_checkpoints_do_not_count_towards_those_that_are_kept(
 def test_a_signal_while_another_process_trains_the_base_ends_the_wait(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = build(*SHORT, "evaluation=[]")
+    job = build(*SHORT[:3], "evaluation=[]")
     start(job, tmp_path, monkeypatch)
     (path,) = tmp_path.glob("runs/bases/*-*")
     shutil.rmtree(path / "model")

@@ -123,6 +123,7 @@ def test_all_steps_are_described_with_rates_and_lengths(start: Workshop) -> None
     assert describe_steps(start.job(rate, "context=pose")).endswith("extension 3 at lr 0.001, length 32, positions below 128")
     assert describe_steps(start.job(rate, "context/curriculum=fixed", "steps=1")) == "1 step: 1 at lr 0.001, length 128"
     (start.folder / "checkpoint").mkdir(exist_ok=True)
+    (start.folder / "checkpoint/config.json").write_text("{}")
     opened_later = start.job("model=pretrained", "model.source=checkpoint", "tokenizer=byte", rate)
     assert describe_steps(opened_later) == "3 steps: 3 at lr 0.001, length up to 128"
 

@@ -205,7 +205,7 @@ def test_checkpoints_are_refused_with_other_frozen_weights(
     tensors = load_file(file)
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] += 1
     save_file(tensors, file, metadata={"format": "pt"})
-    message = r"was trained on other weights .*\(model.layers.1.mlp.up_proj.weight differs\).* overwrite=true"
+    message = r"was trained with other frozen weights .*\(model.layers.1.mlp.up_proj.weight differs\).* overwrite=true"
     with pytest.raises(RunError, match=message):
         started(chosen, tmp_path / "run")
 

@@ -74,8 +74,8 @@ def prepare(job: Job) -> tuple[Text, dict[str, Any]]:
     Returns the text and the headers of the evaluations, which of a checkpoint are not known yet.
     """
     text = load_text(job)
-    device = find_device(job.device)
     known_headers = with_corpus(job, text)
+    device = find_device(job.device)
     warn_of_slow_precision(job.precision, device)
     return text, known_headers
 
