@@ -103,7 +103,7 @@ def test_death_between_any_two_file_operations_changes_no_result(
     expected = outcome(start(job, tmp_path / "undisturbed", monkeypatch).path)
     random, deaths = Random(0), 0
     while True:
-        die_after(random.randrange(60))
+        die_after(random.randrange(30))
         try:
             directory = start(job, tmp_path / "mortal", monkeypatch)
             break
