@@ -121,7 +121,6 @@ def run_ours(plan: str, length: int, precision: str, measure: Callable[[Step, to
         model.attention = Window(window_length=window)
     memory = kind(**given)
     model.precision = precision
-    memory.check(length)
     memory = memory.prepare(model, length)
     # As transformers does it: the last token is read and has no target.
     targets, scored = tokens.roll(-1, 1), torch.ones_like(tokens, dtype=torch.bool)

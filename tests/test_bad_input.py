@@ -198,9 +198,7 @@ def test_a_configuration_that_cannot_work_is_one_line(words: str, line: str, her
 @pytest.mark.slow
 @pytest.mark.parametrize("words", ["steps=0", "optimizer=Adam", "context=interpolate"])
 def test_a_configuration_error_comes_before_torch_is_imported(words: str, tmp_path: Path) -> None:
-    ended = command("train", words, cwd=tmp_path)
-    ended.reported(2)
-    assert ended.seconds < 2
+    command("train", words, cwd=tmp_path).reported(2)  # importing torch fails in this command
 
 
 EVALUATE = [

@@ -94,7 +94,7 @@ def test_the_smoke_run_writes_all_that_a_run_has_and_ends_in_time(smoke: tuple[P
     assert files <= {path.name for path in run.iterdir()}
     assert "Loss in nats by position" in done.stdout
     assert "position yarn: active" in done.stdout
-    assert seconds < 40  # on two cores: 20 seconds
+    assert seconds < 120  # of the processor: 20 on idle cores, 50 on busy ones
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert [line["stage"] for line in lines] == ["base"] * 8 + ["extend"] * 4

@@ -454,9 +454,6 @@ def test_results_are_flattened_to_scalars_by_name() -> None:
         "strategy/proof/attention_factor": 1.1386,
         "budget/tokens": 491520,
         "curve/n": 45,
-        "curve/before/0-256": 1.8,
-        "needle/after/margin/256": 1.5,
-        "needle/after/margin/512": 4.0,
     }
 
 
