@@ -195,12 +195,6 @@ def test_a_configuration_that_cannot_work_is_one_line(words: str, line: str, her
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("words", ["steps=0", "optimizer=Adam", "context=interpolate"])
-def test_a_configuration_error_comes_before_torch_is_imported(words: str, tmp_path: Path) -> None:
-    command("train", words, cwd=tmp_path).reported(2)  # importing torch fails in this command
-
-
 EVALUATE = [
     ("", "checkpoint=???: must be given"),
     ("chekpoint=x", "chekpoint=x: there is no such key; did you mean checkpoint?"),

@@ -41,21 +41,37 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]], ids=" ".join)
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
-def test_help_and_configuration_come_at_once_and_without_torch(script: str, arguments: list[str], tmp_path: Path) -> None:
+def hydra_import_seconds() -> float:
+    """Of the processor, 0.2 to 0.4: the unit of time limits, because a slow or shared core takes longer for everything."""
+    began = processor_seconds()
+    subprocess.run([sys.executable, "-c", "import hydra"], check=True)
+    return processor_seconds() - began
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "code", "limit"),
+    [
+        ("train.py", "--help", 0, 3),
+        ("evaluate.py", "--help", 0, 3),
+        ("train.py", "--cfg job", 0, 3),
+        ("evaluate.py", "--cfg job", 0, 3),
+        ("train.py", "steps=0", 2, 7),
+        ("train.py", "optimizer=Adam", 2, 7),
+        ("train.py", "context=interpolate", 2, 7),
+    ],
+)
+def test_help_configuration_and_errors_come_at_once_and_without_torch(
+    script: str, arguments: str, code: int, limit: int, tmp_path: Path
+) -> None:
     imports: list[float] = []
     commands: list[float] = []
-    # Counted in imports of hydra, at 0.2 to 0.4 s each: a slow or shared core takes longer for both.
-    while len(commands) < 8 and min(commands, default=9) >= 3 * min(imports, default=1):
+    while len(commands) < 8 and min(commands, default=9) >= limit * min(imports, default=1):
+        imports.append(hydra_import_seconds())
         began = processor_seconds()
-        subprocess.run([sys.executable, "-c", "import hydra"], check=True)
-        imported = processor_seconds()
-        done = command(*arguments, script=script, cwd=tmp_path, poison=tmp_path / "poison")
-        imports.append(imported - began)
-        commands.append(processor_seconds() - imported)
-        assert done.returncode == 0, done.stderr
-    assert min(commands) < 3 * min(imports)
+        done = command(*arguments.split(), script=script, cwd=tmp_path, poison=tmp_path / "poison")
+        commands.append(processor_seconds() - began)
+        assert done.returncode == code, done.stderr
+    assert min(commands) < limit * min(imports)
     assert [path.name for path in tmp_path.iterdir()] == ["poison"]
 
 
@@ -68,17 +84,18 @@ def test_help_names_every_group_and_three_commands(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str], float]:
-    """One smoke run, tracked by W&B offline."""
+    """One smoke run, tracked by W&B offline, and its processor time in imports of Hydra."""
     folder = tmp_path_factory.mktemp("smoke")
+    unit = hydra_import_seconds()
     began = processor_seconds()
     done = command("experiment=smoke", "tracking=wandb", cwd=folder, WANDB_API_KEY="", HOME=str(folder))
     assert done.returncode == 0, done.stderr
-    return folder / "runs/gpt-yarn-smoke", done, processor_seconds() - began
+    return folder / "runs/gpt-yarn-smoke", done, (processor_seconds() - began) / unit
 
 
 @pytest.mark.slow
 def test_the_smoke_run_writes_all_that_a_run_has_and_ends_in_time(smoke: tuple[Path, Any, float]) -> None:
-    run, done, seconds = smoke
+    run, done, imports = smoke
     files = {
         "config.yaml",
         "metrics.jsonl",
@@ -94,7 +111,7 @@ def test_the_smoke_run_writes_all_that_a_run_has_and_ends_in_time(smoke: tuple[P
     assert files <= {path.name for path in run.iterdir()}
     assert "Loss in nats by position" in done.stdout
     assert "position yarn: active" in done.stdout
-    assert seconds < 120  # of the processor: 20 on idle cores, 50 on busy ones
+    assert imports < 120  # 60 to 80 measured, on idle and on busy cores
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert [line["stage"] for line in lines] == ["base"] * 8 + ["extend"] * 4

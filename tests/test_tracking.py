@@ -21,27 +21,20 @@ import yaml
 
 from elongate import tracking
 from elongate.errors import ConfigError
-from elongate.tracking import Background, Nothing, TensorBoard, Tracking, View, Wandb, flatten
+from elongate.tracking import Background, Nothing, TensorBoard, Tracking, View, Wandb
 
 Captured = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
 
 CONFIGURATION = {"seed": 0, "model": {"dim": 128, "rope_theta": 10000.0}, "evaluation": ["curve"]}
-RESULTS = {
+SCALARS = {
     "finished": True,
-    "strategy": {"context": "yarn", "factor": 4.0, "proof": {"attention_factor": 1.1386, "frequencies": [1.0, 0.5]}},
-    "budget": {"tokens": 491520, "base": None},
-    "stages": [{"name": "extend", "loss": 1.83}],
-    "curve": {
-        "n": 45,
-        "table": {"edges": [0, 256, 512], "before": {"loss": [1.8, None], "standard_error": [0.1, None]}},
-        "fine": {"edges": [0, 512], "before": {"loss": [2.0], "standard_error": [0.1]}},
-    },
-    "needle": {
-        "lengths": [256, 512],
-        "depths": [0.0, 1.0],
-        "after": {"margin": [[1.0, 2.0], [3.0, 5.0]], "margin_standard_error": [[0.1, 0.1], [0.1, 0.1]]},
-    },
+    "strategy/context": "yarn",
+    "strategy/factor": 4.0,
+    "strategy/proof/attention_factor": 1.1386,
+    "budget/tokens": 491520,
+    "curve/before/0-256": 1.8,
+    "needle/after/margin/256": 1.5,
 }
 
 
@@ -71,7 +64,7 @@ def track(choice: Tracking, directory: Path, history: list[dict[str, Any]], rest
     tracker = choice.start(directory, "default", CONFIGURATION, history)
     for new in rest:
         tracker.log(new)
-    tracker.report(RESULTS, {"curve": png(directory)}, {"curve": table(directory)})
+    tracker.report(SCALARS, {"curve": png(directory)}, {"curve": table(directory)})
     tracker.finish(0)
 
 
@@ -217,7 +210,7 @@ def test_offline_run_holds_configuration_steps_summary_table_and_image(tmp_path:
     assert run.train("loss") == {step: 4.0 / step for step in range(1, 401)}
     assert run.train("length") == dict.fromkeys(range(1, 401), 1024)
     assert run.train("stage") == run.train("step") == {}
-    assert run.summary.items() >= flatten(RESULTS).items()
+    assert run.summary.items() >= SCALARS.items()
     assert run.exit_code == 0
     (files,) = (tmp_path / "run").glob("wandb/offline-run-*/files")
     image = run.logged("images/curve")
@@ -436,7 +429,7 @@ def test_the_event_file_holds_configuration_steps_results_table_and_image(tmp_pa
     assert scalars["train/loss"] == [(step, pytest.approx(4.0 / step)) for step in range(1, 51)]
     assert {"train/length", "train/lr"} <= scalars.keys()
     assert {tag: points for tag, points in scalars.items() if tag.startswith("results/")} == {
-        f"results/{key}": [(50, pytest.approx(value))] for key, value in flatten(RESULTS).items() if type(value) in (int, float)
+        f"results/{key}": [(50, pytest.approx(value))] for key, value in SCALARS.items() if type(value) in (int, float)
     }
     (image,) = events.Images("images/curve")
     assert image.encoded_image_string == (tmp_path / "run" / "curve.png").read_bytes()
@@ -444,17 +437,6 @@ def test_the_event_file_holds_configuration_steps_results_table_and_image(tmp_pa
     texts = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
     assert json.loads(texts["configuration"].strip("`\n")) == CONFIGURATION
     assert texts["tables/curve"].splitlines()[0] == "| row | start | loss |"
-
-
-def test_results_are_flattened_to_scalars_by_name() -> None:
-    assert flatten(RESULTS) == {
-        "finished": True,
-        "strategy/context": "yarn",
-        "strategy/factor": 4.0,
-        "strategy/proof/attention_factor": 1.1386,
-        "budget/tokens": 491520,
-        "curve/n": 45,
-    }
 
 
 def test_nothing_leaves_nothing(tmp_path: Path) -> None:

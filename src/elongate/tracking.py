@@ -16,7 +16,7 @@ import struct
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,8 +51,8 @@ class Tracker(ABC):
         """A line of `metrics.jsonl`; its numbers are shown as train/<key> over its step."""
 
     @abstractmethod
-    def report(self, results: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
-        """What stands at the end: `results.json`, PNG images and CSV tables."""
+    def report(self, scalars: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
+        """Shows the end of a run: single values of `results.json` by path, PNG images and CSV tables by name."""
 
     @abstractmethod
     def finish(self, exit_code: int) -> None: ...
@@ -62,7 +62,7 @@ class Untracked(Tracker):
     def log(self, line: Values) -> None:
         pass
 
-    def report(self, results: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
+    def report(self, scalars: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
         pass
 
     def finish(self, exit_code: int) -> None:
@@ -100,8 +100,8 @@ class Background(Tracker):
     def log(self, line: Values) -> None:
         self._calls.put(partial(self._view.log, line))
 
-    def report(self, results: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
-        self._calls.put(partial(self._view.report, results, images, tables))
+    def report(self, scalars: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
+        self._calls.put(partial(self._view.report, scalars, images, tables))
 
     def finish(self, exit_code: int) -> None:
         self._calls.put(partial(self._view.finish, exit_code))
@@ -215,10 +215,10 @@ class WandbRun(View):
     def log(self, line: Values) -> None:
         self._run.log(_train(line), step=line["step"])
 
-    def report(self, results: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
+    def report(self, scalars: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
         import wandb
 
-        self._run.summary.update(flatten(results))
+        self._run.summary.update(scalars)
         shown: dict[str, Any] = {f"images/{name}": wandb.Image(str(path)) for name, path in images.items()}
         for name, path in tables.items():
             header, *rows = _read_table(path)
@@ -344,8 +344,8 @@ class EventFile(View):
         self._step = line["step"]
         self._write(*(_scalar(key, value) for key, value in _train(line).items()))
 
-    def report(self, results: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
-        self._write(*(_scalar(f"results/{key}", value) for key, value in _numbers(flatten(results)).items()))
+    def report(self, scalars: Values, images: Mapping[str, Path], tables: Mapping[str, Path]) -> None:
+        self._write(*(_scalar(f"results/{key}", value) for key, value in _numbers(scalars).items()))
         self._write(*(_image(f"images/{name}", path) for name, path in images.items()))
         self._write(*(_text(f"tables/{name}", _markdown(_read_table(path))) for name, path in tables.items()))
 
@@ -385,21 +385,6 @@ def _text(tag: str, markdown: str) -> Summary.Value:
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
     tensor = TensorProto(dtype="DT_STRING", string_val=[markdown.encode()])
     return Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
-
-
-def flatten(results: Values) -> dict[str, Any]:
-    """Single values by their path; lists and nulls are left out."""
-    flat = dict(_leaves(results, ""))
-    return {key: value for key, value in flat.items() if value is not None}
-
-
-def _leaves(tree: Values, path: str) -> Iterator[tuple[str, Any]]:
-    """Scalars only: lists are left out."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}/")
-        elif not isinstance(value, list):
-            yield f"{path}{key}", value
 
 
 def _train(line: Values) -> dict[str, float]:
