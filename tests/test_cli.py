@@ -48,6 +48,7 @@ def hydra_import_seconds() -> float:
     return processor_seconds() - began
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "code", "limit"),
     [
