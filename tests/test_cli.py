@@ -25,6 +25,13 @@ from tests.tracking.offline import offline_runs
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+def hydra_import_seconds() -> float:
+    """CPU time, 0.2 to 0.4 s: the unit of time limits, because a slow or shared core takes longer for everything."""
+    began = processor_seconds()
+    subprocess.run([sys.executable, "-c", "import hydra"], check=True)
+    return processor_seconds() - began
+
+
 # -- help and completion ---------------------------------------------------------------------------------------------------
 
 
@@ -37,12 +44,9 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 def test_help_configuration_and_errors_come_quickly_and_without_torch(program: str, arguments: str, code: int, tmp_path: Path) -> None:
     imports: list[float] = []
     commands: list[float] = []
-    # Counted in imports of Hydra, at 0.2 to 0.4 s each: a slow or shared core takes longer for both.
     limit = 3 if code == 0 else 8
     while len(commands) < 8 and min(commands, default=9) >= limit * min(imports, default=1):
-        began = processor_seconds()
-        subprocess.run([sys.executable, "-c", "import hydra"], check=True)
-        imports.append(processor_seconds() - began)
+        imports.append(hydra_import_seconds())
         done = command(program, *arguments.split(), cwd=tmp_path)
         commands.append(done.seconds)
         assert done.code == code, done.err
@@ -118,7 +122,7 @@ def test_the_smoke_run_writes_all_that_a_run_has_and_ends_in_time(smoke: tuple[P
     assert files | figures <= {path.name for path in run.iterdir()}
     assert "Loss in nats by position" in done.out
     assert "position yarn" in done.out
-    assert done.seconds < 40  # on two cores: 20 seconds
+    assert done.seconds < 120 * hydra_import_seconds()  # measured: 58 to 81
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert [line["stage"] for line in lines] == ["base"] * 8 + ["extend"] * 4
