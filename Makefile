@@ -40,7 +40,7 @@ docs: setup ## the documentation as a site in build/site
 	$(BIN)/python -m tests.reference
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: setup ## training speed beside transformers.Trainer; time and memory of long sequences beside it and TRL
+bench: setup ## compare training speed with transformers.Trainer, and time and memory of long sequences with it and TRL
 	$(BIN)/python -m pip install --quiet accelerate==1.15.0 trl==1.16.0
 	$(BIN)/python benchmarks/training_speed.py
 	$(BIN)/python benchmarks/long_sequences.py

@@ -26,7 +26,7 @@ COMMAND_LINES = [
         "context.position.beta_fas=1",
         "context.position.beta_fas=1: there is no such key; did you mean context.position.beta_fast?",
     ),
-    ("context.factor=8", "context.factor=8: there is no such key; there are context.target_length"),
+    ("context.factor=8", "context.factor=8: there is no such key; there are context.from, context.target_length,"),
     (
         "optimizer.momentum=0.9",
         "optimizer.momentum=0.9: is a key of optimizer=muon, which is not chosen; add optimizer=muon",

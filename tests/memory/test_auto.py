@@ -42,7 +42,7 @@ def test_a_length_that_does_not_fit_is_refused_with_the_longest_that_fits(
     monkeypatch.setattr(room, "free_bytes", lambda device: 12 * 2**20)
     with pytest.raises(ConfigError) as caught:
         Auto().prepare(model, 2**20)
-    assert str(caught.value).startswith("context.target_length=1048576: fits under no memory plan: the least, memory=stream")
+    assert str(caught.value).startswith("context.target_length=1048576: fits under no memory plan: the smallest, memory=stream")
     longest = int(str(caught.value).partition("use context.target_length=")[2].partition(" ")[0])
     assert 16384 <= longest < 2**20
     Auto().prepare(model, longest // 256 * 256 - 256)

@@ -92,7 +92,7 @@ class RunDirectory:
         """Makes this configuration the owner of the directory; `overwrite` first removes the run that it contains."""
         for partial in self.path.glob(".*.partial"):
             remove(partial)
-        # Remove only what a run has written, but not the lock, which this process holds.
+        # Remove only what a run has written, but keep the lock, which this process owns.
         if overwrite and self.config.exists():
             for path in self.path.iterdir():
                 if path not in (self.path / ".lock", self.config):
