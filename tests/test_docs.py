@@ -65,7 +65,12 @@ def tiny(command: str) -> tuple[str, list[str]]:
         small += ["steps=2", "batch_tokens=256", "context.target_length=128", "data.cache=cache"]
         model = given.get("model", "gpt")
         if model != "pretrained":
-            small += [*MODELS[model], "context.curriculum.base.steps=2"]
+            layers = [] if model == "bidirectional_autoencoder" else ["model.num_layers=1"]
+            small += [
+                *(word for word in MODELS[model] if "num_layers" not in word or not layers),
+                *layers,
+                "context.curriculum.base.steps=2",
+            ]
         if not any(key.startswith("tracking") for key in given):
             small += ["tracking=none"]
         if not any(key.startswith("data") for key in given):
@@ -73,7 +78,7 @@ def tiny(command: str) -> tuple[str, list[str]]:
         if "evaluation" not in given:
             small += ["evaluation=[curve]", "evaluation.curve.num_sequences=4"]
         if "sweep" in given:
-            small += ["context=none,yarn"]
+            small += ["context=none,yarn", "seed=0"]
     if "retrieval" in given.get("evaluation", ""):
         small += ["evaluation.retrieval.lengths=[256]", "evaluation.retrieval.tasks=[copy]", "evaluation.retrieval.num_samples=2"]
     return program, [*map(shortened, arguments), *(s for s in small if s.partition("=")[0] not in given)]

@@ -1,4 +1,4 @@
-"""Measured and predicted peak memory of one step, without weights and gradients: `python -m tests.memory.peak --length 8192 stream`.
+"""Measured and predicted peak memory of one step, without weights and gradients: `python -m tests.memory.peak --length 8192 stream plain`.
 
 Runs in its own process, on one thread. Set MALLOC_MMAP_THRESHOLD_=262144, so that freed blocks are returned to the system immediately.
 """
@@ -32,12 +32,16 @@ PLANS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("plan", choices=PLANS)
+    parser.add_argument("plans", nargs="+", choices=PLANS)
     parser.add_argument("--precision", default="fp32")
     for name, size in {"length": 8192, "layers": 8, "dim": 512, "heads": 8, "kv_heads": 2, "mlp_dim": 1408, "vocab_size": 32000}.items():
         parser.add_argument(f"--{name}", type=int, default=size)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    print(json.dumps({plan: compared(PLANS[plan], given) for plan in given.plans}))
+
+
+def compared(plan: Plain | Checkpoint | Stream, given: argparse.Namespace) -> dict[str, int]:
     config = LlamaConfig(
         vocab_size=given.vocab_size,
         hidden_size=given.dim,
@@ -50,9 +54,8 @@ def main() -> None:
     config._attn_implementation = IMPLEMENTATION
     model = LanguageModel(LlamaForCausalLM(config), word="gpt")
     model.precision = given.precision
-    plan = PLANS[given.plan]
     predicted, _ = StepCosts(model).predict(plan, 1, given.length)
-    print(json.dumps({"predicted": predicted, "measured": measured(model, plan, given.length)}))
+    return {"predicted": predicted, "measured": measured(model, plan, given.length)}
 
 
 def measured(model: LanguageModel, plan: Plain | Checkpoint | Stream, length: int) -> int:

@@ -30,12 +30,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plan", PLANS)
-def test_the_peak_of_a_step_is_predicted_to_15_percent(plan: str) -> None:
-    sizes = {"length": 4096, "layers": 2, "dim": 256, "heads": 4, "kv_heads": 2, "mlp_dim": 704, "vocab_size": 4096}
+def test_the_peak_of_a_step_is_predicted_to_15_percent() -> None:
+    sizes = {"length": 2048, "layers": 2, "dim": 256, "heads": 4, "kv_heads": 2, "mlp_dim": 704, "vocab_size": 4096}
     words = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.memory.peak", plan, *words],
+        [sys.executable, "-m", "tests.memory.peak", *PLANS, *words],
         cwd=ROOT,
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144"},
         capture_output=True,
@@ -43,14 +42,16 @@ def test_the_peak_of_a_step_is_predicted_to_15_percent(plan: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    peak = json.loads(done.stdout.splitlines()[-1])
-    assert peak["predicted"] == pytest.approx(peak["measured"], rel=0.15)
+    peaks = json.loads(done.stdout.splitlines()[-1])
+    assert peaks.keys() == PLANS.keys()
+    predicted, measured = ({plan: peak[name] for plan, peak in peaks.items()} for name in ("predicted", "measured"))
+    assert predicted == pytest.approx(measured, rel=0.15)
 
 
 @pytest.fixture
 def model(build_tiny: Callable[..., Any]) -> Any:
-    """2 layers, 4 heads over 2, 32 dimensions."""
-    return build_tiny().model.build(257, seed=0)
+    """1 layer, 4 heads over 2, 32 dimensions."""
+    return build_tiny("model.num_layers=1").model.build(257, seed=0)
 
 
 @pytest.mark.parametrize("length", [128, 1024])
@@ -60,10 +61,11 @@ def test_the_flops_of_plain_training_equal_the_closed_form(model: Any, length: i
     # Two products in the forward and five in the backward pass, over the causal pairs.
     attention = 2 * (2 + 5) * 32 * length * length // 2
     predicted = dry_run(model, Plain(), 1, length)
-    assert predicted.work.flops.total() == products + 2 * attention
+    assert predicted.work.flops.total() == products + attention
 
 
-def test_keeping_more_saves_work_and_needs_more_memory(model: Any) -> None:
+def test_keeping_more_saves_work_and_needs_more_memory(build_tiny: Callable[..., Any]) -> None:
+    model = build_tiny().model.build(257, seed=0)  # of 2 layers: with 1, the layer that is recomputed is the only one
     costs = {cost.plan.overrides: cost for cost in advise(model, 1024, 1).costs}
     words = [plan.overrides for plan in PLANS.values()]
     plain, checkpoint, checkpoint_again, stream, stream_again = (costs[word] for word in words)
@@ -76,14 +78,14 @@ def test_keeping_more_saves_work_and_needs_more_memory(model: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 512])
 def test_a_longer_step_is_predicted_from_shorter_ones(build_tiny: Callable[..., Any], window: int | None) -> None:
-    more = []
+    more = ["model.num_layers=1"]
     if window is not None:
-        more = ["context/attention=window", f"context.attention.window_length={window}"]
+        more += ["context/attention=window", f"context.attention.window_length={window}"]
         more += ["context.target_length=1024", "batch_tokens=1024"]
     job = build_tiny(*more)
     model = job.model.build(257, seed=0)
-    model.attention = job.strategy.attention.for_length(6144, 32)
-    plan, length = Stream(), 6144  # longer than the dry runs from which it is extrapolated
+    model.attention = job.strategy.attention.for_length(5120, 32)
+    plan, length = Stream(), 5120  # longer than the dry runs from which it is extrapolated
     peak, work = StepCosts(model).predict(plan, 1, length)
     really = dry_run(model, plan, 1, length)
     assert peak == pytest.approx(really.peak, rel=0.05)
@@ -105,7 +107,7 @@ def test_a_dry_run_does_not_change_the_model_or_the_random_state(model: Any) -> 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_every_precision_and_tuning_is_planned(build_tiny: Callable[..., Any], precision: str, tuning: str) -> None:
-    job = build_tiny(f"tuning={tuning}")
+    job = build_tiny("model.num_layers=1", f"tuning={tuning}")
     model = job.model.build(257, seed=0)
     model.precision = precision
     job.tuning.apply(model, 0)
@@ -117,7 +119,7 @@ def test_every_precision_and_tuning_is_planned(build_tiny: Callable[..., Any], p
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["window", "sinks", "shifted", "self_extend", "rerope", "dual_chunk", "global_local"])
 def test_every_attention_is_planned(build_tiny: Callable[..., Any], pattern: str) -> None:
-    job = build_tiny(f"context/attention={pattern}")
+    job = build_tiny("model.num_layers=1", f"context/attention={pattern}")
     model = job.model.build(257, seed=0)
     model.extend(job.strategy, 32, 128)
     for plan in (Plain(), Checkpoint(), Stream(chunk_length=48)):
@@ -174,8 +176,8 @@ def test_a_refusal_names_the_numbers_and_the_longest_that_fits() -> None:
 
 @pytest.mark.slow
 def test_the_longest_length_fits_and_a_longer_one_does_not(model: Any) -> None:
-    steps, room = StepCosts(model), 60 * 2**20
-    for plan in (Plain(), Checkpoint()):
+    steps, room = StepCosts(model), 16 * 2**20
+    for plan in (Plain(), Checkpoint(micro_batch_tokens=512, mlp_chunk_length=512)):
         longest = steps.longest(plan, room)
         assert dry_run(model, plan, 1, longest).peak <= 1.05 * room
         assert dry_run(model, plan, 1, longest + longest // 10).peak > room

@@ -57,7 +57,7 @@ def test_a_run_of_every_fresh_model(word: str, start: Workshop, tmp_path: Path) 
 def test_every_model_has_a_memory_plan(word: str, start: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     # Little free memory, because the planner makes dry runs up to the longest length that fits.
     monkeypatch.setattr(free_memory, "free_bytes", lambda device: 16 * 2**20)
-    printed = plan(start.job(f"model={word}", "evaluation=[]"))
+    printed = plan(start.job(f"model={word}", "model.num_layers=1", "evaluation=[]"))
     assert "memory=plain" in printed
     assert "memory=checkpoint" in printed
     assert "recommended: memory=" in printed
