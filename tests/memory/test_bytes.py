@@ -59,7 +59,6 @@ def counted(plan: Memory, length: int, rows: int = 1, **fields: Any) -> Bytes:
     prepared, batch = plan.prepare(model, length), repeated(length, rows)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    gc.collect()
     gc.disable()
     try:
         model_tensors = [*model.network.parameters(), *model.network.buffers(), *(p.grad for p in model.parameters())]
