@@ -67,9 +67,21 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: P
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     warnings: list[str] = []
-    assert checkpoints.newest_undamaged(warnings.append) == tmp_path / "step-000010"
+    assert checkpoints.newest_undamaged(warnings.append, 30) == tmp_path / "step-000010"
     assert len(warnings) == 1
-    assert "step-000020 is damaged" in warnings[0]
+    assert "step-000020 is not used (" in warnings[0]
+
+
+def test_a_checkpoint_newer_than_the_metrics_is_not_used_and_a_new_start_is_announced(tmp_path: Path) -> None:
+    network, optimizers = trained(1)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (10, 20):
+        checkpoints.save(network, optimizers, progress(step), set())
+    warnings: list[str] = []
+    assert checkpoints.newest_undamaged(warnings.append, 19) == tmp_path / "step-000010"
+    assert warnings == ["checkpoint step-000020 is not used (metrics.jsonl ends before it, at step 19)"]
+    assert checkpoints.newest_undamaged(warnings.append, 9) is None
+    assert warnings[-1] == "no checkpoint can be used; the training starts over"
 
 
 def test_a_checkpoint_is_chosen_by_name(tmp_path: Path) -> None:
@@ -86,5 +98,5 @@ def test_a_checkpoint_is_chosen_by_name(tmp_path: Path) -> None:
 
 def test_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".step-000010.123.partial").mkdir()
-    assert Checkpoints(tmp_path, keep=2).newest_undamaged(print) is None
+    assert Checkpoints(tmp_path, keep=2).newest_undamaged(print, 30) is None
     assert list(tmp_path.iterdir()) == []

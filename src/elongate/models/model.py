@@ -34,6 +34,11 @@ class Model(ABC):
         """Return the hub id or folder of the model's own tokenizer, if it has one."""
         return None
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Return a hash that changes with the stored weights; None if there are none, or a hub keeps them."""
+        return None
+
     @abstractmethod
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
         """Return the network with its weights, on the CPU, in float32. Raises `ConfigError`.

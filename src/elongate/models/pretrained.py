@@ -58,6 +58,10 @@ class Pretrained(Model):
     def tokenizer_source(self) -> str | None:
         return self.source
 
+    @property
+    def fingerprint(self) -> str | None:
+        return self._where.fingerprint()
+
     @cached_property
     def original_length(self) -> int | None:  # type: ignore[override]  # derived here, given elsewhere
         if not self.is_folder:

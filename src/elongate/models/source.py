@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ CONTAINS_ADAPTER = (
     "contains an adapter, which is not a whole model",
     "merge it into its model with peft's merge_and_unload, and name the folder of that",
 )
+_END = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,20 @@ class ModelSource:
             "trust_remote_code": False,
             "local_files_only": self.is_folder or not hub_answers(),
         }
+
+    def fingerprint(self) -> str | None:
+        """Return a hash of names, sizes and both ends of the weight files: all of a large file takes minutes to read. None for a hub id."""
+        if not self.is_folder:
+            return None
+        digest = hashlib.sha256()
+        for file in sorted(self.folder.glob("*.safetensors")):
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}\n".encode())
+            with file.open("rb") as stream:
+                digest.update(stream.read(_END))
+                stream.seek(max(0, size - _END))
+                digest.update(stream.read())
+        return digest.hexdigest()
 
     def damaged(self, key: str, what: str) -> ConfigError:
         """Return the error for a checkpoint whose files are damaged."""

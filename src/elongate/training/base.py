@@ -94,6 +94,7 @@ def _trained_base(job: Job, base: Base, text: Text, forecast: Forecast, interrup
     directory = RunDirectory(Path(base.directory) / f"{job.model.word}-{length}-{digest[:8]}")
     directory.path.mkdir(parents=True, exist_ok=True)
     with directory.locked(_Waiting(directory, interrupt)):
+        directory.repair()
         directory.check(identity)
         directory.claim(identity, overwrite=False)
         if _is_trained(directory):

@@ -78,14 +78,21 @@ class Checkpoints:
             raise ConfigError("training.resume_from", name, f"is damaged ({damage})", "use {key}=null for the newest undamaged one")
         return path
 
-    def newest_undamaged(self, warn: Callable[[str], None]) -> Path | None:
-        """Returns the newest undamaged checkpoint, or None. Calls `warn` for each damaged one that is newer."""
+    def newest_undamaged(self, warn: Callable[[str], None], last_step: int) -> Path | None:
+        """Returns the newest undamaged checkpoint, or None. Calls `warn` for each one that is newer.
+
+        `last_step`: the last step whose metrics are known; later checkpoints are not used.
+        """
         for partial in self.folder.glob(".*.partial"):
             remove(partial)
-        for step in reversed(self._steps()):
-            if (damage := self._damage(self.path(step))) is None:
+        steps = self._steps()
+        for step in reversed(steps):
+            damage = self._damage(self.path(step)) if step <= last_step else f"metrics.jsonl ends before it, at step {last_step}"
+            if damage is None:
                 return self.path(step)
-            warn(f"checkpoint {self.path(step).name} is damaged ({damage}); using the one before it")
+            warn(f"checkpoint {self.path(step).name} is not used ({damage})")
+        if steps:
+            warn("no checkpoint can be used; the training starts over")
         return None
 
     def _steps(self) -> list[int]:

@@ -10,6 +10,7 @@ import math
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
     optimizers = job.optimizer.build(model.network)
     peak_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     checkpoints = Checkpoints(session.directory.checkpoints, options.keep_checkpoints)
-    resumed = progress = _resume(checkpoints, options.resume_from, model, optimizers) or start
+    resumed = progress = _resume(checkpoints, job, session.directory, model, optimizers) or start
     session.tracker.start(session.directory.keep_metrics(course.earlier, progress.step))
     memory = job.memory.prepare(model, max(stage.length for stage in course.stages))
     model.network.train()
@@ -136,14 +137,24 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
     return Fit(progress, _state_bytes(optimizers), evidence, memory)
 
 
-def _resume(checkpoints: Checkpoints, name: str | None, model: LanguageModel, optimizers: list[Optimizer]) -> Progress | None:
-    """Loads the named checkpoint, or the newest undamaged one. Returns its progress, or None if there is none."""
-    path = checkpoints.newest_undamaged(warn) if name is None else checkpoints.named(name)
+def _resume(
+    checkpoints: Checkpoints, job: Job, directory: RunDirectory, model: LanguageModel, optimizers: list[Optimizer]
+) -> Progress | None:
+    """Loads the named checkpoint, or the newest usable one. Returns its progress, or None if there is none."""
+    name = job.training.resume_from
+    path = checkpoints.newest_undamaged(warn, _last_step(directory, job)) if name is None else checkpoints.named(name)
     if path is None:
         return None
     progress = load_checkpoint(path, model.network, optimizers)
     say(f"resuming from {path.name}")
     return progress
+
+
+def _last_step(directory: RunDirectory, job: Job) -> int:
+    """The last step whose metrics are known, if one in `training.log_steps` is logged, or as many as in the file."""
+    logged = [line["step"] for line in directory.read_metrics()]
+    between = [after - before for before, after in pairwise(logged)]
+    return logged[-1] + max([job.training.log_steps, *between]) - 1 if logged else 0
 
 
 def _sequences(job: Job, course: Course, number: int) -> Sequences | SampledSequences:

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 
 def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
-    """Does what is not done yet and returns the results. Raises `ElongateError`."""
+    """Does what is not done yet and returns the results. Call with the directory's lock. Raises `ElongateError`."""
+    directory.repair()
     if (results := _finished_results(job, directory)) is not None:
         return results
     say(describe_steps(job))
@@ -53,6 +54,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         extension = check(job, text, known_headers, session)
         # Claim the run directory only now, so a rejected configuration leaves nothing behind.
         directory.claim(job.config, job.overwrite)
+        record_inputs(directory, extension.job, text)
         if job.training.resume_from is not None:
             directory.discard_results()
         extension = search(extension, text, session)
@@ -108,6 +110,18 @@ def check(job: Job, text: Text, known_headers: dict[str, Any], session: Session)
     return Extension(job, origin, model, setting, headers(job.evaluations, setting))
 
 
+def record_inputs(directory: RunDirectory, job: Job, text: Text) -> None:
+    """Writes hashes of the text and the checkpoint to the results. Raises `ConfigError` if one changed since the first start."""
+    results = directory.read_results()
+    inputs = {"data": text.corpus.fingerprint, "model": job.model.fingerprint}
+    for key, fingerprint in results.get("inputs", inputs).items():
+        if fingerprint != inputs[key]:
+            what = "the text or the tokenizer" if key == "data" else "the checkpoint"
+            rule = f"{what} changed since the run {directory.path} started"
+            raise ConfigError(key, "", rule, "restore it, use another name=, or start over with overwrite=true")
+    directory.write_results(results | {"inputs": inputs})
+
+
 def search(extension: Extension, text: Text, session: Session) -> Extension:
     """Returns the extension with the position that a search on the model has found, if it needs one."""
     job = with_search_result(extension.job, extension.model, extension.original_length, text.corpus, session)
@@ -158,13 +172,17 @@ def _finished_results(job: Job, directory: RunDirectory) -> dict[str, Any] | Non
         return None
     directory.check(job.config)
     results = directory.read_results()
-    name, is_finished = job.training.resume_from, "finished" in results
+    name = job.training.resume_from
+    # A run whose export was removed, or to which an evaluation is added, is continued.
+    is_finished = "finished" in results and directory.model.exists() and all(e.word in results for e in job.evaluations)
     if name is not None and (is_finished or not (directory.checkpoints / name).is_dir()):
         rule = f"the run {directory.path} is finished" if is_finished else f"is not a checkpoint in {directory.checkpoints}"
         raise ConfigError("training.resume_from", name, rule, "use {key}=null, or overwrite=true to start over")
     if not is_finished:
         return None
     say(f"{directory.path} is already finished (overwrite=true starts over)")
+    if not (directory.path / "report.html").exists():
+        write_report(directory.path, job.evaluations)
     if note := job.tracking.describe_finished(directory.path):
         say(note)
     return results

@@ -14,13 +14,18 @@ import yaml
 from filelock import FileLock, Timeout
 
 from elongate.atomic import remove, write_json, written_aside
-from elongate.errors import ConfigError
+from elongate.console import warn
+from elongate.errors import ConfigError, RunError, first_line
 from elongate.trees import flatten
 
 Lines = list[dict[str, Any]]  # of metrics.jsonl
 
-# Keys, or groups of keys, that may change between two starts of a run.
-_FREE = ("overwrite", "plan", "tracking", "training.resume_from")
+# Keys, or groups of keys, that may change between two starts of a run: no result depends on them.
+_FREE = (
+    *("overwrite", "plan", "tracking", "device", "memory"),
+    *("training.resume_from", "training.log_steps", "training.checkpoint_steps", "training.keep_checkpoints"),
+)
+_OTHER_RUN = "use another name=, or start over with overwrite=true"
 
 
 @dataclass(frozen=True)
@@ -80,28 +85,41 @@ class RunDirectory:
             lock.release()
 
     def check(self, config: Mapping[str, Any]) -> None:
-        """Raises `ConfigError` if the directory belongs to another configuration."""
+        """Raises `ConfigError` if the directory belongs to another configuration, or if it is unknown to which."""
         if not self.config.exists():
+            if left := [path.name for path in self._written if path.exists()]:
+                raise ConfigError("hydra.run.dir", self.path, f"contains {left[0]} of a run without its config.yaml", _OTHER_RUN)
             return
-        there = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        there = self._read_config()
         if differing := _differing(there, config):
-            rule = f"belongs to another configuration ({'; '.join(differing)})"
-            raise ConfigError("hydra.run.dir", self.path, rule, "use another name=, or start over with overwrite=true")
+            listed = "; ".join(f"{key}={old} there, {new} here" for key, (old, new) in differing.items())
+            rule = f"belongs to another configuration ({listed})"
+            raise ConfigError("hydra.run.dir", self.path, rule, self._remedy(differing))
 
     def claim(self, config: Mapping[str, Any], overwrite: bool) -> None:
         """Makes this configuration the owner of the directory; `overwrite` first removes the run that it contains."""
         for partial in self.path.glob(".*.partial"):
             remove(partial)
         # Remove only what a run has written, but keep the lock, which this process owns.
-        if overwrite and self.config.exists():
-            for path in self.path.iterdir():
+        if overwrite:
+            # Without a configuration the folder may contain files of others.
+            for path in self.path.iterdir() if self.config.exists() else self._written:
                 if path not in (self.path / ".lock", self.config):
                     remove(path)
             # Remove this last: until then the directory belongs to the earlier run.
             remove(self.config)
-        if not self.config.exists():
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
             with written_aside(self.config) as aside:
-                aside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+                aside.write_text(text, encoding="utf-8")
+
+    def repair(self) -> None:
+        """Removes results that cannot be read, so the run measures again. Call with the lock."""
+        try:
+            self.read_results()
+        except RunError as fault:
+            warn(f"{fault}; measuring again")
+            remove(self.results)
 
     def discard_results(self) -> None:
         """Removes everything that follows from the trained weights: they are about to change."""
@@ -114,27 +132,65 @@ class RunDirectory:
             remove(self.path)
 
     def read_results(self) -> dict[str, Any]:
-        """Returns the sections that are finished; none for a new run."""
-        return dict(json.loads(self.results.read_text(encoding="utf-8"))) if self.results.exists() else {}
+        """Returns the sections that are finished; none for a new run. Raises `RunError` if the file is damaged."""
+        if not self.results.exists():
+            return {}
+        try:
+            found = json.loads(self.results.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as fault:
+            raise RunError(f"{self.results} is damaged ({first_line(fault)})") from fault
+        if not isinstance(found, dict):
+            raise RunError(f"{self.results} is damaged (it contains no object)")
+        return found
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Replaces results.json."""
         write_json(self.results, results)
 
     def read_metrics(self) -> Lines:
-        """Returns the lines of metrics.jsonl."""
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()] if self.metrics.exists() else []
+        """Returns the lines of metrics.jsonl, up to the first one that is damaged or incomplete."""
+        found: Lines = []
+        text = self.metrics.read_bytes().decode("utf-8", errors="replace") if self.metrics.exists() else ""
+        for line in text.splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break
+            # A run that is killed can leave an incomplete line; its step comes after the checkpoint.
+            if not line.endswith("\n") or not isinstance(record, dict) or "step" not in record:
+                break
+            found.append(record)
+        return found
 
     def keep_metrics(self, earlier: Lines, last_step: int) -> Lines:
         """Rewrites metrics.jsonl to the `earlier` lines and the run's own up to `last_step`; later steps are repeated."""
         first = earlier[-1]["step"] if earlier else 0
-        # An incomplete line was being written when the run was killed; its step comes after the checkpoint.
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True) if self.metrics.exists() else []
-        own = [json.loads(line) for line in lines if line.endswith("\n")]
-        kept = earlier + [line for line in own if first < line["step"] <= last_step]
+        kept = earlier + [line for line in self.read_metrics() if first < line["step"] <= last_step]
         with written_aside(self.metrics) as aside:
             aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         return kept
+
+    @property
+    def _written(self) -> tuple[Path, ...]:
+        """What every run writes besides its configuration."""
+        return self.metrics, self.checkpoints, self.model, self.results, self.samples
+
+    def _read_config(self) -> dict[str, Any]:
+        try:
+            found = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as fault:
+            raise ConfigError("hydra.run.dir", self.path, f"its config.yaml is damaged ({first_line(fault)})", _OTHER_RUN) from fault
+        if not isinstance(found, dict):
+            raise ConfigError("hydra.run.dir", self.path, "its config.yaml is damaged (it contains no keys)", _OTHER_RUN)
+        return found
+
+    def _remedy(self, differing: Mapping[str, Any]) -> str:
+        """What to do instead of changing these keys of a run."""
+        if all(key.startswith(("evaluation.", "context.evaluation_attention")) for key in differing):
+            return f"measure the trained model with evaluate.py checkpoint={self.path}, {_OTHER_RUN}"
+        if differing.keys() == {"steps"}:
+            return f"to train it further, start from its export with model=pretrained model.source={self.model}; {_OTHER_RUN}"
+        return _OTHER_RUN
 
 
 class MetricsFile:
@@ -157,12 +213,19 @@ class MetricsFile:
         self._stream.close()
 
 
-def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """`key=value there, value here` for every value that differs. A missing key equals null."""
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The values there and here by their keys, where they differ. A missing key equals null; an evaluation may be added."""
     old, new = flatten(there), flatten(here)
-    keys = [key for key in {**old, **new} if not _is_free(key) and old.get(key) != new.get(key)]
-    return [f"{key}={old.get(key, 'absent')} there, {new.get(key, 'absent')} here" for key in keys]
+    differing = {key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)}
+    added = {f"evaluation.{word}" for word in (here.get("evaluation") or {}).keys() - (there.get("evaluation") or {}).keys()}
+    return {
+        key: (old.get(key, "absent"), new.get(key, "absent"))
+        for key, values in differing.items()
+        if not _is_free(key, *values) and ".".join(key.split(".")[:2]) not in added
+    }
 
 
-def _is_free(key: str) -> bool:
+def _is_free(key: str, old: Any, new: Any) -> bool:
+    if key == "memory.detach":  # truncates gradients
+        return bool(old) == bool(new)
     return any(key == free or key.startswith(f"{free}.") for free in _FREE)
