@@ -55,7 +55,7 @@ def run_here(program: str, *arguments: str, cwd: Path, torch: bool = True, **env
     """
     word = program.rpartition("elongate-")[2]
     out, err = io.StringIO(), io.StringIO()
-    handler, code = signal.getsignal(signal.SIGTERM), 0
+    handlers, code = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}, 0
     with pytest.MonkeyPatch.context() as patched:
         # Own streams: handlers of Hydra's loggers keep them, and pytest closes its own after the test.
         patched.setattr(sys, "stdout", out)
@@ -76,7 +76,8 @@ def run_here(program: str, *arguments: str, cwd: Path, torch: bool = True, **env
         except SystemExit as ended:
             code = int(ended.code or 0)
         finally:
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return Result(code, out.getvalue(), err.getvalue())
 
 

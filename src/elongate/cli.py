@@ -266,7 +266,8 @@ def _program(name: str) -> str:
     return typed if typed == f"elongate-{name}" else f"python {name}.py"
 
 
-def _slug(text: str) -> str:
-    """The text as a directory name: no `=`, `,` or `/`, which break overrides and paths, and at most 100 characters."""
+def _slug(value: Any) -> str:
+    """The value as a directory name: no `=`, `,` or `/`, which break overrides and paths, and at most 100 characters."""
+    text = str(value)  # a number, for a folder that is called 2026
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.+")
     return plain if len(plain) <= 100 else f"{plain[:91]}-{sha256(text.encode()).hexdigest()[:8]}"

@@ -32,8 +32,18 @@ def prepare_process() -> None:
     # The user's own packages, behind everything else, so that they replace no module by accident.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    # Training installs its own handlers. Before and after it, SIGTERM ends the program as SIGINT does.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Training installs its own handlers. Before and after it, the others end the program as SIGINT does.
+    for number in stop_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, _interrupt)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that end a run after a checkpoint: SIGINT, SIGTERM, and SIGHUP of a closed terminal, which `nohup` ignores."""
+    found = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        found.append(signal.SIGHUP)
+    return found
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from elongate.evaluation.needle import Needle
+from elongate.evaluation.presentation.drawings import PositionCurves
+from elongate.evaluation.presentation.estimate import Estimate
+from elongate.report.canvas import png
 from elongate.report.comparison import comparison_summary, write_comparison
 from elongate.report.figures import draw
 from elongate.report.page import write_report
@@ -112,3 +115,10 @@ def test_a_tracker_gets_only_what_was_measured(results: dict[str, Any]) -> None:
     assert "curve/before/512-1024" not in flat
     assert "needle/before/margin/256" in flat
     assert "needle/before/margin/512" not in flat
+
+
+def test_curves_that_end_before_the_original_length_are_drawn() -> None:
+    rows = {"after": {(0, 2): Estimate(3.0, 0.1), (2, 5): Estimate(2.0, 0.1)}}
+    figure = draw(PositionCurves(rows, [0, 2, 5], original_length=256, target_length=1024))
+    assert png(figure)  # warns if a mark outside of the axes leaves them no room
+    assert not figure.axes[0].texts

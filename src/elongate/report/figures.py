@@ -164,6 +164,8 @@ def finish_position_axes(axes: Axes, edges: Sequence[int], original_length: int,
     if target_length > original_length:
         marks.append((target_length, "target length", "left"))
     for length, name, side in marks:
+        if length > last:  # text far outside of the axes leaves them no room
+            continue
         axes.axvline(length, color=INK, linewidth=0.9)
         axes.annotate(
             f"{name} {tokens(length)}",

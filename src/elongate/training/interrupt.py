@@ -1,4 +1,7 @@
-"""Turns SIGINT and SIGTERM into a flag that is checked after every step. A second signal ends the program immediately."""
+"""Turns SIGINT, SIGTERM and SIGHUP (a closed terminal) into a flag that is checked after every step.
+
+A second signal ends the program immediately.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from elongate.process import stop_signals
 
 
 class Interrupt:
@@ -17,7 +20,7 @@ class Interrupt:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
+        self._before = {s: signal.signal(s, self._note) for s in stop_signals()}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
