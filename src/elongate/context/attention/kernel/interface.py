@@ -79,19 +79,20 @@ def _in_regions(
     regions, store = layout.batched_regions(query.shape[1], causal, sliding_window), layout.store
     if store is None:
         return _Attend.apply(query, key, value, regions, scale, None)[0]
-    stored = store.get_output(module, layout.chunk)
+    call = store.next_call(module)
+    stored = store.get_output(call, layout.chunk)
     if store.past is None:
         out, lse = _Attend.apply(query, key, value, regions, scale, stored)
     else:
-        past = store.get_past(module, key, value, layout.length)
+        past = store.get_past(call, key, value, layout.length)
         with torch.no_grad():
             past.keys.write(*layout.chunk, key)
             past.values.write(*layout.chunk, value)
-        if module is store.last:
+        if call == store.last:
             raise StopForward
         out, lse = _AttendToPast.apply(query, key, value, past, regions, scale, stored, layout.chunk, store)
     if stored is None:
-        store.store_output(module, layout.chunk, layout.length, (out.detach(), lse))
+        store.store_output(call, layout.chunk, layout.length, (out.detach(), lse))
     return out
 
 
