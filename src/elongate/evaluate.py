@@ -127,12 +127,12 @@ def _open(settings: Settings, run: dict[str, Any], nodes: dict[str, DictConfig])
             tokenizer = pretrained_tokenizer(build(nodes["tokenizer"], "tokenizer"), source).fit(data)
     with inside("data"):
         corpus = load_corpus(data, tokenizer)
-    from elongate.models.compatibility import check_head
+    from elongate.models.compatibility import check_network
 
     with _naming(settings.checkpoint):
         model = source.build(tokenizer.vocab_size, 0)
         model.network.to(find_device(settings.device))
-        check_head(model)
+        check_network(model)
     model.precision = settings.precision or run.get("precision", "fp32")
     return model, tokenizer, corpus.validation
 

@@ -12,7 +12,7 @@ from elongate.context.position.scaling import Scaling
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
 from elongate.models.language_model import LanguageModel
-from elongate.models.probes import distance_matters, kernel_rotates_alike, layer_windows
+from elongate.models.probes import attention_error, distance_matters, kernel_rotates_alike, layer_windows
 
 _OTHER_ARCHITECTURE = "name a checkpoint of another architecture"
 
@@ -43,14 +43,23 @@ def check_attention(model: LanguageModel, attention: Attention) -> None:
         raise refusal(rule, "use context/attention=window")
 
 
-def check_head(model: LanguageModel) -> None:
-    """Raises `ConfigError` if the network does more to its logits than our head: our losses would not be its own."""
+def check_network(model: LanguageModel) -> None:
+    """Raises `ConfigError` if our attention or our head does not compute what the network does in transformers."""
     config = model.network.config
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         raise _source_refusal(model, "some of whose layers see chunks, which attention in regions does not compute")
-    # Skip the padding token, to which RoBERTa-style models give no position.
-    tokens = torch.arange(1, 9, device=model.device)[None] + (getattr(config, "pad_token_id", None) or 0)
-    tokens = tokens % config.vocab_size
+    if getattr(config, "index_topk", None):
+        # DeepSeek-V3.2 and networks derived from it read the mask, which attention in regions does not have.
+        raise _source_refusal(model, "whose attention chooses its keys with an indexer, which attention in regions does not compute")
+    check_head(model)
+    # Plain transformers lacks positions of our own.
+    if model.position.is_plain and attention_error(model) > 1e-2:
+        raise _source_refusal(model, "whose own attention computes other states than attention in regions")
+
+
+def check_head(model: LanguageModel) -> None:
+    """Raises `ConfigError` if the network does more to its logits than our head: our losses would not be its own."""
+    config, tokens = model.network.config, model.probe_text(8)
     try:
         with model.probed():
             ours = model.logits(model.hidden(tokens))

@@ -159,6 +159,13 @@ class LanguageModel:
         weight, bias = self.head
         return nn.functional.linear(self.head_inputs(states).to(weight.dtype), weight, bias)
 
+    def probe_text(self, length: int) -> Int[Tensor, "1 length"]:
+        """Return a row of different tokens without padding, not longer than the positions reach."""
+        config = self.network.config
+        padding = getattr(config, "pad_token_id", None)  # RoBERTa-style models give it no position
+        words = torch.tensor([word for word in range(config.vocab_size) if word != padding], device=self.device)
+        return words[torch.arange(min(length, self.original_length)) % len(words)][None]
+
     @contextmanager
     def probed(self) -> Iterator[None]:
         """Compute without gradient and dropout, in float32: for comparing two ways to compute the same."""
