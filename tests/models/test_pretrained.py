@@ -19,6 +19,7 @@ from transformers import (
     BertLMHeadModel,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    Gemma3Config,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
@@ -27,6 +28,7 @@ from transformers import (
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.errors import ConfigError
 from elongate.models.pretrained import Pretrained
+from elongate.models.source import ModelSource
 from elongate.training.run import run
 from elongate.training.run_directory import RunDirectory
 
@@ -132,6 +134,37 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(what: str, tmp_path: Path) 
         Pretrained(source=str(folder)).build(258, seed=0)
     assert str(refused.value).startswith(f"model.source={folder}: ")
     assert "\n" not in str(refused.value)
+
+
+QUANTIZED: dict[str, tuple[dict[str, Any], str]] = {
+    "fp8": ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
+    "mxfp4": ({"quant_method": "mxfp4"}, "mxfp4"),
+    "bitsandbytes": ({"load_in_4bit": True, "quant_method": "bitsandbytes"}, "bitsandbytes"),
+    "gptq": ({"quant_method": "gptq", "bits": 4}, "gptq"),
+    "one that transformers does not know": ({"quant_method": "new"}, "new"),
+    "one without a name": ({"load_in_8bit": True}, "a method that config.json does not name"),
+}
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+@pytest.mark.parametrize("what", QUANTIZED)
+def test_a_quantized_checkpoint_is_refused(what: str, key: str, tmp_path: Path) -> None:
+    folder = saved(GPT2LMHeadModel(GPT2), tmp_path / "checkpoint")
+    settings, method = QUANTIZED[what]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: settings}))
+    (folder / "model.safetensors").unlink()  # refused before the weights are opened
+    with pytest.raises(ConfigError) as refused:
+        Pretrained(source=str(folder)).build(258, seed=0)
+    rule = f"contains quantized weights ({method}), which cannot be trained or exported"
+    remedy = "dequantize it and save it with save_pretrained, or name the repository of the unquantized weights"
+    assert str(refused.value) == f"model.source={folder}: {rule}; {remedy}"
+
+
+def test_a_quantized_part_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    config = Gemma3Config(text_config={"quantization_config": {"quant_method": "awq"}})
+    with pytest.raises(ConfigError, match=r"contains quantized weights \(awq\)"):
+        ModelSource(str(tmp_path)).require_unquantized("model.source", config)
 
 
 def test_a_folder_without_a_checkpoint_is_refused_before_it_is_opened(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elongate.errors import ConfigError, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 WRITTEN_BY = "name a folder written by save_pretrained"  # the remedy for a folder that cannot be opened
 CONTAINS_ADAPTER = (
@@ -51,6 +54,16 @@ class ModelSource:
             "trust_remote_code": False,
             "local_files_only": self.is_folder or not hub_answers(),
         }
+
+    def require_unquantized(self, key: str, config: PreTrainedConfig) -> None:
+        """Raises `ConfigError` for quantized weights, of which transformers loads some as if they were the weights themselves."""
+        for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+            for name in ("quantization_config", "compression_config"):
+                if (settings := getattr(part, name, None)) is not None:
+                    method = settings.get("quant_method") or "a method that config.json does not name"
+                    rule = f"contains quantized weights ({method}), which cannot be trained or exported"
+                    remedy = "dequantize it and save it with save_pretrained, or name the repository of the unquantized weights"
+                    raise ConfigError(key, self.name, rule, remedy)
 
     def damaged(self, key: str, what: str) -> ConfigError:
         """Return the error for a checkpoint whose files are damaged."""
