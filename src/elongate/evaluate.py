@@ -148,6 +148,10 @@ def _add_mask(tokenizer: Tokenizer, model: LanguageModel) -> Tokenizer:
 
 def _attend(model: LanguageModel, attention: Attention, target: int, original: int) -> dict[str, Any]:
     """Sets the attention and returns its verified figures."""
+    from elongate.models.compatibility import check_attention
+
+    if not attention.is_full:
+        check_attention(model, attention)
     with inside("context.attention"):
         attention.check(target, original)
         return model.attend(attention, original, target)

@@ -23,7 +23,17 @@ def check_strategy(model: LanguageModel, strategy: Strategy, original_length: in
     if "regions" in model.has:
         for attention in (strategy.attention, strategy.measured_attention):
             check_attention(model, attention)
+    if strategy.sampling is not None and not model.separates_documents:
+        rule = f"cannot act on a {model.network.config.model_type}, whose tokens also meet outside its attention, without positions"
+        raise ConfigError("context/sampling", strategy.sampling.word, rule, "train at the target length: use context=yarn or none")
     _check_position(model, strategy, original_length)
+
+
+def check_isolation(model: LanguageModel) -> None:
+    """Raises `ConfigError` if documents in one row cannot be isolated from each other."""
+    if not model.separates_documents:
+        rule = f"cannot isolate the documents of a {model.network.config.model_type}, whose tokens also meet outside its attention"
+        raise ConfigError("data.isolate_documents", True, rule, "use {key}=false")
 
 
 def check_attention(model: LanguageModel, attention: Attention) -> None:
@@ -36,6 +46,9 @@ def check_attention(model: LanguageModel, attention: Attention) -> None:
     windows = layer_windows(model)
     if not windows:
         raise refusal("whose attention does not go through the interface of transformers", _OTHER_ARCHITECTURE)
+    if not (attention.is_full or attention.rotates) and not model.separates_documents:
+        # An attention that rotates sees all tokens, only at other distances.
+        raise refusal("whose tokens also meet outside its attention", "use context/attention=full")
     if not attention.acts_within_windows and windows != {None}:
         raise refusal("whose layers have windows of their own", "use context/attention=full or window")
     if attention.rotates and not kernel_rotates_alike(model):

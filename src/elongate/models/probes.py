@@ -92,10 +92,12 @@ def attention_error(model: LanguageModel) -> float:
 
 @contextmanager
 def _own_attention(network: PreTrainedModel) -> Iterator[None]:
-    """Let the network compute attention as its authors wrote it."""
+    """Let the network compute attention, and the mask that it may read, as its authors wrote it."""
     configs = [module.config for module in network.modules() if isinstance(module, PreTrainedModel)]
     before = [config._attn_implementation for config in configs]
-    network.set_attn_implementation("eager")
+    for config in configs:
+        # `set_attn_implementation` changes nothing, the mask included, where an attention is written without the interface.
+        config._attn_implementation = "eager"
     yield
     for config, implementation in zip(configs, before, strict=True):
         config._attn_implementation = implementation
