@@ -14,6 +14,8 @@ from transformers import (
     BertForMaskedLM,
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
+    DiffLlamaConfig,
+    DiffLlamaForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -22,6 +24,8 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    HrmTextConfig,
+    HrmTextForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -72,6 +76,8 @@ NETWORKS: dict[str, Callable[..., PreTrainedModel]] = {
     "gemma2": lambda **f: Gemma2ForCausalLM(Gemma2Config(**SIZES | LOCAL | f)),
     "gemma3": lambda **f: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES | LOCAL | f)),
     "deepseek": lambda **f: DeepseekV3ForCausalLM(DeepseekV3Config(**SIZES | LATENT | f)),
+    "diffllama": lambda **f: DiffLlamaForCausalLM(DiffLlamaConfig(**SIZES | {"num_key_value_heads": 2} | f)),
+    "hrm": lambda **f: HrmTextForCausalLM(HrmTextConfig(**SIZES | f)),
     "bert": lambda **f: BertForMaskedLM(BertConfig(**SIZES | BERT_DROPOUT | f)),
     "modernbert": lambda **f: ModernBertForMaskedLM(
         ModernBertConfig(**SIZES | {"local_attention": 8, "global_attn_every_n_layers": 2, "cls_token_id": None, "sep_token_id": None} | f)

@@ -127,12 +127,12 @@ def _open(settings: Settings, run: dict[str, Any], nodes: dict[str, DictConfig])
             tokenizer = pretrained_tokenizer(build(nodes["tokenizer"], "tokenizer"), source).fit(data)
     with inside("data"):
         corpus = load_corpus(data, tokenizer)
-    from elongate.models.compatibility import check_head
+    from elongate.models.compatibility import check_network
 
     with _naming(settings.checkpoint):
         model = source.build(tokenizer.vocab_size, 0)
         model.network.to(find_device(settings.device))
-        check_head(model)
+        check_network(model)
     model.precision = settings.precision or run.get("precision", "fp32")
     return model, tokenizer, corpus.validation
 
@@ -148,6 +148,10 @@ def _add_mask(tokenizer: Tokenizer, model: LanguageModel) -> Tokenizer:
 
 def _attend(model: LanguageModel, attention: Attention, target: int, original: int) -> dict[str, Any]:
     """Sets the attention and returns its verified figures."""
+    from elongate.models.compatibility import check_attention
+
+    if not attention.is_full:
+        check_attention(model, attention)
     with inside("context.attention"):
         attention.check(target, original)
         return model.attend(attention, original, target)

@@ -17,16 +17,33 @@ from transformers import (
     BertForMaskedLM,
     BertForPreTraining,
     BertLMHeadModel,
+    BigBirdConfig,
+    BigBirdForMaskedLM,
+    BloomConfig,
+    BloomForCausalLM,
+    CodeGenConfig,
+    CodeGenForCausalLM,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    Gemma3Config,
     GPT2Config,
     GPT2LMHeadModel,
+    MegatronBertConfig,
+    MegatronBertForMaskedLM,
+    MPNetConfig,
+    MPNetForMaskedLM,
     PreTrainedModel,
+    XGLMConfig,
+    XGLMForCausalLM,
 )
 
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.errors import ConfigError
+from elongate.models.compatibility import check_network
 from elongate.models.pretrained import Pretrained
+from elongate.models.source import ModelSource
 from elongate.training.run import run
 from elongate.training.run_directory import RunDirectory
 
@@ -87,6 +104,49 @@ def test_a_checkpoint_that_names_no_head_is_opened_by_its_architecture(tmp_path:
     assert "masked" in Pretrained(source=str(folder)).build(258, seed=0).has
 
 
+TINY: dict[str, Any] = {**SIZES, "max_position_embeddings": 64, "pad_token_id": 0}
+READS_BOTH_SIDES: dict[str, Callable[[], PreTrainedModel]] = {
+    "big_bird": lambda: BigBirdForMaskedLM(BigBirdConfig(**TINY, attention_type="original_full")),
+    "deberta-v2": lambda: DebertaV2ForMaskedLM(DebertaV2Config(**TINY)),
+    "megatron-bert": lambda: MegatronBertForMaskedLM(MegatronBertConfig(**TINY)),
+    "mpnet": lambda: MPNetForMaskedLM(MPNetConfig(**TINY | {"pad_token_id": 1})),
+}
+
+
+@pytest.mark.parametrize("kind", READS_BOTH_SIDES)
+def test_a_model_whose_attention_states_no_direction_is_read_as_it_computes(kind: str, tmp_path: Path) -> None:
+    """These attentions have no attribute `is_causal` and do not use the interface of transformers."""
+    torch.manual_seed(0)
+    network = READS_BOTH_SIDES[kind]().eval()
+    model = Pretrained(source=str(saved(network, tmp_path / "checkpoint"))).build(258, seed=0)
+    check_network(model)
+    assert {"bidirectional", "masked"} <= model.has
+    assert "causal" not in model.has
+    tokens = torch.arange(2, 22)[None]
+    with torch.no_grad():
+        assert_close(model.logits(model.hidden(tokens)), network(tokens).logits, rtol=0, atol=1e-5)
+
+
+READS_THE_MASK: dict[str, Callable[[], PreTrainedModel]] = {
+    "bloom": lambda: BloomForCausalLM(BloomConfig(vocab_size=258, hidden_size=32, n_layer=1, n_head=4)),
+    "codegen": lambda: CodeGenForCausalLM(
+        CodeGenConfig(vocab_size=258, n_embd=32, n_layer=1, n_head=4, n_positions=64, rotary_dim=4, bos_token_id=None, eos_token_id=None)
+    ),
+    "xglm": lambda: XGLMForCausalLM(
+        XGLMConfig(vocab_size=258, d_model=32, ffn_dim=48, num_layers=1, attention_heads=4, max_position_embeddings=64)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", READS_THE_MASK)
+def test_a_causal_model_that_reads_its_direction_from_the_mask_is_refused(kind: str, tmp_path: Path) -> None:
+    """Their attention is written without the interface, and without a mask it would see both sides."""
+    torch.manual_seed(0)
+    model = Pretrained(source=str(saved(READS_THE_MASK[kind](), tmp_path / "checkpoint"))).build(258, seed=0)
+    with pytest.raises(ConfigError, match=f"is a {kind}, whose own attention computes other states than attention in regions"):
+        check_network(model)
+
+
 def config_without(folder: Path, key: str) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config[key]
@@ -132,6 +192,37 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(what: str, tmp_path: Path) 
         Pretrained(source=str(folder)).build(258, seed=0)
     assert str(refused.value).startswith(f"model.source={folder}: ")
     assert "\n" not in str(refused.value)
+
+
+QUANTIZED: dict[str, tuple[dict[str, Any], str]] = {
+    "fp8": ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
+    "mxfp4": ({"quant_method": "mxfp4"}, "mxfp4"),
+    "bitsandbytes": ({"load_in_4bit": True, "quant_method": "bitsandbytes"}, "bitsandbytes"),
+    "gptq": ({"quant_method": "gptq", "bits": 4}, "gptq"),
+    "one that transformers does not know": ({"quant_method": "new"}, "new"),
+    "one without a name": ({"load_in_8bit": True}, "a method that config.json does not name"),
+}
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+@pytest.mark.parametrize("what", QUANTIZED)
+def test_a_quantized_checkpoint_is_refused(what: str, key: str, tmp_path: Path) -> None:
+    folder = saved(GPT2LMHeadModel(GPT2), tmp_path / "checkpoint")
+    settings, method = QUANTIZED[what]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: settings}))
+    (folder / "model.safetensors").unlink()  # refused before the weights are opened
+    with pytest.raises(ConfigError) as refused:
+        Pretrained(source=str(folder)).build(258, seed=0)
+    rule = f"contains quantized weights ({method}), which cannot be trained or exported"
+    remedy = "dequantize it and save it with save_pretrained, or name the repository of the unquantized weights"
+    assert str(refused.value) == f"model.source={folder}: {rule}; {remedy}"
+
+
+def test_a_quantized_part_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    config = Gemma3Config(text_config={"quantization_config": {"quant_method": "awq"}})
+    with pytest.raises(ConfigError, match=r"contains quantized weights \(awq\)"):
+        ModelSource(str(tmp_path)).require_unquantized("model.source", config)
 
 
 def test_a_folder_without_a_checkpoint_is_refused_before_it_is_opened(tmp_path: Path) -> None:

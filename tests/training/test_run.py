@@ -10,10 +10,11 @@ import pytest
 import torch
 from tests.conftest import evaluated
 from tests.training.conftest import Workshop
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import elongate
 from elongate.cli import conf_directory
+from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.training.progress import describe_steps
 
 # alibi, which plain transformers cannot open, is in test_from_the_start.py.
@@ -141,3 +142,19 @@ def test_the_time_left_includes_the_evaluation(start: Workshop, capfd: pytest.Ca
     assert results["provenance"]["versions"]["python"] == platform.python_version()
     assert results["provenance"]["device"] == f"cpu ({torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)})"
     assert results["provenance"]["date"].endswith("+00:00")
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_run_says_that_the_auxiliary_loss_of_the_router_is_not_in_its_loss(
+    asks: bool, start: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "num_key_value_heads": 2}
+    config = MixtralConfig(**sizes, **experts, max_position_embeddings=128, output_router_logits=asks, router_aux_loss_coef=0.02)
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "experts")
+    ByteTokenizer().save(tmp_path / "experts")
+    source = ["model=pretrained", f"model.source={tmp_path}/experts", "context=none", "context.target_length=128"]
+    start(f"router-{asks}", *source, "steps=1", "evaluation=[]")
+    asked = "(output_router_logits=true, router_aux_loss_coef=0.02)"
+    line = f"warning: the auxiliary loss of the router, which the checkpoint asks for {asked}, is not part of the training loss\n"
+    assert capsys.readouterr().err.count(line) == asks

@@ -21,6 +21,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    Zamba2Config,
+    Zamba2ForCausalLM,
 )
 from transformers.pytorch_utils import Conv1D
 
@@ -218,3 +220,65 @@ def test_a_network_without_attention_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="there is no linear layer in the attention of a llama; choose from mixer"):
         Lora().target_layers(Odd())
+
+
+# -- shared weights ----------------------------------------------------------------------------
+
+
+def zamba(blocks: list[str]) -> LanguageModel:
+    """Its hybrid layers share one block of attention."""
+    attention = {"num_key_value_heads": 4, "attention_head_dim": 16, "attention_hidden_size": 64, "use_mem_rope": True}
+    mamba = {"mamba_d_state": 4, "mamba_ngroups": 1, "n_mamba_heads": 4, "mamba_headdim": 16, "chunk_size": 16}
+    fields = SIZES | attention | mamba | {"num_hidden_layers": len(blocks)}
+    network = Zamba2ForCausalLM(Zamba2Config(**fields, layers_block_type=blocks, num_mem_blocks=1))
+    return LanguageModel(network, "zamba2")
+
+
+def shared_projection() -> LanguageModel:
+    model = built("llama")
+    first, second = (layer.self_attn for layer in model.network.model.layers)
+    second.q_proj = first.q_proj
+    return model
+
+
+def tied_projection() -> LanguageModel:
+    model = built("llama")
+    first, second = (layer.self_attn for layer in model.network.model.layers)
+    second.q_proj.weight = first.q_proj.weight
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "weight"),
+    [
+        (lambda: zamba(["mamba", "hybrid", "mamba", "hybrid"]), r"\S+proj"),
+        (shared_projection, "model.layers.0.self_attn.q_proj"),
+        (tied_projection, "model.layers.0.self_attn.q_proj"),
+    ],
+    ids=["block", "module", "weight"],
+)
+def test_a_weight_with_two_users_is_refused(build: Callable[[], LanguageModel], weight: str) -> None:
+    """Merging would add the adapters of both users to the one weight."""
+    model = build()
+    with pytest.raises(ConfigError, match=f"selects {weight}, whose weight 2 modules of a .* share: merging would change all") as refused:
+        Lora().apply(model, seed=0)
+    assert str(refused.value.inside("tuning")).startswith("tuning.targets: ")
+    assert not any("lora" in name for name, _ in model.network.named_parameters())
+
+
+def test_a_layer_that_is_used_twice_is_merged_exactly() -> None:
+    model = built("llama")
+    layers = model.network.model.layers
+    layers[1] = layers[0]
+    Lora().apply(model, seed=0)
+    with torch.no_grad():
+        for name, parameter in model.network.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    adapted = loss(model.network)
+    Lora().merge(model)
+    assert_close(loss(model.network), adapted)
+
+
+def test_a_shared_block_with_one_user_is_accepted() -> None:
+    Lora().apply(zamba(["mamba", "hybrid", "mamba"]), seed=0)

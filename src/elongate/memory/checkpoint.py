@@ -7,9 +7,10 @@ never exist (objectives/cross_entropy.py).
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from elongate.errors import ConfigError, require
 from elongate.memory.memory import Plan
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from elongate.context.attention.kernel.kv_store import KeyValueStore
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
@@ -73,11 +75,32 @@ class Checkpoint(Plan):
         for part in example.parts(self.rows(example.length)):
             layout = model.layout(part.inputs, part.positions)
             store = KeyValueStore(outputs={}) if self.keep_attention else None
-            hidden = model.hidden(part.inputs, part.positions, layout.for_chunk(layout.chunk, store), part.context)
-            loss = summed_loss(model, hidden, part) / count
-            loss.backward()
+            with _recomputed(model.network, store):
+                hidden = model.hidden(part.inputs, part.positions, layout.for_chunk(layout.chunk, store), part.context)
+                loss = summed_loss(model, hidden, part) / count
+                loss.backward()
             total += loss.item()
         return total
+
+
+@contextmanager
+def _recomputed(network: nn.Module, store: KeyValueStore | None) -> Iterator[None]:
+    """Let the recomputation of each layer find the attention outputs that the layer stored."""
+    from torch.utils.checkpoint import checkpoint
+
+    if store is None:
+        yield
+        return
+    recompute = partial(checkpoint, use_reentrant=False, context_fn=store.recomputation)
+    layers: list[Any] = [module for module in network.modules() if hasattr(module, "_gradient_checkpointing_func")]
+    functions = [layer._gradient_checkpointing_func for layer in layers]
+    for layer in layers:
+        layer._gradient_checkpointing_func = recompute
+    try:
+        yield
+    finally:  # a function that refers to the store would keep its memory
+        for layer, function in zip(layers, functions, strict=True):
+            layer._gradient_checkpointing_func = function
 
 
 def _mlps(network: nn.Module) -> list[nn.Module]:

@@ -12,7 +12,7 @@ from elongate.context.position.scaling import Scaling
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
 from elongate.models.language_model import LanguageModel
-from elongate.models.probes import distance_matters, kernel_rotates_alike, layer_windows
+from elongate.models.probes import attention_error, distance_matters, kernel_rotates_alike, layer_windows
 
 _OTHER_ARCHITECTURE = "name a checkpoint of another architecture"
 
@@ -23,7 +23,17 @@ def check_strategy(model: LanguageModel, strategy: Strategy, original_length: in
     if "regions" in model.has:
         for attention in (strategy.attention, strategy.measured_attention):
             check_attention(model, attention)
+    if strategy.sampling is not None and not model.separates_documents:
+        rule = f"cannot act on a {model.network.config.model_type}, whose tokens also meet outside its attention, without positions"
+        raise ConfigError("context/sampling", strategy.sampling.word, rule, "train at the target length: use context=yarn or none")
     _check_position(model, strategy, original_length)
+
+
+def check_isolation(model: LanguageModel) -> None:
+    """Raises `ConfigError` if documents in one row cannot be isolated from each other."""
+    if not model.separates_documents:
+        rule = f"cannot isolate the documents of a {model.network.config.model_type}, whose tokens also meet outside its attention"
+        raise ConfigError("data.isolate_documents", True, rule, "use {key}=false")
 
 
 def check_attention(model: LanguageModel, attention: Attention) -> None:
@@ -36,6 +46,9 @@ def check_attention(model: LanguageModel, attention: Attention) -> None:
     windows = layer_windows(model)
     if not windows:
         raise refusal("whose attention does not go through the interface of transformers", _OTHER_ARCHITECTURE)
+    if not (attention.is_full or attention.rotates) and not model.separates_documents:
+        # An attention that rotates sees all tokens, only at other distances.
+        raise refusal("whose tokens also meet outside its attention", "use context/attention=full")
     if not attention.acts_within_windows and windows != {None}:
         raise refusal("whose layers have windows of their own", "use context/attention=full or window")
     if attention.rotates and not kernel_rotates_alike(model):
@@ -43,14 +56,23 @@ def check_attention(model: LanguageModel, attention: Attention) -> None:
         raise refusal(rule, "use context/attention=window")
 
 
-def check_head(model: LanguageModel) -> None:
-    """Raises `ConfigError` if the network does more to its logits than our head: our losses would not be its own."""
+def check_network(model: LanguageModel) -> None:
+    """Raises `ConfigError` if our attention or our head does not compute what the network does in transformers."""
     config = model.network.config
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         raise _source_refusal(model, "some of whose layers see chunks, which attention in regions does not compute")
-    # Skip the padding token, to which RoBERTa-style models give no position.
-    tokens = torch.arange(1, 9, device=model.device)[None] + (getattr(config, "pad_token_id", None) or 0)
-    tokens = tokens % config.vocab_size
+    if getattr(config, "index_topk", None):
+        # DeepSeek-V3.2 and networks derived from it read the mask, which attention in regions does not have.
+        raise _source_refusal(model, "whose attention chooses its keys with an indexer, which attention in regions does not compute")
+    check_head(model)
+    # Plain transformers lacks positions of our own.
+    if model.position.is_plain and attention_error(model) > 1e-2:
+        raise _source_refusal(model, "whose own attention computes other states than attention in regions")
+
+
+def check_head(model: LanguageModel) -> None:
+    """Raises `ConfigError` if the network does more to its logits than our head: our losses would not be its own."""
+    config, tokens = model.network.config, model.probe_text(8)
     try:
         with model.probed():
             ours = model.logits(model.hidden(tokens))

@@ -59,8 +59,8 @@ class LanguageModel:
     @property
     def has(self) -> frozenset[str]:
         """Return the properties that strategies, objectives and memory plans can rely on."""
-        causal = all(getattr(module, "is_causal", True) for module in self.network.modules())
-        return frozenset({"regions", *self.positions.has, *(("causal",) if causal else ("bidirectional", "masked"))})
+        direction = ("causal",) if self.is_causal else ("bidirectional", "masked")
+        return frozenset({"regions", *self.positions.has, *direction})
 
     @property
     def position(self) -> Position:
@@ -71,6 +71,16 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Return the device of the weights."""
         return next(self.network.parameters()).device
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """Return whether no token sees the tokens after it: another last token then changes no state before it."""
+        tokens = self.probe_text(8)
+        other = torch.cat([tokens[:, :-1], tokens[:, :1]], dim=1)
+        with self.probed():
+            states, changed = (self.hidden(text)[:, :-1] for text in (tokens, other))
+        # Experts multiply the tokens that they share in one product, whose rounding depends on all of them.
+        return bool((states - changed).norm() <= 1e-5 * states.norm())
 
     @cached_property
     def meets_in_attention(self) -> bool:
@@ -86,6 +96,22 @@ class LanguageModel:
             chunks = ((0, length // 2), (length // 2, length))
             halves = [self.hidden(tokens[:, slice(*chunk)], None, layout.for_chunk(chunk, kept)) for chunk in chunks]
         return torch.allclose(torch.cat(halves, dim=1), whole, rtol=1e-3, atol=1e-3)
+
+    @cached_property
+    def separates_documents(self) -> bool:
+        """Return whether tokens that do not meet in attention do not meet at all, as they do in convolutions and recurrences.
+
+        Two documents in one row then have the hidden states that they have alone.
+        """
+        length = min(24, self.original_length) // 2
+        tokens = self.probe_text(2 * length)
+        positions = torch.arange(length, device=self.device).repeat(2)[None]
+        attention, self.attention = self.attention, Full()
+        with self.probed():
+            together = self.hidden(tokens, positions)
+            alone = torch.cat([self.hidden(document) for document in tokens.split(length, dim=1)], dim=1)
+        self.attention = attention
+        return torch.allclose(together, alone, rtol=1e-3, atol=1e-3)
 
     # -- computing ---------------------------------------------------------------------------------
 
@@ -158,6 +184,13 @@ class LanguageModel:
         """Return the logits of a few hidden states. Losses of whole texts never need them."""
         weight, bias = self.head
         return nn.functional.linear(self.head_inputs(states).to(weight.dtype), weight, bias)
+
+    def probe_text(self, length: int) -> Int[Tensor, "1 length"]:
+        """Return a row of different tokens without padding, not longer than the positions reach."""
+        config = self.network.config
+        padding = getattr(config, "pad_token_id", None)  # RoBERTa-style models give it no position
+        words = torch.tensor([word for word in range(config.vocab_size) if word != padding], device=self.device)
+        return words[torch.arange(self.last_position(length - 1) + 1) % len(words)][None]
 
     @contextmanager
     def probed(self) -> Iterator[None]:

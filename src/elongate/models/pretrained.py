@@ -82,6 +82,7 @@ class Pretrained(Model):
         transformers_logging.set_verbosity_error()
         with self._loading():
             config, ours = elongate_format.read_config(**self._where.arguments())
+            self._where.require_unquantized(_KEY, config)
             for key in _ATTENTION_DROPOUTS:
                 if hasattr(config, key):
                     setattr(config, key, self.attention_dropout)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from transformers import PreTrainedModel
 
 from elongate.context.attention.attention import Pattern, Region
 from elongate.context.attention.full import Full
@@ -10,6 +15,9 @@ from elongate.context.attention.kernel import blocks
 from elongate.context.attention.kernel.blocks import Block
 from elongate.context.attention.kernel.kv_store import KeyValueStore
 from elongate.models.language_model import LanguageModel
+
+_SPARSE = re.compile("window|local_attention|attention_chunk|^index_")  # settings from which length on attention is sparse
+_LONGEST = 512  # tokens of a probe: longer ones take minutes on a CPU
 
 
 class _RotatedByKernel(Full):
@@ -65,3 +73,31 @@ def distance_matters(model: LanguageModel) -> bool:
         near, far = (model.hidden(text)[:, -1] for text in texts)
     positions.slopes, model.attention = slopes, attention
     return not torch.allclose(near, far, rtol=1e-3, atol=1e-3)
+
+
+def attention_error(model: LanguageModel) -> float:
+    """Return how far our attention moves the states from those of transformers' own, relative to these, for the worst token.
+
+    The text is long enough for attention to become sparse, if the configuration states such a length below 512 tokens.
+    """
+    config = model.network.config
+    sparse = [n for key, n in config.to_dict().items() if _SPARSE.search(key) and isinstance(n, int) and n < _LONGEST]
+    tokens = model.probe_text(max(16, *sparse, 0) + 8)
+    with model.probed():
+        ours = model.hidden(tokens).double()
+        with _own_attention(model.network):
+            theirs = model.hidden(tokens).double()
+    return float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).max())
+
+
+@contextmanager
+def _own_attention(network: PreTrainedModel) -> Iterator[None]:
+    """Let the network compute attention, and the mask that it may read, as its authors wrote it."""
+    configs = [module.config for module in network.modules() if isinstance(module, PreTrainedModel)]
+    before = [config._attn_implementation for config in configs]
+    for config in configs:
+        # `set_attn_implementation` changes nothing, the mask included, where an attention is written without the interface.
+        config._attn_implementation = "eager"
+    yield
+    for config, implementation in zip(configs, before, strict=True):
+        config._attn_implementation = implementation

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elongate.errors import ConfigError, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 WRITTEN_BY = "name a folder written by save_pretrained"  # the remedy for a folder that cannot be opened
 CONTAINS_ADAPTER = (
@@ -55,7 +58,7 @@ class ModelSource:
         }
 
     def fingerprint(self) -> str | None:
-        """Return a hash of names, sizes and both ends of the weight files: all of a large file takes minutes to read. None for a hub id."""
+        """Return a hash of names, sizes and both ends of the weight files, because large files take minutes to read; None for a hub id."""
         if not self.is_folder:
             return None
         digest = hashlib.sha256()
@@ -67,6 +70,16 @@ class ModelSource:
                 stream.seek(max(0, size - _END))
                 digest.update(stream.read())
         return digest.hexdigest()
+
+    def require_unquantized(self, key: str, config: PreTrainedConfig) -> None:
+        """Raises `ConfigError` for quantized weights, of which transformers loads some as if they were the weights themselves."""
+        for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+            for name in ("quantization_config", "compression_config"):
+                if (settings := getattr(part, name, None)) is not None:
+                    method = settings.get("quant_method") or "a method that config.json does not name"
+                    rule = f"contains quantized weights ({method}), which cannot be trained or exported"
+                    remedy = "dequantize it and save it with save_pretrained, or name the repository of the unquantized weights"
+                    raise ConfigError(key, self.name, rule, remedy)
 
     def damaged(self, key: str, what: str) -> ConfigError:
         """Return the error for a checkpoint whose files are damaged."""

@@ -53,13 +53,13 @@ class Origin:
 
     def build(self, job: Job) -> LanguageModel:
         """Returns the network on its device. Raises `ConfigError`."""
-        from elongate.models.compatibility import check_head
+        from elongate.models.compatibility import check_network
 
         device = find_device(job.device)
         model = self.model.build(self.tokenizer.vocab_size, job.seed)
         model.network.to(device)
         model.mask_token = self.tokenizer.mask
-        check_head(model)
+        check_network(model)
         model.word, model.precision = job.model.word, job.precision
         if job.compile:
             model.compile()

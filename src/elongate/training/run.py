@@ -105,6 +105,7 @@ def check(job: Job, text: Text, known_headers: dict[str, Any], session: Session)
     model = origin.build(job)
     job, original_length = with_model(job, model, text.corpus)
     _warn_of_lost_positions(job, model)
+    _warn_of_router_loss(model)
     _tune(job, model)
     setting = evaluation_setting(job, text, original_length)
     return Extension(job, origin, model, setting, headers(job.evaluations, setting))
@@ -192,6 +193,14 @@ def _warn_of_lost_positions(job: Job, model: LanguageModel) -> None:
     position = job.strategy.position
     if position.from_the_start and not job.model.fresh and model.position.word != position.word:
         warn(f"{position.word} replaces the positions that the checkpoint was trained with, which needs long training")
+
+
+def _warn_of_router_loss(model: LanguageModel) -> None:
+    """Of a mixture of experts, transformers adds a loss that balances the experts if the configuration says so."""
+    config = model.network.config
+    if getattr(config, "output_router_logits", False) and (weight := getattr(config, "router_aux_loss_coef", 0)):
+        asked = f"output_router_logits=true, router_aux_loss_coef={weight}"
+        warn(f"the auxiliary loss of the router, which the checkpoint asks for ({asked}), is not part of the training loss")
 
 
 def _tune(job: Job, model: LanguageModel) -> None:

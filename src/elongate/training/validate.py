@@ -57,7 +57,7 @@ def with_model(job: Job, model: LanguageModel, corpus: Corpus | None = None) -> 
 
     Returns the job with its objective bound to the model, and the original length.
     """
-    from elongate.models.compatibility import check_strategy
+    from elongate.models.compatibility import check_isolation, check_strategy
 
     original_length = job.model.original_length or model.original_length
     job = check_capabilities(job, model.has, original_length)
@@ -65,6 +65,8 @@ def with_model(job: Job, model: LanguageModel, corpus: Corpus | None = None) -> 
     if corpus is not None:
         check_documents(job, corpus, original_length)
     check_strategy(model, job.strategy, original_length)
+    if job.data.isolate_documents:
+        check_isolation(model)
     return job, original_length
 
 

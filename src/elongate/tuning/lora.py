@@ -45,6 +45,7 @@ class Lora(Tuning):
         from transformers.pytorch_utils import Conv1D
 
         layers = self.target_layers(model.network)
+        _require_own_weights(model.network, layers)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -93,6 +94,23 @@ class Lora(Tuning):
             require(known, "targets", target, rule, _suggestion(target, linear))
         ends = tuple(f".{target}" for target in self.targets)
         return {name: layer for name, layer in linear.items() if f".{name}".endswith(ends)}
+
+
+def _require_own_weights(network: PreTrainedModel, layers: dict[str, nn.Module]) -> None:
+    """Raises `ConfigError` for a weight with several users: merging would change it for all of them.
+
+    A user is a place in the tree of modules where an adapter could be.
+    """
+    modules = dict(network.named_modules(remove_duplicate=False))
+    users: dict[int, set[tuple[int, str]]] = {}
+    for name, module in modules.items():
+        parent, _, child = name.rpartition(".")
+        for weight in module.parameters(recurse=False):
+            users.setdefault(id(weight), set()).add((id(modules[parent]), child))
+    for name, layer in layers.items():
+        count = len(users[id(layer.weight)])
+        rule = f"selects {name}, whose weight {count} modules of a {network.config.model_type} share: merging would change all of them"
+        require(count == 1, "targets", "", rule, "use targets with a weight of their own, or tuning=full")
 
 
 def _lora_layers(network: PreTrainedModel) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def open_bert(source: ModelSource, key: str) -> BertModel:
         if config.model_type != "bert":
             rule = f"is a {config.model_type}, which cannot be the encoder"
             raise ConfigError(key, source.name, rule, "name a BERT, or use null")
+        source.require_unquantized(key, config)
         config.attention_probs_dropout_prob = 0.0
         # On the CPU, also inside the planner, which builds fresh networks on the meta device.
         with torch.device("cpu"):

@@ -18,6 +18,21 @@ from elongate.context.attention.kernel.kv_store import KeyValueStore, Output, Pa
 from elongate.context.attention.kernel.layout import Layout
 
 IMPLEMENTATION = "elongate"
+# Keywords that do not change what attention computes. Networks pass on most of what their forward pass was given.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "cache_position",
+        "deterministic",
+        "logits_to_keep",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "past_key_values",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
 
 
 def attention(
@@ -30,20 +45,22 @@ def attention(
     dropout: float = 0.0,
     layout: Layout | None = None,
     sliding_window: int | None = None,
+    is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """The function that transformers calls: batch × heads × length × dim to batch × length × heads × dim.
 
     Without a layout every token sees the whole sequence, or all of it that is not ahead.
     """
-    if refused := [name for name in ("softcap", "s_aux") if others.get(name) is not None]:
+    if refused := [name for name, value in others.items() if value is not None and name not in _WITHOUT_EFFECT]:
         raise ValueError(f"{type(module).__name__} needs {refused[0]}, which attention in regions does not support")
     if attention_mask is not None:
         raise ValueError(f"{type(module).__name__} passes a mask, which attention in regions does not support: load the model with sdpa")
     if torch.is_autocast_enabled(query.device.type):
         # Like torch's own call: the rotary embedding returns queries and keys in float32, but values are in bfloat16.
         query, key, value = (x.to(torch.get_autocast_dtype(x.device.type)) for x in (query, key, value))
-    causal, scale = getattr(module, "is_causal", True), query.shape[-1] ** -0.5 if scaling is None else scaling
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal  # as in transformers' own functions
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     count, length = query.shape[2], key.shape[2]
     if layout is None and sliding_window is None and count in (1, length):
         # torch's own call computes the same and can be compiled.
@@ -79,19 +96,20 @@ def _in_regions(
     regions, store = layout.batched_regions(query.shape[1], causal, sliding_window), layout.store
     if store is None:
         return _Attend.apply(query, key, value, regions, scale, None)[0]
-    stored = store.get_output(module, layout.chunk)
+    call = store.next_call(module)
+    stored = store.get_output(call, layout.chunk)
     if store.past is None:
         out, lse = _Attend.apply(query, key, value, regions, scale, stored)
     else:
-        past = store.get_past(module, key, value, layout.length)
+        past = store.get_past(call, key, value, layout.length)
         with torch.no_grad():
             past.keys.write(*layout.chunk, key)
             past.values.write(*layout.chunk, value)
-        if module is store.last:
+        if call == store.last:
             raise StopForward
         out, lse = _AttendToPast.apply(query, key, value, past, regions, scale, stored, layout.chunk, store)
     if stored is None:
-        store.store_output(module, layout.chunk, layout.length, (out.detach(), lse))
+        store.store_output(call, layout.chunk, layout.length, (out.detach(), lse))
     return out
 
 

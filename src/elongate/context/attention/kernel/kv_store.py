@@ -1,9 +1,16 @@
-"""Storage between two passes over a sequence: keys, values, their gradients and attention outputs."""
+"""Storage between two passes over a sequence: keys, values, their gradients and attention outputs.
+
+Everything is stored per call of attention and not per module: some networks call a module several times in a pass,
+because two attentions share it (DiffLlama) or because its layer is repeated (HRM).
+"""
 
 from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -15,6 +22,7 @@ from torch import Tensor, nn
 from elongate.context.attention.kernel.blocks import Range
 from elongate.errors import RunError
 
+Call = tuple[nn.Module, int]  # an attention module, and how often it was called before in the same pass
 Output = tuple[Float[Tensor, "batch heads length value_dim"], Float[Tensor, "batch heads length"]]  # and log-sum-exp
 
 
@@ -93,37 +101,63 @@ class StopForward(Exception):
 
 @dataclass
 class KeyValueStore:
-    """What one sequence stores for each attention module."""
+    """What one sequence stores for each call of attention."""
 
-    past: dict[nn.Module, Past] | None = None  # None: the whole sequence is computed in one call
-    outputs: dict[nn.Module, dict[Range, Output]] | None = None  # by chunk; None: attention is recomputed
-    last: nn.Module | None = None  # raise `StopForward` when its keys and values are stored
+    past: dict[Call, Past] | None = None  # None: the whole sequence is computed in one pass
+    outputs: dict[Call, dict[Range, Output]] | None = None  # by chunk; None: attention is recomputed
+    last: Call | None = None  # raise `StopForward` when its keys and values are stored
+    _num_calls: Counter[nn.Module] = field(default_factory=Counter)  # in this pass
+
+    def start_pass(self) -> None:
+        """Numbers the calls of attention from 0. Call before every pass through all layers."""
+        self._num_calls = Counter()
+
+    def next_call(self, module: nn.Module) -> Call:
+        """The call of attention that begins."""
+        number = self._num_calls[module]
+        self._num_calls[module] += 1
+        return module, number
+
+    def recomputation(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """The contexts of a layer and of its recomputation, which numbers its calls as the layer did.
+
+        The argument `context_fn` of `torch.utils.checkpoint.checkpoint`.
+        """
+        return nullcontext(), self._numbered_from(self._num_calls.copy())
+
+    @contextmanager
+    def _numbered_from(self, num_calls: Counter[nn.Module]) -> Iterator[None]:
+        present, self._num_calls = self._num_calls, num_calls
+        try:
+            yield
+        finally:  # torch ends a recomputation by an exception as soon as it has all tensors
+            self._num_calls = present
 
     def allocate(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> TokenTensor:
         """Returns zeros."""
         return InMemory(shape, dtype, device)
 
-    def get_past(self, module: nn.Module, key: Tensor, value: Tensor, length: int) -> Past:
-        """Keys and values of a layer; allocated for `length` tokens in the first call."""
+    def get_past(self, call: Call, key: Tensor, value: Tensor, length: int) -> Past:
+        """Keys and values of a call; allocated for `length` tokens in the first pass."""
         assert self.past is not None
-        if module not in self.past:
+        if call not in self.past:
             tensors = (self.allocate((*x.shape[:2], length, x.shape[-1]), x.dtype, x.device) for x in (key, value))
-            self.past[module] = Past(length, *tensors)
-        return self.past[module]
+            self.past[call] = Past(length, *tensors)
+        return self.past[call]
 
     def stop_at_last_layer(self) -> None:
-        """Makes later passes end with `StopForward` at the last layer. Call after one pass through all layers."""
+        """Makes later passes end with `StopForward` at the last call. Call after one pass through all layers."""
         assert self.past
         self.last = next(reversed(self.past))
 
-    def get_output(self, module: nn.Module, chunk: Range) -> Output | None:
-        """The stored output of a layer for a chunk, if any."""
-        return None if self.outputs is None else self.outputs.get(module, {}).get(chunk)
+    def get_output(self, call: Call, chunk: Range) -> Output | None:
+        """The stored output of a call for a chunk, if any."""
+        return None if self.outputs is None else self.outputs.get(call, {}).get(chunk)
 
-    def store_output(self, module: nn.Module, chunk: Range, length: int, output: Output) -> None:
-        """Stores the output of a layer for a chunk of a sequence of `length` tokens, if outputs are stored."""
+    def store_output(self, call: Call, chunk: Range, length: int, output: Output) -> None:
+        """Stores the output of a call for a chunk of a sequence of `length` tokens, if outputs are stored."""
         if self.outputs is not None:
-            self.outputs.setdefault(module, {})[chunk] = output
+            self.outputs.setdefault(call, {})[chunk] = output
 
     def drop_outputs(self, chunk: Range) -> None:
         """Frees the outputs of a chunk."""
@@ -137,27 +171,27 @@ class KeyValueStoreOnDisk(KeyValueStore):
 
     folder: Path = field(kw_only=True)
     _num_files: int = 0
-    _whole: dict[nn.Module, tuple[TokenTensor, TokenTensor]] = field(default_factory=dict)  # outputs of all chunks
-    _stored: set[tuple[nn.Module, Range]] = field(default_factory=set)
+    _whole: dict[Call, tuple[TokenTensor, TokenTensor]] = field(default_factory=dict)  # outputs of all chunks
+    _stored: set[tuple[Call, Range]] = field(default_factory=set)
 
     def allocate(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> TokenTensor:
         self._num_files += 1
         return OnDisk(self.folder / str(self._num_files), shape, dtype, device)
 
-    def get_output(self, module: nn.Module, chunk: Range) -> Output | None:
-        if (module, chunk) not in self._stored:
+    def get_output(self, call: Call, chunk: Range) -> Output | None:
+        if (call, chunk) not in self._stored:
             return None
         # Copied: these tensors live until the backward pass reaches the layer, and a view would keep the file mapped.
-        out, lse = (tensor.read(*chunk).clone() for tensor in self._whole[module])
+        out, lse = (tensor.read(*chunk).clone() for tensor in self._whole[call])
         return out, lse[..., 0]
 
-    def store_output(self, module: nn.Module, chunk: Range, length: int, output: Output) -> None:
+    def store_output(self, call: Call, chunk: Range, length: int, output: Output) -> None:
         if self.outputs is None:
             return
         parts = output[0], output[1][..., None]
-        if module not in self._whole:
+        if call not in self._whole:
             out, lse = (self.allocate((*x.shape[:2], length, x.shape[-1]), x.dtype, x.device) for x in parts)
-            self._whole[module] = out, lse
-        for tensor, part in zip(self._whole[module], parts, strict=True):
+            self._whole[call] = out, lse
+        for tensor, part in zip(self._whole[call], parts, strict=True):
             tensor.write(*chunk, part)
-        self._stored.add((module, chunk))
+        self._stored.add((call, chunk))

@@ -59,7 +59,9 @@ class Layout:
         return cls(pattern, length, documents, (0, length), positions, frequencies, slopes)
 
     def for_chunk(self, chunk: Range, store: KeyValueStore | None) -> Layout:
-        """The layout of a call that computes only `chunk` of the same sequence."""
+        """The layout of a pass that computes only `chunk` of the same sequence. Each pass needs a new one."""
+        if store is not None:
+            store.start_pass()
         return replace(self, chunk=chunk, store=store, _batched={})
 
     @property
