@@ -32,11 +32,15 @@ class Source(ABC):
 
     validation_ratio: float = 0.1  # share of the documents that is held out for validation, above 0 and below 1
     isolate_documents: bool = False  # documents in a sequence do not see each other; each starts at position 0
+    # Each document, and each text that is measured, begins with BOS: true, false, or auto: if the tokenizer adds it.
+    add_bos: Any = "auto"
     cache: str = "runs/cache"  # folder for tokens and trained tokenizers; between runs it may be deleted at any time
 
     def __post_init__(self) -> None:
         ratio = self.validation_ratio
         require(0 < ratio < 1, "validation_ratio", ratio, "must be above 0 and below 1", "use {key}=0.1")
+        is_known = isinstance(self.add_bos, bool) or self.add_bos == "auto"
+        require(is_known, "add_bos", self.add_bos, "must be auto, true or false", "use {key}=auto")
 
     @abstractmethod
     def documents(self) -> Iterator[Document]:

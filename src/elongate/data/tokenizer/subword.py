@@ -7,9 +7,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import tokenizers
+from tokenizers.processors import TemplateProcessing
 
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError
@@ -41,6 +43,8 @@ class SubwordTokenizer(Tokenizer):
         self.vocab_size = max(vocabulary.values()) + 1
         self.end_of_document = vocabulary[end]
         self.mask = vocabulary.get(_named(files, "mask_token") or "")
+        self.bos = vocabulary.get(_named(files, "bos_token") or "")
+        self.beginning = self._beginning()
         parts = [self._tokenizer.to_str(), self._tokenizer.encode_special_tokens, self.end_of_document]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -51,8 +55,23 @@ class SubwordTokenizer(Tokenizer):
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
+    def spelled(self, token: int) -> str:
+        return self._tokenizer.decode([token], skip_special_tokens=False)
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def with_bos(self, add: bool | str) -> Self:
+        changed = super().with_bos(add)
+        if changed is not self:
+            # So that other programs read texts as the model was trained.
+            changed._files = with_template(self._files, _named(self._files, "bos_token") if add else None)
+        return changed
+
+    def _beginning(self) -> tuple[int, ...]:
+        """The tokens that the post-processor puts before every text."""
+        encoding = self._tokenizer.encode("a")
+        return tuple(encoding.ids[: encoding.special_tokens_mask.index(0)]) if 0 in encoding.special_tokens_mask else ()
 
     def with_mask(self) -> SubwordTokenizer:
         if self.mask is not None:
@@ -101,6 +120,18 @@ def with_mask_token(files: dict[str, bytes]) -> dict[str, bytes]:
     tokenizer = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
     tokenizer.add_special_tokens([tokenizers.AddedToken(MASK, normalized=False)])
     config = json.loads(files["tokenizer_config.json"]) | {"mask_token": MASK}
+    return files | {
+        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
+        "tokenizer_config.json": json.dumps(config, indent=2).encode(),
+    }
+
+
+def with_template(files: dict[str, bytes], bos: str | None) -> dict[str, bytes]:
+    """The files with a post-processor that puts the token, or nothing, before every text."""
+    tokenizer = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
+    before, known = ([bos], [(bos, tokenizer.token_to_id(bos))]) if bos is not None else ([], [])
+    tokenizer.post_processor = TemplateProcessing(single=[*before, "$A"], pair=[*before, "$A", *before, "$B"], special_tokens=known)
+    config = json.loads(files.get("tokenizer_config.json", b"{}")) | {"add_bos_token": bos is not None}
     return files | {
         "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
         "tokenizer_config.json": json.dumps(config, indent=2).encode(),
