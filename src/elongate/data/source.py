@@ -16,6 +16,7 @@ from elongate.errors import ConfigError, require
 
 PIECE = 1 << 18  # characters tokenized together; subword libraries need 130 bytes of memory per character
 BREAK = re.compile(r"(?<=\S)\n(?=\S)")
+BLANK = re.compile(r"(?<=\S)(?=\s)")
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,19 @@ def held_out_documents(names: Sequence[str], ratio: float) -> np.ndarray:
 
 
 def pieces(text: str) -> Iterator[str]:
-    """Splits a long text after line ends, which bounds the memory that tokenizing it takes.
+    """Splits a long text, which bounds the memory that training a tokenizer on it takes.
 
-    Byte and byte-level BPE tokenizers give the tokens of the whole text: none of their words spans a single line end
-    between two characters that are not blank. Other tokenizers may differ by one token at a split.
+    After a line end between two characters that are not blank, if there is one within `PIECE` characters; a text without
+    such line ends is split before a blank, or anywhere if it has none.
     """
     start = 0
-    while found := BREAK.search(text, start + PIECE):
+    while len(text) - start > 2 * PIECE:
+        least, most = start + PIECE, start + 2 * PIECE
+        found = BREAK.search(text, least, most) or BLANK.search(text, least, most)
+        stop = most if found is None else found.end()
+        yield text[start:stop]
+        start = stop
+    if found := BREAK.search(text, start + PIECE):
         yield text[start : found.end()]
         start = found.end()
     yield text[start:]

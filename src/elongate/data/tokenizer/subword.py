@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +13,7 @@ import numpy as np
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
+from elongate.data.tokenizer.blocks import encode_blocks
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError
 
@@ -62,6 +63,9 @@ class SubwordTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def encode_blocks(self, text: str) -> Iterator[np.ndarray]:
+        return encode_blocks(self._tokenizer, text)
 
     def spelled(self, token: int) -> str:
         return self._tokenizer.decode([token], skip_special_tokens=False)

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from elongate.data.source import Source, pieces
+from elongate.data.source import Source
 from elongate.errors import ConfigError, inside
 
 
@@ -34,8 +34,7 @@ class Tokenizer(ABC):
 
     def encode_blocks(self, text: str) -> Iterator[np.ndarray]:
         """The ids of a long text in blocks, which together are those of `encode`."""
-        for piece in pieces(text):
-            yield self.encode(piece)
+        yield self.encode(text)
 
     @abstractmethod
     def spelled(self, token: int) -> str:
