@@ -110,6 +110,7 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> tupl
     setting = Setting(held_out, tokenizer, original, target, seed, objective.scorer)
     results: dict[str, Any] = {"strategy": strategy} if run else {}
     results["attention"] = _attend(model, attention, target, original)
+    results["add_bos"] = bool(tokenizer.beginning)  # measured texts begin with BOS
     results |= {evaluation.word: evaluation.header(setting) for evaluation in evaluations}
     # Write only from here on, so a rejected configuration leaves nothing behind.
     read = [settings.folder, *(path for evaluation in evaluations for path in evaluation.reads())]
@@ -125,6 +126,7 @@ def _open(settings: Settings, run: dict[str, Any], nodes: dict[str, DictConfig])
         source = Pretrained(source=str(settings.folder / "model") if run else settings.checkpoint)
         with inside("tokenizer"):
             tokenizer = pretrained_tokenizer(build(nodes["tokenizer"], "tokenizer"), source).fit(data)
+    tokenizer = tokenizer.with_bos(data.add_bos)
     with inside("data"):
         corpus = load_corpus(data, tokenizer)
     from elongate.models.compatibility import check_network

@@ -234,4 +234,12 @@ def test_pieces_join_to_the_text_and_end_between_lines():
     assert "".join(cut) == text
     assert len(cut) > 1
     assert all(piece.endswith("\n") and not piece.endswith("\n\n") for piece in cut[:-1])
-    assert list(pieces("x" * 3 * PIECE)) == ["x" * 3 * PIECE]
+
+
+@pytest.mark.parametrize("line", ["x" * 90, "x x", "x\r\n", "x\n\n", "x \n "])
+def test_pieces_of_a_text_without_such_line_ends_are_bounded(line):
+    text = line * (3 * PIECE // len(line))
+    cut = list(pieces(text))
+    assert "".join(cut) == text
+    assert max(map(len, cut)) <= 2 * PIECE
+    assert all(piece[0].isspace() for piece in cut[1:]) or " " not in line + line.replace("\n", " ")

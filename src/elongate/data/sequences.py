@@ -105,6 +105,14 @@ class SampledSequences:
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
+def begun(tokens: np.ndarray, beginning: tuple[int, ...]) -> np.ndarray:
+    """The tokens (a text, or a text per row) with the first ones replaced by BOS, so their number stays the same."""
+    count = min(len(beginning), tokens.shape[-1])
+    begun = np.array(tokens, dtype=np.int64)
+    begun[..., :count] = beginning[:count]
+    return begun
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Pieces of validation documents."""
@@ -120,7 +128,8 @@ def held_out(tokens: Tokens, length: int, count: int) -> HeldOut:
     """Up to `count` pieces of exactly `length` tokens, each within one document.
 
     These are the beginnings of documents, evenly spaced over those that are long enough. If they are fewer than
-    `count`, second and third pieces of the same documents follow. Empty if no document is long enough.
+    `count`, second and third pieces of the same documents follow, whose first token is replaced by BOS if documents
+    begin with it. Empty if no document is long enough.
     """
     lengths = np.diff(tokens.bounds)
     chosen: list[tuple[int, int]] = []
@@ -135,5 +144,5 @@ def held_out(tokens: Tokens, length: int, count: int) -> HeldOut:
     rows = np.empty((len(chosen), length), dtype=np.int64)
     for row, (document, turn) in zip(rows, chosen, strict=True):
         start = tokens.bounds[document] + turn * length
-        row[:] = tokens.flat[start : start + length]
+        row[:] = begun(tokens.flat[start : start + length], tokens.beginning)
     return HeldOut(rows, np.array([document for document, _ in chosen], dtype=np.int64))

@@ -16,6 +16,7 @@ from elongate.errors import ConfigError, require
 
 PIECE = 1 << 18  # characters tokenized together; subword libraries need 130 bytes of memory per character
 BREAK = re.compile(r"(?<=\S)\n(?=\S)")
+BLANK = re.compile(r"(?<=\S)(?=\s)")
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,15 @@ class Source(ABC):
 
     validation_ratio: float = 0.1  # share of the documents that is held out for validation, above 0 and below 1
     isolate_documents: bool = False  # documents in a sequence do not see each other; each starts at position 0
+    # Each document, and each text that is measured, begins with BOS: true, false, or auto: if the tokenizer adds it.
+    add_bos: Any = "auto"
     cache: str = "runs/cache"  # folder for tokens and trained tokenizers; between runs it may be deleted at any time
 
     def __post_init__(self) -> None:
         ratio = self.validation_ratio
         require(0 < ratio < 1, "validation_ratio", ratio, "must be above 0 and below 1", "use {key}=0.1")
+        is_known = isinstance(self.add_bos, bool) or self.add_bos == "auto"
+        require(is_known, "add_bos", self.add_bos, "must be auto, true or false", "use {key}=auto")
 
     @abstractmethod
     def documents(self) -> Iterator[Document]:
@@ -69,13 +74,19 @@ def held_out_documents(names: Sequence[str], ratio: float) -> np.ndarray:
 
 
 def pieces(text: str) -> Iterator[str]:
-    """Splits a long text after line ends, which bounds the memory that tokenizing it takes.
+    """Splits a long text, which bounds the memory that training a tokenizer on it takes.
 
-    Byte and byte-level BPE tokenizers give the tokens of the whole text: none of their words spans a single line end
-    between two characters that are not blank. Other tokenizers may differ by one token at a split.
+    After a line end between two characters that are not blank, if there is one within `PIECE` characters; a text without
+    such line ends is split before a blank, or anywhere if it has none.
     """
     start = 0
-    while found := BREAK.search(text, start + PIECE):
+    while len(text) - start > 2 * PIECE:
+        least, most = start + PIECE, start + 2 * PIECE
+        found = BREAK.search(text, least, most) or BLANK.search(text, least, most)
+        stop = most if found is None else found.end()
+        yield text[start:stop]
+        start = stop
+    if found := BREAK.search(text, start + PIECE):
         yield text[start : found.end()]
         start = found.end()
     yield text[start:]

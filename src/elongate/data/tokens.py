@@ -6,16 +6,17 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from elongate.data.cache import cached_folder
-from elongate.data.source import PIECE, Source, held_out_documents, pieces
+from elongate.data.source import PIECE, Document, Source, held_out_documents
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError
 
-FORMAT = 1  # of the cached files; raise it whenever they or their tokens change
+FORMAT = 2  # of the cached files; raise it whenever they or their tokens change
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Tokens:
 
     flat: np.ndarray  # uint16 or uint32, memory-mapped
     bounds: np.ndarray  # int64, one more than there are documents
+    beginning: tuple[int, ...] = ()  # the first tokens of every document, usually BOS or none
 
     def __len__(self) -> int:
         return len(self.flat)
@@ -44,30 +46,32 @@ def load_corpus(source: Source, tokenizer: Tokenizer) -> Corpus:
     The split is by document (see `held_out_documents`), and each split keeps the order of the source. For a source
     with a single document, the last `validation_ratio` of its tokens are held out.
     """
-    parts = [FORMAT, source.fingerprint(), tokenizer.fingerprint, source.validation_ratio]
+    parts = [FORMAT, source.fingerprint(), tokenizer.fingerprint, tokenizer.beginning, source.validation_ratio]
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     folder = Path(source.cache) / "tokens" / fingerprint[:32]
     cached_folder(folder, lambda folder: _write(source, tokenizer, folder))
-    return Corpus(_open(folder, "train"), _open(folder, "validation"), fingerprint)
+    train, validation = (_open(folder, split, tokenizer.beginning) for split in ("train", "validation"))
+    return Corpus(train, validation, fingerprint)
 
 
-def _open(folder: Path, split: str) -> Tokens:
-    return Tokens(np.load(folder / f"{split}.npy", mmap_mode="r"), np.load(folder / f"{split}.bounds.npy"))
+def _open(folder: Path, split: str, beginning: tuple[int, ...]) -> Tokens:
+    return Tokens(np.load(folder / f"{split}.npy", mmap_mode="r"), np.load(folder / f"{split}.bounds.npy"), beginning)
 
 
 def _write(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
     # The number of held-out documents is only known after the last one, so write one file in order and then split it.
     ordered = folder / "ordered.bin"
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    end = np.array([tokenizer.end_of_document], dtype=dtype)
-    names, stops = _write_in_order(source, tokenizer, ordered, end)
+    beginning, end = np.array(tokenizer.beginning, dtype=dtype), np.array([tokenizer.end_of_document], dtype=dtype)
+    names, stops = _write_in_order(source, tokenizer, ordered, beginning, end)
     if not names:
         raise ConfigError("", type(source).__name__.lower(), "has no documents", "choose another source with {key}=…")
     flat, length = np.asarray(np.memmap(ordered, dtype, mode="r")), stops[-1]
     if len(names) == 1:
-        cut = length - 1 - max(1, round((length - 1) * source.validation_ratio))
+        words = length - len(beginning) - 1
+        cut = length - 1 - max(1, round(words * source.validation_ratio))
         _save(folder, "train", [np.append(flat[:cut], end)], np.array([cut + 1]), dtype)
-        _save(folder, "validation", [flat[cut:]], np.array([length - cut]), dtype)
+        _save(folder, "validation", [beginning, flat[cut:]], np.array([len(beginning) + length - cut]), dtype)
     else:
         bounds = np.array([0, *stops])
         held_out = held_out_documents(names, source.validation_ratio)
@@ -77,35 +81,42 @@ def _write(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
     ordered.unlink()
 
 
-def _write_in_order(source: Source, tokenizer: Tokenizer, path: Path, end: np.ndarray) -> tuple[list[str], list[int]]:
-    """Writes the tokens of all documents, each followed by `end`. Returns their names and where each one stops."""
+def _write_in_order(
+    source: Source, tokenizer: Tokenizer, path: Path, beginning: np.ndarray, end: np.ndarray
+) -> tuple[list[str], list[int]]:
+    """Writes the tokens of all documents between `beginning` and `end`. Returns their names and where each one stops."""
     names: list[str] = []
     stops: list[int] = []
     length = 0
     with path.open("wb") as file:
-        for batch in _batches(source):
-            for (name, _), ids in zip(batch, tokenizer.encode_batch([text for _, text in batch]), strict=True):
+        for name, blocks in _encoded(source, tokenizer):
+            for ids in chain([beginning], blocks, [end]):
                 length += file.write(ids.astype(end.dtype).data) // end.itemsize
-                if name is not None:
-                    length += file.write(end.data) // end.itemsize
-                    names.append(name)
-                    stops.append(length)
+            names.append(name)
+            stops.append(length)
     return names, stops
 
 
-def _batches(source: Source) -> Iterator[list[tuple[str | None, str]]]:
-    """Pieces of text in order, about four long ones per batch. The last piece of a document carries its name."""
-    batch: list[tuple[str | None, str]] = []
+def _encoded(source: Source, tokenizer: Tokenizer) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
+    """The name and the tokens of each document: short documents many at a time, a long one in blocks."""
+    batch: list[Document] = []
     characters = 0
     for document in source.documents():
-        for text in pieces(document.text):
-            if characters >= 4 * PIECE:
-                yield batch
-                batch, characters = [], 0
-            batch.append((None, text))
-            characters += len(text)
-        batch[-1] = (document.name, text)
-    yield batch
+        is_long = len(document.text) > PIECE
+        if is_long or characters >= 4 * PIECE:
+            yield from _together(batch, tokenizer)
+            batch, characters = [], 0
+        if is_long:
+            yield document.name, tokenizer.encode_blocks(document.text)
+        else:
+            batch.append(document)
+            characters += len(document.text)
+    yield from _together(batch, tokenizer)
+
+
+def _together(documents: list[Document], tokenizer: Tokenizer) -> Iterator[tuple[str, list[np.ndarray]]]:
+    for document, ids in zip(documents, tokenizer.encode_batch([one.text for one in documents]), strict=True):
+        yield document.name, [ids]
 
 
 def _save(folder: Path, split: str, documents: Iterable[np.ndarray], lengths: np.ndarray, dtype: np.dtype) -> None:

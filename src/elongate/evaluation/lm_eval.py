@@ -43,6 +43,7 @@ class LmEval(HarnessPresentation, Evaluation):
     # Examples before each question, at least 0; null: each task's own. A task that fixes 0 keeps it.
     num_fewshot: int | None = None
     limit: int | None = None  # documents of each task, the first ones, at least 1; null: all
+    prefix_token_id: int | None = None  # precedes a text without context; null: the tokenizer's BOS, or its EOS without one
 
     def __post_init__(self) -> None:
         rule, remedy = "needs lm-evaluation-harness, which is not installed", "install it: python -m pip install lm-eval"
@@ -62,6 +63,9 @@ class LmEval(HarnessPresentation, Evaluation):
 
     def header(self, setting: Setting) -> dict[str, Any]:
         self.check(setting.reading)
+        prefix, size = self.prefix_token_id, setting.tokenizer.vocab_size
+        rule, remedy = f"must be a token of the tokenizer, from 0 to {size - 1}", "use {key}=null for its BOS or EOS"
+        require(prefix is None or 0 <= prefix < size, f"evaluation.{self.word}.prefix_token_id", prefix, rule, remedy)
         with inside(f"evaluation.{self.word}"):
             tasks = self._loaded["tasks"]
             for name, task in tasks.items():
@@ -82,7 +86,7 @@ class LmEval(HarnessPresentation, Evaluation):
         from elongate.evaluation.harness.model import HarnessModel
 
         model.network.eval()
-        asked = HarnessModel(model, setting, lambda text: tick(f"{self.word} {text}"))
+        asked = HarnessModel(model, setting, lambda text: tick(f"{self.word} {text}"), self.prefix_token_id)
         for kind, requests in self._requests(self.limit).items():
             # Answer here, where progress and faults are reported; the harness then finds all its requests answered.
             getattr(asked, kind)(requests)

@@ -103,7 +103,7 @@ class Needle(NeedlePresentation, Evaluation):
         """The lengths that needle and query fit into, and that the held-out text can fill."""
         usual = usual_lengths(setting.original_length, setting.target_length, setting.reading.two_sided)
         asked = usual if self.lengths is None else self.lengths
-        shortest = 1 + _keys(setting).size
+        shortest = 1 + len(setting.tokenizer.beginning) + _keys(setting).size
         fitting = [n for n in asked if shortest <= n <= len(setting.held_out)]
         if (self.lengths is not None and fitting != asked) or not fitting:
             rule = f"must be between {shortest} (needle, query and answer) and {len(setting.held_out)} (the held-out text) tokens"
@@ -174,15 +174,15 @@ def _sample_pair(setting: Setting, keys: Keys, length: int, depth: float, number
 
 
 def _sample(setting: Setting, length: int, depth: float, place: int, key: str, wrong: str) -> Sample:
-    encode, held_out = setting.tokenizer.encode, setting.held_out
+    encode, held_out, beginning = setting.tokenizer.encode, setting.held_out, setting.tokenizer.beginning
     needle, query = encode(NEEDLE.format(key=key)), encode(QUERY)
     answers = np.stack([continuation(encode, QUERY, text) for text in (key, wrong)])
-    room = length - len(needle) - len(query) - answers.shape[1]
+    room = length - len(beginning) - len(needle) - len(query) - answers.shape[1]
     start = place % (len(held_out) - room + 1)
     hay = held_out.flat[start : start + room]
     split = round(depth * room)
-    prefix = np.concatenate([hay[:split], needle, hay[split:], query]).astype(np.int64)
-    return Sample(prefix, answers, key, split / len(prefix))
+    prefix = np.concatenate([beginning, hay[:split], needle, hay[split:], query]).astype(np.int64)
+    return Sample(prefix, answers, key, (len(beginning) + split) / len(prefix))
 
 
 def _record(sample: Sample, figures: list[float]) -> Record:

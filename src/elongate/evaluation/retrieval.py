@@ -242,7 +242,7 @@ def _sample(setting: Setting, task: str, length: int, depth: float, number: int,
     from elongate.data.retrieval.sample import Place, build_sample
 
     place = Place(task, length, depth, number, setting.seed)
-    return build_sample(place, setting.tokenizer.encode, setting.held_out.flat, control)
+    return build_sample(place, setting.tokenizer.encode, setting.held_out.flat, control, setting.tokenizer.beginning)
 
 
 def _shortest(setting: Setting, task: str) -> int:
@@ -251,7 +251,7 @@ def _shortest(setting: Setting, task: str) -> int:
     from elongate.data.retrieval.sample import shortest_length
 
     try:
-        return shortest_length(task, setting.tokenizer.encode, setting.seed)
+        return shortest_length(task, setting.tokenizer.encode, setting.seed) + len(setting.tokenizer.beginning)
     except Indistinguishable:
         rule = f"the tokenizer reads all answers of {task} as the same tokens"
         remedy = f"leave {task} out of {{key}}, or use another tokenizer"

@@ -51,6 +51,7 @@ class DataSection:
     source: str
     train_tokens: int
     validation_tokens: int
+    add_bos: bool  # documents and measured texts begin with BOS
     consumed_tokens_sha256: str
 
 
@@ -131,7 +132,7 @@ def strategy_section(job: Job, model: LanguageModel, original_length: int, evide
 def data_section(job: Job, corpus: Corpus, consumed: str) -> DataSection:
     """Returns the section `data`."""
     source = job.data.__module__.rpartition(".")[2]
-    return DataSection(source, len(corpus.train), len(corpus.validation), consumed)
+    return DataSection(source, len(corpus.train), len(corpus.validation), bool(corpus.train.beginning), consumed)
 
 
 def stage_row(stage: Stage, batch_tokens: int, metrics: Lines) -> StageRow:

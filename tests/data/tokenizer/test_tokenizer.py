@@ -296,3 +296,75 @@ def test_a_checkpoint_without_a_mask_is_refused_in_one_line(checkpoint, source):
     message = str(caught.value.inside("tokenizer"))
     assert message.startswith("tokenizer=pretrained: has no mask token; use tokenizer=byte or bpe with a fresh model")
     assert "\n" not in message
+
+
+# -- agreement with transformers ---------------------------------------------------------------------------------
+
+
+def with_file(folder: Path, name: str, change: dict) -> None:
+    file = folder / name
+    file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | change))
+
+
+THINK = {"content": "<think>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": False}
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "added_tokens.json"])
+@pytest.mark.parametrize("fit", [Byte(), Bpe(vocab_size=300)], ids=["byte", "bpe"])
+def test_tokens_that_only_another_file_adds_are_not_split(source, tmp_path, fit, name):
+    import transformers
+
+    fitted = fit.fit(source)
+    fitted.save(tmp_path / "model")
+    added = {"added_tokens_decoder": {str(fitted.vocab_size): THINK}} if name == "tokenizer_config.json" else {"<think>": fitted.vocab_size}
+    with_file(tmp_path / "model", "tokenizer_config.json", {"split_special_tokens": False})
+    with_file(tmp_path / "model", name, added)
+    tokenizer = Pretrained(source=str(tmp_path / "model")).fit(source)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    for text in ("hi <think>x", "<think>", "two <think> <think>"):
+        assert fitted.vocab_size in tokenizer.encode(text)
+        assert tokenizer.encode(text).tolist() == theirs(text)["input_ids"]
+    assert tokenizer.vocab_size == len(theirs) == fitted.vocab_size + 1
+    tokenizer.save(tmp_path / "saved")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again("hi <think>x")["input_ids"] == tokenizer.encode("hi <think>x").tolist()
+
+
+def test_an_added_token_with_two_ids_is_refused_in_one_line(source, tmp_path):
+    Bpe(vocab_size=300).fit(source).save(tmp_path / "model")
+    with_file(tmp_path / "model", "tokenizer_config.json", {"added_tokens_decoder": {"310": THINK}})
+    with pytest.raises(ConfigError, match=r"the id of its added token <think> is 310 in one file and 300 in tokenizer\.json"):
+        load_tokenizer(tmp_path / "model")
+
+
+def test_dropout_is_switched_off(source, tmp_path):
+    import transformers
+
+    Bpe(vocab_size=300).fit(source).save(tmp_path / "model")
+    expected = load_tokenizer(tmp_path / "model").encode("word1 of naïve café" * 20).tolist()
+    content = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
+    content["model"]["dropout"] = 0.5
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = Pretrained(source=str(tmp_path / "model")).fit(source)
+    assert tokenizer.encode("word1 of naïve café" * 20).tolist() == expected
+    tokenizer.save(tmp_path / "saved")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert theirs("word1 of naïve café" * 20)["input_ids"] == expected
+
+
+def test_a_tokenizer_that_transformers_reads_otherwise_is_refused_in_one_line(source, tmp_path):
+    """The class of GPT-2's tokenizer has no normalizer, even if tokenizer.json has one."""
+    Bpe(vocab_size=300).fit(source).save(tmp_path / "model")
+    with_file(tmp_path / "model", "tokenizer.json", {"normalizer": {"type": "Lowercase"}})
+    with_file(tmp_path / "model", "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"})
+    with pytest.raises(ConfigError) as caught:
+        Pretrained(source=str(tmp_path / "model")).fit(source)
+    assert "gives other tokens than transformers.AutoTokenizer for 'A naïve test" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_beginning_of_texts_is_that_of_transformers(checkpoint, source):
+    """A BERT-like tokenizer begins every text with [CLS], which no file names as BOS."""
+    tokenizer = Pretrained(source=str(checkpoint.folder)).fit(source)
+    assert tokenizer.begin(tokenizer.encode("of word1")).tolist() == [1, 4, 3]
+    assert tokenizer.with_bos(False).begin(tokenizer.encode("of")).tolist() == [4]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal
 
@@ -57,26 +57,32 @@ class Sample:
     problem: Problem
 
 
-def build_sample(place: Place, encode: Encode, haystack: Tokens, control: Control = "none") -> Sample:
+def build_sample(place: Place, encode: Encode, haystack: Tokens, control: Control = "none", beginning: tuple[int, ...] = ()) -> Sample:
     """Draws a problem and hides its needles in items of the task, or in a passage of `haystack` if the task has none.
 
+    `beginning` are the first tokens of the text, usually BOS or none; `place.length` includes them.
     `without_haystack` keeps needles and question only; `without_needle` replaces the needles by as much ordinary text.
     Raises `DoesNotFit`, and `Indistinguishable` for a tokenizer that encodes all answers of the task alike.
     """
     random = place.random()
-    drawn = [_draw(place, encode, random)]
-    while drawn[-1].size > place.length:
+    length = place.length - len(beginning)
+    drawn = [_draw(place, length, encode, random)]
+    while drawn[-1].size > length:
         # Another draw may be shorter: numbers and words differ in their number of tokens.
         if len(drawn) == _TRIES:
-            raise DoesNotFit(min(one.size for one in drawn))
-        drawn.append(_draw(place, encode, random))
-    return _lay_out(drawn[-1], place, random, encode, haystack, control)
+            raise DoesNotFit(min(one.size for one in drawn) + len(beginning))
+        drawn.append(_draw(place, length, encode, random))
+    hidden = _lay_out(drawn[-1], replace(place, length=length), random, encode, haystack, control)
+    if not beginning:
+        return hidden
+    prefix = np.concatenate([beginning, hidden.prefix])
+    return replace(hidden, prefix=prefix, depth=(len(beginning) + hidden.depth * len(hidden.prefix)) / len(prefix))
 
 
 def shortest_length(task: str, encode: Encode, seed: int) -> int:
     """The shortest length, in tokens, at which samples of the task fit. Raises `Indistinguishable`."""
     places = [Place(task, 1, 0.0, number, seed) for number in range(_NUM_MEASURED)]
-    return max(_draw(place, encode, place.random()).size for place in places)
+    return max(_draw(place, place.length, encode, place.random()).size for place in places)
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,8 @@ class _Drawn:
         return sum(map(len, self.needles)) + len(self.query) + self.answers.shape[1]
 
 
-def _draw(place: Place, encode: Encode, random: np.random.Generator) -> _Drawn:
-    problem = TASKS[place.task](Draw(random, place.split, place.length, encode))
+def _draw(place: Place, length: int, encode: Encode, random: np.random.Generator) -> _Drawn:
+    problem = TASKS[place.task](Draw(random, place.split, length, encode))
     answers = np.stack([continuation(encode, problem.query, text) for text in (problem.answer, problem.wrong)])
     return _Drawn(problem, [encode(text) for text in problem.needles], encode(problem.query), answers)
 

@@ -17,7 +17,7 @@ from elongate.data.tokenizer.subword import END_OF_DOCUMENT, build_files
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import require
 
-FORMAT = 1  # raise it whenever the same documents give another tokenizer
+FORMAT = 2  # raise it whenever the same documents give another tokenizer
 
 
 @dataclass(kw_only=True)

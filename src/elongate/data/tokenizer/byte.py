@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as TokenizerFile
 
 from elongate.data.source import Source
+from elongate.data.tokenizer.blocks import WINDOW
 from elongate.data.tokenizer.subword import END_OF_DOCUMENT, SubwordTokenizer, build_files
 from elongate.data.tokenizer.tokenizer import Tokenizer
 
@@ -33,6 +34,10 @@ class ByteTokenizer(SubwordTokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [self.encode(text) for text in texts]
+
+    def encode_blocks(self, text: str) -> Iterator[np.ndarray]:
+        for start in range(0, len(text), WINDOW):
+            yield self.encode(text[start : start + WINDOW])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         ids = np.asarray(ids)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elongate.data.source import Source
+from elongate.data.tokenizer.byte import ByteTokenizer
+from elongate.data.tokenizer.comparison import agree_with_transformers
 from elongate.data.tokenizer.folder import REMEDY, load_tokenizer
-from elongate.data.tokenizer.subword import FILES
+from elongate.data.tokenizer.subword import FILES, SubwordTokenizer
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError, first_line
 from elongate.hub import hub_answers
@@ -24,7 +26,11 @@ class Pretrained:
         if self.source is None:
             raise ConfigError("source", None, "is required", "use {key}=<hub id or folder>")
         try:
-            return load_tokenizer(_folder_of(self.source))
+            folder = _folder_of(self.source)
+            tokenizer = load_tokenizer(folder)
+            if isinstance(tokenizer, SubwordTokenizer) and not isinstance(tokenizer, ByteTokenizer):
+                agree_with_transformers(tokenizer, folder)
+            return tokenizer
         except ConfigError as fault:
             raise ConfigError(self.key, self.source, fault.rule, fault.remedy) from fault
 

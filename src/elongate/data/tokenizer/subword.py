@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import tokenizers
+from tokenizers.processors import TemplateProcessing
 
+from elongate.data.tokenizer.blocks import encode_blocks
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError
 
@@ -29,7 +32,10 @@ class SubwordTokenizer(Tokenizer):
     def __init__(self, files: dict[str, bytes]) -> None:
         self._files = files
         config = json.loads(files.get("tokenizer_config.json", b"{}"))
-        self._tokenizer = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
+        self._tokenizer = read_tokenizer(files)
+        if is_random(files["tokenizer.json"]):
+            # Saved without dropout, so that other programs read texts as the model was trained.
+            self._files = files | {"tokenizer.json": self._tokenizer.to_str(pretty=True).encode()}
         # Sentence encoders have a maximum length, which would truncate documents.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -41,8 +47,15 @@ class SubwordTokenizer(Tokenizer):
         self.vocab_size = max(vocabulary.values()) + 1
         self.end_of_document = vocabulary[end]
         self.mask = vocabulary.get(_named(files, "mask_token") or "")
+        self.bos = vocabulary.get(_named(files, "bos_token") or "")
+        self.beginning = self._beginning()
         parts = [self._tokenizer.to_str(), self._tokenizer.encode_special_tokens, self.end_of_document]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def added_tokens(self) -> list[str]:
+        """The tokens that are found in a text before it is split into words."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
 
     def encode(self, text: str) -> np.ndarray:
         return self.encode_batch([text])[0]
@@ -51,8 +64,26 @@ class SubwordTokenizer(Tokenizer):
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
+    def encode_blocks(self, text: str) -> Iterator[np.ndarray]:
+        return encode_blocks(self._tokenizer, text)
+
+    def spelled(self, token: int) -> str:
+        return self._tokenizer.decode([token], skip_special_tokens=False)
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def with_bos(self, add: bool | str) -> Self:
+        changed = super().with_bos(add)
+        if changed is not self:
+            # So that other programs read texts as the model was trained.
+            changed._files = with_template(self._files, _named(self._files, "bos_token") if add else None)
+        return changed
+
+    def _beginning(self) -> tuple[int, ...]:
+        """The tokens that the post-processor puts before every text."""
+        encoding = self._tokenizer.encode("a")
+        return tuple(encoding.ids[: encoding.special_tokens_mask.index(0)]) if 0 in encoding.special_tokens_mask else ()
 
     def with_mask(self) -> SubwordTokenizer:
         if self.mask is not None:
@@ -91,6 +122,46 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
 
 
+def is_random(content: bytes) -> bool:
+    """Whether a tokenizer.json encodes equal texts differently (BPE dropout, Provilkov et al. 2020, arXiv:1910.13267)."""
+    return bool(getattr(tokenizers.Tokenizer.from_buffer(content).model, "dropout", None))
+
+
+def read_tokenizer(files: dict[str, bytes]) -> tokenizers.Tokenizer:
+    """The tokenizer of the files: with the tokens that only other files than tokenizer.json add, and without dropout.
+
+    Raises `ValueError` if such a token would get another id than its file gives it.
+    """
+    tokenizer = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
+    added = _added_elsewhere(files)
+    known = {repr(token) for token in tokenizer.get_added_tokens_decoder().values()}
+    tokenizer.add_tokens([token for _, token in sorted(added.items()) if repr(token) not in known])
+    for number, token in added.items():
+        if (found := tokenizer.token_to_id(token.content)) != number:
+            raise ValueError(f"the id of its added token {token.content} is {number} in one file and {found} in tokenizer.json")
+    return tokenizer
+
+
+def _added_elsewhere(files: dict[str, bytes]) -> dict[int, tokenizers.AddedToken]:
+    """The tokens that tokenizer_config.json adds or, if it has no such list, added_tokens.json: as transformers reads them."""
+    config = json.loads(files.get("tokenizer_config.json", b"{}"))
+    if "added_tokens_decoder" in config:
+        flags = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+        listed = {int(number): {flag: one[flag] for flag in flags if flag in one} for number, one in config["added_tokens_decoder"].items()}
+        return {number: tokenizers.AddedToken(**one) for number, one in listed.items()}
+    if "added_tokens.json" not in files:
+        return {}
+    special = {_named(files, f"{role}_token") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
+    in_file = {token["content"] for token in json.loads(files["tokenizer.json"]).get("added_tokens", [])}
+    return {
+        number: tokenizers.AddedToken(content, normalized=content not in special, special=content in special)
+        for content, number in json.loads(files["added_tokens.json"]).items()
+        if content not in in_file
+    }
+
+
 def end_of_document(files: dict[str, bytes]) -> str | None:
     """The end-of-text token of the files. Masked models have none; their separator of texts is used."""
     return _named(files, "eos_token") or _named(files, "sep_token")
@@ -98,9 +169,21 @@ def end_of_document(files: dict[str, bytes]) -> str | None:
 
 def with_mask_token(files: dict[str, bytes]) -> dict[str, bytes]:
     """The files with a mask token as the last id. No text is encoded to it."""
-    tokenizer = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
+    tokenizer = read_tokenizer(files)
     tokenizer.add_special_tokens([tokenizers.AddedToken(MASK, normalized=False)])
     config = json.loads(files["tokenizer_config.json"]) | {"mask_token": MASK}
+    return files | {
+        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
+        "tokenizer_config.json": json.dumps(config, indent=2).encode(),
+    }
+
+
+def with_template(files: dict[str, bytes], bos: str | None) -> dict[str, bytes]:
+    """The files with a post-processor that puts the token, or nothing, before every text."""
+    tokenizer = read_tokenizer(files)
+    before, known = ([bos], [(bos, tokenizer.token_to_id(bos))]) if bos is not None else ([], [])
+    tokenizer.post_processor = TemplateProcessing(single=[*before, "$A"], pair=[*before, "$A", *before, "$B"], special_tokens=known)
+    config = json.loads(files.get("tokenizer_config.json", b"{}")) | {"add_bos_token": bos is not None}
     return files | {
         "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
         "tokenizer_config.json": json.dumps(config, indent=2).encode(),

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
 from elongate.data.source import Source
-from elongate.errors import inside
+from elongate.errors import ConfigError, inside
 
 
 class Tokenizer(ABC):
-    """Converts text to ids and back. `encode` adds no special tokens."""
+    """Converts text to ids and back. `encode` adds no special tokens; `begin` adds those that begin a text."""
 
     vocab_size: int  # one more than the largest id
     end_of_document: int  # the last id of every document
     mask: int | None = None  # the id that replaces hidden tokens; None: the tokenizer has none
+    beginning: tuple[int, ...] = ()  # ids that begin every document and every text that is measured, usually BOS
+    bos: int | None = None  # the id of the token named bos_token, whether or not texts begin with it
     fingerprint: str  # equal for tokenizers that encode equally
 
     @abstractmethod
@@ -29,9 +32,31 @@ class Tokenizer(ABC):
         """The ids of each text."""
         return [self.encode(text) for text in texts]
 
+    def encode_blocks(self, text: str) -> Iterator[np.ndarray]:
+        """The ids of a long text in blocks, which together are those of `encode`."""
+        yield self.encode(text)
+
+    @abstractmethod
+    def spelled(self, token: int) -> str:
+        """The text of one token, special tokens included."""
+
     @abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text without special tokens. Bytes that are not UTF-8 become the replacement character."""
+
+    def begin(self, ids: np.ndarray) -> np.ndarray:
+        """The ids of a whole text: `beginning`, then the ids of its words."""
+        return np.concatenate([np.array(self.beginning, dtype=np.int64), ids])
+
+    def with_bos(self, add: bool | str) -> Self:
+        """This tokenizer with or without BOS at the beginning of texts; "auto": unchanged. Raises `ConfigError`."""
+        if add == "auto" or add == bool(self.beginning):
+            return self
+        if add and self.bos is None:
+            raise ConfigError("data.add_bos", add, "the tokenizer has no bos_token", "use {key}=auto")
+        changed = copy.copy(self)
+        changed.beginning = (self.bos,) if add and self.bos is not None else ()
+        return changed
 
     @abstractmethod
     def with_mask(self) -> Tokenizer:
@@ -50,7 +75,8 @@ class TokenizerConfig(Protocol):
 
 
 def fit_tokenizer(config: TokenizerConfig, source: Source, needs_mask: bool) -> Tokenizer:
-    """The tokenizer of a run, with a mask id if the objective hides tokens. Raises `ConfigError`."""
+    """The tokenizer of a run, with BOS as the data asks and a mask id if the objective hides tokens. Raises `ConfigError`."""
     with inside("tokenizer"):
         tokenizer = config.fit(source)
-        return tokenizer.with_mask() if needs_mask else tokenizer
+        tokenizer = tokenizer.with_mask() if needs_mask else tokenizer
+    return tokenizer.with_bos(source.add_bos)

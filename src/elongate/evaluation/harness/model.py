@@ -1,8 +1,9 @@
 """A model with the interface of the lm-evaluation-harness: the likelihood of a text, with or without a context, and continuations.
 
 Texts are truncated and split into windows as in the harness's own HFLM (0.4.13): they are cut from the left to the longest text that
-the model can read, which is the target length unless a table of positions is shorter. A text without a context follows the
-end-of-document token. Unlike HFLM, no beginning-of-text token (Llama's <s>) is added, because models are not trained with one here.
+the model can read, which is the target length unless a table of positions is shorter. As in HFLM, a text begins with BOS if the
+tokenizer adds it (or as `data.add_bos` says), and a text without a context follows the prefix token: BOS, or EOS without one. A
+rolling text follows the prefix token and begins with BOS too, so BOS is read twice.
 """
 
 from __future__ import annotations
@@ -83,8 +84,9 @@ Item = TypeVar("Item", Question, Window, Prompt)
 class HarnessModel(TemplateLM):
     """Stores every answer as a sample under a digest of its request, so that no request is computed twice."""
 
-    def __init__(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> None:
+    def __init__(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None], prefix_token_id: int | None = None) -> None:
         super().__init__()
+        self._prefix_token_id = prefix_token_id
         self._model, self._setting, self._tick = model, setting, tick
         self._asked: dict[str, Instance] = {}
         self.max_length = model.last_position(setting.target_length - 1) + 1
@@ -95,8 +97,18 @@ class HarnessModel(TemplateLM):
     def eot_token_id(self) -> int:
         return self._setting.tokenizer.end_of_document
 
+    @property
+    def prefix_token_id(self) -> int:
+        known = (self._prefix_token_id, self._setting.tokenizer.bos)
+        return next((token for token in known if token is not None), self.eot_token_id)
+
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        return self._setting.tokenizer.encode(string).tolist()
+        tokenizer = self._setting.tokenizer
+        ids = tokenizer.encode(string)
+        if add_special_tokens is None:
+            # HFLM adds nothing to a text that spells the prefix token.
+            add_special_tokens = not string.startswith(tokenizer.spelled(self.prefix_token_id))
+        return (tokenizer.begin(ids) if add_special_tokens else ids).tolist()
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         super().loglikelihood(list(self._left("loglikelihood", requests).values()), disable_tqdm=True)
@@ -169,7 +181,9 @@ class HarnessModel(TemplateLM):
         context, settings = request.args
         num_tokens = new_tokens(str(request.task_name), settings)
         until = settings.get("until", [])
-        tokens = self.tok_encode(context) or [self.prefix_token_id]
+        tokenizer = self._setting.tokenizer
+        spells_bos = tokenizer.bos is not None and context.startswith(tokenizer.spelled(tokenizer.bos))
+        tokens = self.tok_encode(context, add_special_tokens=not spells_bos) or [self.prefix_token_id]
         room = max(0, self.max_length - num_tokens)
         return Prompt(name, tokens[-room:] if room else [], num_tokens, (until,) if isinstance(until, str) else tuple(until))
 

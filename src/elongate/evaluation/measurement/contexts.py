@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from elongate.data.sequences import HeldOut, held_out
+from elongate.data.sequences import HeldOut, begun, held_out
 from elongate.errors import ConfigError, require
 from elongate.evaluation.measurement.lengths import BATCH_TOKENS, doublings
 
@@ -56,7 +56,12 @@ def documents(word: str, setting: Setting, asked: list[int] | None, ends: tuple[
 def token_losses(
     model: LanguageModel, setting: Setting, tokens: Int[np.ndarray, "n length"], tick: Callable[[str], None]
 ) -> Float[np.ndarray, "n length"]:
-    """Losses in nats; nan for the first token, and for tokens beyond the end of a table of positions."""
+    """Losses in nats; nan for the first token, and for tokens beyond the end of a table of positions.
+
+    Every text begins as the tokenizer begins texts: BOS replaces the first token, which is never scored, so that a
+    window from the middle of a document is read as a text of the same length.
+    """
+    tokens = begun(tokens, setting.tokenizer.beginning)
     losses = np.empty(tokens.shape)
     rows = max(1, BATCH_TOKENS // tokens.shape[1])
     model.network.eval()

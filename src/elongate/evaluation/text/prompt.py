@@ -42,10 +42,11 @@ def check_template(template: str) -> None:
 def prompt_of(record: Record, template: str, room: int, tokenizer: Tokenizer) -> Prompt | int:
     """The prompt of at most `room` tokens. If no token of the context fits, returns instead the room needed for one."""
     before, after = _around(record, template)
-    whole = tokenizer.encode(before + record.context + after)
+    whole = tokenizer.begin(tokenizer.encode(before + record.context + after))
     if len(whole) <= room:
         return Prompt(whole, is_cut=False)
     head, context, tail = (tokenizer.encode(text) for text in (before, record.context, after))
+    head = tokenizer.begin(head)
     left = room - len(head) - len(tail)
     if left < 1:
         return len(head) + len(tail) + 1

@@ -1,0 +1,48 @@
+"""Compares a tokenizer with the one that transformers opens from the same folder.
+
+Files can say more than this project reads, and the class of a tokenizer more than its files. A model whose texts are
+split otherwise than in its own training is measured wrongly without any other sign.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from elongate.console import warn
+from elongate.data.tokenizer.subword import SubwordTokenizer
+from elongate.errors import ConfigError, first_line
+
+_WORDS = "A naïve test, 3.14 + 2026:\n  two  spaces"
+
+
+def agree_with_transformers(tokenizer: SubwordTokenizer, folder: Path) -> None:
+    """Compares the tokens of a text with every added token, and sets `beginning` to what transformers puts before texts.
+
+    Raises `ConfigError` for the key "source" that names the first text with other tokens.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError) as fault:
+        warn(f"{folder}: transformers cannot open the tokenizer ({first_line(fault)}), so it is read without a comparison")
+        return
+    model: Any = getattr(getattr(theirs, "backend_tokenizer", None), "model", None)
+    if getattr(model, "dropout", None):
+        model.dropout = None
+    texts = [_WORDS, *(f"a {token}b {token} c" for token in tokenizer.added_tokens)]
+    expected = theirs(texts, add_special_tokens=False)["input_ids"]
+    for text, ours, their_ids in zip(texts, tokenizer.encode_batch(texts), expected, strict=True):
+        if ours.tolist() != list(their_ids):
+            rule = f"its tokenizer.json gives other tokens than transformers.AutoTokenizer for {text!r}"
+            remedy = "open it with AutoTokenizer, save it with save_pretrained, and give {key} that folder"
+            raise ConfigError("source", folder, rule, remedy)
+    tokenizer.beginning = _beginning(theirs)
+
+
+def _beginning(theirs: Any) -> tuple[int, ...]:
+    """The tokens that come before the words of a text."""
+    whole, words = (theirs("a", add_special_tokens=added)["input_ids"] for added in (True, False))
+    starts = range(len(whole) - len(words) + 1) if words else range(0)
+    return tuple(whole[: next((i for i in starts if whole[i : i + len(words)] == words), 0)])
