@@ -13,8 +13,8 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-train: setup ## a small GPT on real text, extended four-fold; ends with a table and a report (about 9 minutes on two cores)
-	$(BIN)/python train.py
+train: setup ## a small GPT that learns to find a pass key, extended four-fold; ends with a report (about N minutes on two cores)
+	$(BIN)/python train.py experiment=retrieval
 
 test: setup ## all tests but the full grids (below 8 minutes on two cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -70,6 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 TINY_MODEL = ["model.original_length=32", "model.num_layers=2", "model.dim=32", "model.num_heads=4", "model.mlp_dim=48"]
 TINY_EVALUATION = ["evaluation.curve.num_sequences=4", "evaluation.needle.num_samples=2", "evaluation.needle.depths=[0,1]"]
+TINY_CURVE_AND_NEEDLE = ["evaluation=[curve,needle]", *TINY_EVALUATION]
 TINY = [
     "tracking=none",
     "steps=3",
@@ -110,7 +111,7 @@ def build_tiny(tmp_path: Path) -> Callable[..., Any]:
     def build(*overrides: str) -> Any:
         model = [] if "model=pretrained" in overrides else TINY_MODEL
         chosen = any(override.startswith("evaluation=") for override in overrides)
-        evaluation = [] if chosen else TINY_EVALUATION
+        evaluation = [] if chosen else TINY_CURVE_AND_NEEDLE
         return build_job(*composed(*TINY, *model, *evaluation, f"data.cache={tmp_path}/cache", *overrides))
 
     return build

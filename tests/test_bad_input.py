@@ -90,7 +90,7 @@ CONFIGURATIONS = [
     ("steps=1e3", "steps=1000.0: must be an integer; use steps=1000"),
     ("overwrite=maybe", "overwrite=maybe: must be true or false; write it like overwrite=true"),
     (
-        "evaluation.needle.depths=0.5",
+        "evaluation=[needle] evaluation.needle.depths=0.5",
         "must be a list, each element a number; write it like evaluation.needle.depths=[0.5]",
     ),
     ("context.target_length=100k", "context.target_length=100k: must be an integer; use context.target_length=102400"),

@@ -102,6 +102,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paragraphs = [{"context": texts[0][:200], "qas": [question]}]
     (folder / "squad.json").write_text(json.dumps({"version": "1.1", "data": [{"title": "lines", "paragraphs": paragraphs}]}))
     run("python train.py", folder)
+    shutil.copytree(folder / "runs/gpt-yarn-default", folder / "runs/gpt-yarn-retrieval")
     for place in ("checkpoint", "extended"):
         shutil.copytree(next((folder / "runs/bases").glob("*/model")), folder / f"path/to/{place}")
     original = "checkpoint=path/to/checkpoint evaluation=[curve,retrieval] hydra.run.dir=runs/evaluation-of-the-original"
@@ -121,7 +122,8 @@ def run(command: str, folder: Path) -> None:
 def test_every_documented_command_runs(command: str, workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(workspace, tmp_path / "here")
     if command != "python train.py" and not command.startswith("python evaluate.py"):
-        shutil.rmtree(tmp_path / "here/runs/gpt-yarn-default")
+        for name in ("gpt-yarn-default", "gpt-yarn-retrieval"):
+            shutil.rmtree(tmp_path / "here/runs" / name)
     run(command, tmp_path / "here")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.conftest import TINY_EVALUATION, evaluated
+from tests.conftest import TINY_CURVE_AND_NEEDLE, evaluated
 from tests.evaluation.conftest import Run
 
 from elongate.errors import ConfigError, RunError
@@ -18,8 +18,6 @@ from elongate.evaluation.evaluation import run_evaluation
 from elongate.evaluation.measurement.lengths import doublings
 from elongate.evaluation.measurement.statistics import mean, ratio_of_sums, standard_error
 from elongate.evaluation.needle import Needle
-
-CURVE_AND_NEEDLE = ["evaluation=[curve,needle]", *TINY_EVALUATION]
 
 
 def of_torch() -> Any:
@@ -57,14 +55,14 @@ def test_other_exceptions_are_raised_unchanged(monkeypatch: pytest.MonkeyPatch) 
 def test_measurements_before_memory_ran_out_are_kept(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Needle, "measure", lambda *given: of_python())
     with pytest.raises(RunError):
-        evaluated(finished.path, tmp_path / "again", *CURVE_AND_NEEDLE)
+        evaluated(finished.path, tmp_path / "again", *TINY_CURVE_AND_NEEDLE)
     assert "after" in json.loads((tmp_path / "again/results.json").read_text())["curve"]["table"]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_changed_text_at_the_same_path_is_measured_again(finished: Run, text_folder: Path, tmp_path: Path) -> None:
-    words = [*CURVE_AND_NEEDLE, "data=text", f"data.path={text_folder}", f"data.cache={tmp_path}/cache"]
+    words = [*TINY_CURVE_AND_NEEDLE, "data=text", f"data.path={text_folder}", f"data.cache={tmp_path}/cache"]
     first = evaluated(finished.path, tmp_path / "again", *words)
     samples = (tmp_path / "again/samples.jsonl").read_text()
     assert evaluated(finished.path, tmp_path / "again", *words) == first
@@ -79,9 +77,9 @@ def test_changed_text_at_the_same_path_is_measured_again(finished: Run, text_fol
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_an_evaluation_inside_the_checkpoints_folder_resumes(finished: Run) -> None:
-    evaluated(finished.path, finished.path / "evaluation", *CURVE_AND_NEEDLE)
+    evaluated(finished.path, finished.path / "evaluation", *TINY_CURVE_AND_NEEDLE)
     first = (finished.path / "evaluation/samples.jsonl").read_text()
-    evaluated(finished.path, finished.path / "evaluation", *CURVE_AND_NEEDLE)
+    evaluated(finished.path, finished.path / "evaluation", *TINY_CURVE_AND_NEEDLE)
     assert (finished.path / "evaluation/samples.jsonl").read_text() == first
 
 

@@ -29,6 +29,14 @@ class Problem:
     items: tuple[str, ...] = ()  # what the needles are hidden among; empty: ordinary text
 
 
+def draw_number(random: np.random.Generator, split: Split) -> str:
+    """Five digits, the first not zero. Their sum is odd in evaluation and even in training."""
+    first, *others = random.integers([1, *[0] * (NUM_DIGITS - 2)], 10).tolist()
+    parity = int(split == "evaluation")
+    last = int(random.integers(5)) * 2 + (first + sum(others) + parity) % 2
+    return "".join(map(str, (first, *others, last)))
+
+
 @dataclass(frozen=True)
 class Draw:
     """Random numbers, words and answers of one split. The two splits share no number and no word."""
@@ -43,11 +51,8 @@ class Draw:
         return len(self.encode(text))
 
     def number(self) -> str:
-        """Five digits, the first not zero. Their sum is odd in evaluation and even in training."""
-        first, *others = self.random.integers([1, *[0] * (NUM_DIGITS - 2)], 10).tolist()
-        parity = int(self.split == "evaluation")
-        last = int(self.random.integers(5)) * 2 + (first + sum(others) + parity) % 2
-        return "".join(map(str, (first, *others, last)))
+        """A number of the split, see `draw_number`."""
+        return draw_number(self.random, self.split)
 
     def stream(self) -> Iterator[str]:
         """All numbers of the split in random order, each once."""
