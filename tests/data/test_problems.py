@@ -10,7 +10,7 @@ import pytest
 
 from elongate.data.retrieval.problem import Draw
 from elongate.data.retrieval.retrieval import Retrieval
-from elongate.data.retrieval.sample import DoesNotFit, Place, Sample, build_sample
+from elongate.data.retrieval.sample import DoesNotFit, Place, Sample, build_sample, shortest_length
 from elongate.data.retrieval.tasks import TASKS
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.errors import ConfigError
@@ -74,6 +74,21 @@ def test_a_reader_finds_the_answer_in_a_text_of_exact_length(task: str, length: 
         right, wrong = (TOKENIZER.decode(answer) for answer in found.answers)
         assert read_answer(task, text_of(found)) == right == found.problem.answer
         assert wrong != right
+
+
+@pytest.mark.parametrize("task", ["common_words", "frequent_words"])
+def test_the_shortest_lists_of_words_have_others_and_no_word_is_glued_to_another(task: str) -> None:
+    shortest = shortest_length(task, TOKENIZER.encode, 0)
+    for length in range(shortest, 384, 7):
+        for depth in (0.0, 0.5, 1.0):
+            found = sample(task, length, depth, number=length)
+            text = text_of(found)
+            assert read_answer(task, text) == found.problem.answer
+            words = re.findall(r"[a-z]+", text.rpartition("\n")[0])
+            named = {word.strip() for word in (*found.problem.needles, *found.problem.items)}
+            # What hides the needles is whole words too; only ordinary text before them may begin within a word.
+            assert len(named & set(words)) > (1 if task == "common_words" else 3), "no other words"
+            assert all(words.count(word.strip()) >= found.problem.needles.count(word) for word in found.problem.needles)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -121,7 +121,7 @@ EVALUATIONS: dict[str, tuple[Evaluation, set[int]]] = {
     "needle": (Needle(lengths=[96], num_samples=1, depths=[0.0, 1.0]), {96}),
     "retrieval": (Retrieval(lengths=[600], num_samples=1, depths=[0.5], tasks=["passkey", "key_value"]), set()),
     "perplexity": (Perplexity(lengths=[32, 64], num_sequences=2, form="strided"), {32, 64}),
-    "longppl": (LongPPL(length=128, short_length=32, num_sequences=2), {128, 32}),
+    "longppl": (LongPPL(length=128, short_length=32, num_sequences=2), {128, 33}),  # 32 and the scored one
     "context_gain": (ContextGain(lengths=[32, 64], num_sequences=2), {32, 64}),
 }
 

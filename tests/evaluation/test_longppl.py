@@ -19,12 +19,15 @@ from tests.conftest import evaluated
 from tests.evaluation.conftest import Run, trained
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
+from elongate.data.sequences import Batch
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokens import Tokens
 from elongate.errors import ConfigError
 from elongate.evaluation.evaluation import Setting
 from elongate.evaluation.longppl import LongPPL
+from elongate.evaluation.measurement.contexts import token_losses
 from elongate.evaluation.measurement.samples import Samples
+from elongate.objectives.longce import LongCE
 from elongate.scoring.fill_in import FillIn
 from elongate.scoring.left_to_right import LeftToRight
 from elongate.scoring.scorer import Scorer
@@ -73,12 +76,12 @@ def test_key_tokens_are_those_that_only_the_long_context_predicts(setting: Setti
     repeated = int((rows[:, 30:] == rows[:, :-30]).sum())
     assert repeated > 0
     assert row["key_tokens"] == repeated
-    assert row["key_ratio"] == pytest.approx(repeated / (DOCUMENTS * 48))
+    assert row["key_ratio"] == pytest.approx(repeated / (DOCUMENTS * 47))
     assert row["loss"] == pytest.approx(0.5)
     assert row["longppl"] == pytest.approx(math.exp(0.5))
-    assert row["perplexity"] == pytest.approx(math.exp(3 - 2.5 * repeated / (DOCUMENTS * 48)))
+    assert row["perplexity"] == pytest.approx(math.exp(3 - 2.5 * repeated / (DOCUMENTS * 47)))
     assert reading.read[0] == 64
-    assert set(reading.read[1:]) == {16}  # never more than a short context
+    assert set(reading.read[1:]) == {17}  # never more than a short context, and the last token
 
 
 def test_a_token_that_a_short_context_predicts_is_not_a_key(setting: Setting, model: Any) -> None:
@@ -86,6 +89,18 @@ def test_a_token_that_a_short_context_predicts_is_not_a_key(setting: Setting, mo
     assert row["key_tokens"] == 0
     assert row["longppl"] is row["loss"] is row["standard_error"] is None
     json.dumps(row, allow_nan=False)
+
+
+@pytest.mark.parametrize("stride", [1, 6])
+def test_a_short_context_is_that_of_the_objective_longce(setting: Setting, model: Any, stride: int) -> None:
+    texts, short = setting.held_out.flat.reshape(DOCUMENTS, LENGTH)[:3, :41].astype(np.int64), 16
+    evaluation = LongPPL(length=41, short_length=short, stride=stride)
+    gains = (
+        evaluation._short_losses(model, setting, texts, short, stride, ticked) - token_losses(model, setting, texts, ticked)[:, short + 1 :]
+    )
+    (example,) = LongCE(short_length=short, stride=stride, max_weight=1e9).examples(Batch(texts, None, None), model)
+    assert example.weights is not None
+    np.testing.assert_allclose(example.weights[:, short:].log().numpy(), gains, atol=1e-6)
 
 
 def prefix_loss(model: Any, tokens: np.ndarray, position: int, start: int) -> float:
@@ -101,10 +116,10 @@ def test_key_tokens_of_a_model_against_one_prefix_at_a_time(setting: Setting, mo
     row = evaluation.measure(model, setting, ticked)
     kept = []
     for text in setting.held_out.flat.reshape(DOCUMENTS, LENGTH):
-        for position in range(short, 40):
-            window_end = min(short + ((position - short) // stride + 1) * stride, 40)
+        for position in range(short + 1, 40):
+            window_end = min(short + 1 + ((position - short - 1) // stride + 1) * stride, 40)
             long = prefix_loss(model, text, position, 0)
-            if prefix_loss(model, text, position, window_end - short) - long > gain and long < limit:
+            if prefix_loss(model, text, position, window_end - short - 1) - long > gain and long < limit:
                 kept.append(long)
     assert row["key_tokens"] == len(kept) > 5
     assert row["loss"] == pytest.approx(np.mean(kept), abs=1e-9)
@@ -169,7 +184,7 @@ def test_invalid_fields_are_refused(fields: dict[str, Any], line: str) -> None:
 def test_impossible_settings_are_refused(setting: Setting) -> None:
     with pytest.raises(ConfigError, match=r"evaluation=\[longppl\]: needs a model that reads from left to right"):
         LongPPL().header(replace(setting, reading=FillIn(0.15)))
-    with pytest.raises(ConfigError, match=r"evaluation\.longppl\.short_length=64: is not below the length of 64 tokens"):
+    with pytest.raises(ConfigError, match=r"evaluation\.longppl\.short_length=64: is not below the context of the last of 64 tokens"):
         LongPPL(short_length=64).header(setting)
     with pytest.raises(ConfigError, match=r"evaluation\.longppl\.length=500: finds 0 held-out documents of 500 tokens"):
         LongPPL(length=500).header(setting)

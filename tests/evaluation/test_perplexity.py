@@ -76,6 +76,35 @@ def test_bits_per_byte_count_the_bytes_of_the_text(family: str, form: str, model
     assert row["tokens"] == [3 * scored]
 
 
+MIXED = "Ein Test, 深度学习模型 reads 😀👩‍👩‍👧 and 中文 naïvely. "
+
+
+@pytest.mark.parametrize("cut", range(8))
+@pytest.mark.parametrize("family", ["byte", "gpt2", "superwords", "sentencepiece bpe", "unigram with bytes"])
+def test_bits_per_byte_are_those_of_the_source_text(family: str, cut: int, model: Any) -> None:
+    """Windows that begin and end within characters of several tokens: -log2 p(text) / bytes."""
+    tokenizer = tokenizer_of(family)
+    ids = tokenizer.encode(MIXED * 4)
+    # The bytes of the text up to each token, from prefixes of the text alone.
+    sizes = np.full(len(ids) + 1, -1)
+    text = tokenizer.decode(ids)
+    assert text.strip() == (MIXED * 4).strip()
+    for end in range(len(text) + 1):
+        known = tokenizer.encode(text[:end])
+        if np.array_equal(known, ids[: len(known)]) and tokenizer.decode(known) == text[:end]:
+            sizes[len(known)] = len(text[:end].encode())
+    for i in np.flatnonzero(sizes < 0):
+        # A token within a character is a byte: these tokenizers have merged ASCII only.
+        sizes[i] = sizes[i - 1] + 1
+    length, stride = 60 + cut, 10 + cut
+    flat, bounds = np.concatenate([ids[: 2 * length]] * 2), np.array([0, 2 * length, 4 * length])
+    given = Setting(Tokens(flat.astype(np.uint16), bounds), tokenizer, 32, 64, seed=0, reading=OneNat())
+    row = Perplexity(lengths=[length], stride=stride, num_sequences=2).measure(model, given, ticked)
+    expected = stride / math.log(2) / (sizes[length] - sizes[length - stride])
+    assert row["bits_per_byte"][0] == pytest.approx(expected, rel=1e-9)
+    assert tokenizer.num_bytes(ids) == len(text.encode())
+
+
 def test_each_token_is_predicted_from_the_tokens_before_it(setting: Setting, model: Any) -> None:
     tokens = texts(setting)[:2, :40]
     np.testing.assert_allclose(token_losses(model, setting, tokens, ticked), prefix_by_prefix(model, tokens), rtol=0, atol=1e-9)

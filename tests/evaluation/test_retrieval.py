@@ -97,6 +97,8 @@ def test_the_effective_length_is_the_last_one_above_the_threshold(setting: Setti
     assert few["single"]["exact_match"] == [1.0, 1.0, 0.0, 0.0]
     assert few["single"]["exact_match_interval"][0] == pytest.approx([0.722, 1.0], abs=1e-3)
     assert few["single"]["effective_length"]["exact_match"] == 0
+    assert (few["single"]["enough_samples"]["exact_match"], row["single"]["enough_samples"]["exact_match"]) == (False, True)
+    assert few["all"]["enough_samples"]["exact_match"]
     # All ten tasks together are a hundred samples: 96.3%.
     assert few["all"]["exact_match_interval"][0] == pytest.approx([0.963, 1.0], abs=1e-3)
     assert few["all"]["effective_length"]["exact_match"] == 600

@@ -10,6 +10,7 @@ import pytest
 
 from elongate.evaluation.context_gain import ContextGain
 from elongate.evaluation.needle import Needle
+from elongate.evaluation.presentation.retrieval import RetrievalPresentation
 from elongate.report.comparison import write_comparison
 from elongate.report.figures import draw
 from elongate.report.reach import margins_by_depth, reaches_of
@@ -108,3 +109,13 @@ def test_one_seed_is_judged_by_its_samples(tmp_path: Path, margins: list[float],
     page = write_comparison(tmp_path)
     assert page is not None
     assert f"context=yarn finds the key with 95% confidence {expected}" in page.read_text()
+
+
+@pytest.mark.parametrize(("enough", "shown"), [(True, "none"), (False, "too few samples")])
+def test_too_few_samples_are_not_shown_as_no_effective_length(enough: bool, shown: str) -> None:
+    results = with_reach(fake_results())
+    for row in ("before", "after"):
+        results["retrieval"]["copy"][row]["enough_samples"] = {"preferred": True, "exact_match": enough}
+    (table, _) = RetrievalPresentation().tables(results["retrieval"])
+    assert [line[-1] for line in table.rows] == [shown, shown]
+    assert ("retrieval_exact_match_effective_length" in reaches_of(results, "after")) is enough

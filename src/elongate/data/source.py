@@ -33,8 +33,7 @@ class Source(ABC):
 
     validation_ratio: float = 0.1  # share of the documents that is held out for validation, above 0 and below 1
     isolate_documents: bool = False  # documents in a sequence do not see each other; each starts at position 0
-    # Each document, and each text that is measured, begins with BOS: true, false, or auto: if the tokenizer adds it.
-    add_bos: Any = "auto"
+    add_bos: Any = "auto"  # documents and measured texts begin with BOS: true, false, or auto, as the tokenizer does
     cache: str = "runs/cache"  # folder for tokens and trained tokenizers; between runs it may be deleted at any time
 
     def __post_init__(self) -> None:

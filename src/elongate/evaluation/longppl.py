@@ -3,9 +3,9 @@
 A token is a key token if the long context makes it likelier by more than `min_gain` nats than a short one
 does, and if its loss with the long context is below `max_loss`. The evaluator decides that: a strong model
 or, without one, each model for itself, so that models are measured on different tokens. The short context is
-at most `short_length` tokens, and `stride` tokens share one. The authors' code reads up to a stride more than
-it says: its 4096 and 1024 are short_length=5119 and stride=1024 here. Fails for texts in which nothing is
-repeated from far back: there are no key tokens then, and no figure.
+at most `short_length` tokens before the token, as in `objective=longce`, and `stride` tokens share one. The
+authors' code reads up to a stride more than it says: its 4096 and 1024 are short_length=5119 and stride=1024
+here. Fails for texts in which nothing is repeated from far back: there are no key tokens then, and no figure.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LongPPL(LongPPLPresentation, Evaluation):
     """Perplexity of the tokens for which a long context is needed."""
 
     length: int | None = None  # tokens of a text, above short_length; null: the target length
-    short_length: int | None = None  # tokens of a short context at most, at least 2; null: the original length
+    short_length: int | None = None  # most tokens of a short context, at least 2; null: the original length
     stride: int | None = None  # tokens that share a short context, below short_length; null: a quarter of short_length
     # A run's folder, a transformers folder or hub id, with the same tokenizer; null: each model itself.
     evaluator: str | None = None
@@ -74,7 +74,7 @@ class LongPPL(LongPPLPresentation, Evaluation):
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         texts, short, stride = self._texts(setting)
-        losses = token_losses(model, setting, texts, tick)[:, short:]
+        losses = token_losses(model, setting, texts, tick)[:, short + 1 :]
         if np.isnan(losses).any():  # a table of positions ends before
             return dict.fromkeys(("longppl", "loss", "standard_error", "key_tokens", "key_ratio", "perplexity"))
         if self.evaluator is None:
@@ -103,12 +103,12 @@ class LongPPL(LongPPLPresentation, Evaluation):
         stride: int,
         tick: Callable[[str], None],
     ) -> Float[np.ndarray, "n scored"]:
-        """Losses of all tokens but the first `short`, each predicted from fewer than `short` tokens before it."""
+        """Losses of the tokens after more than `short` others, each predicted from at most the last `short` of these."""
         length = texts.shape[1]
         parts = []
-        for first in range(short, length, stride):
+        for first in range(short + 1, length, stride):
             stop = min(first + stride, length)
-            parts.append(token_losses(model, setting, texts[:, stop - short : stop], tick)[:, first - stop :])
+            parts.append(token_losses(model, setting, texts[:, stop - short - 1 : stop], tick)[:, first - stop :])
         return np.concatenate(parts, axis=1)
 
     def _evaluator_keys(
@@ -128,10 +128,10 @@ class LongPPL(LongPPLPresentation, Evaluation):
             evaluator = self._evaluator(setting, texts.shape[1])
             evaluator.network.to(model.device)
             evaluator.precision = model.precision
-            long = token_losses(evaluator, setting, texts[left], tick)[:, short:]
+            long = token_losses(evaluator, setting, texts[left], tick)[:, short + 1 :]
             is_key = self._keys(long, self._short_losses(evaluator, setting, texts[left], short, stride, tick))
             known.add({names[i]: {"keys": np.flatnonzero(row).tolist()} for i, row in zip(left, is_key, strict=True)})
-        found = np.zeros((len(texts), texts.shape[1] - short), dtype=bool)
+        found = np.zeros((len(texts), texts.shape[1] - short - 1), dtype=bool)
         for row, name in zip(found, names, strict=True):
             row[(known.get(name) or {})["keys"]] = True
         return found
@@ -166,8 +166,8 @@ class LongPPL(LongPPLPresentation, Evaluation):
             rule = f"finds {len(found)} held-out documents of {length} tokens, and needs 2"
             remedy = "use a shorter length, longer documents or a larger data.validation_ratio"
             raise ConfigError("evaluation.longppl.length", length, rule, remedy)
-        rule = f"is not below the length of {length} tokens: no token has a longer context than that"
-        require(short < length, "evaluation.longppl.short_length", short, rule, f"use {{key}}={max(2, length // 4)}")
+        rule = f"is not below the context of the last of {length} tokens: no token has a longer context than that"
+        require(short + 1 < length, "evaluation.longppl.short_length", short, rule, f"use {{key}}={max(2, length // 4)}")
         stride = self.stride or max(1, short // 4)
         require(stride < short, "evaluation.longppl.stride", stride, f"must be below short_length, {short}", "use {key}=null")
         return found.tokens, short, stride

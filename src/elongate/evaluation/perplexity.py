@@ -113,8 +113,4 @@ class Perplexity(PerplexityPresentation, Evaluation):
 
 def _bytes(tokenizer: Tokenizer, texts: np.ndarray, new: int) -> int:
     """UTF-8 bytes of the last tokens of all texts."""
-
-    def size(row: np.ndarray) -> int:
-        return len(tokenizer.decode(row).encode())
-
-    return sum(size(row) - size(row[:-new]) for row in texts)
+    return sum(tokenizer.num_bytes(row) - tokenizer.num_bytes(row[:-new]) for row in texts)

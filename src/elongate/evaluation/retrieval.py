@@ -119,12 +119,21 @@ class Retrieval(RetrievalPresentation, Evaluation):
         for control in ("without_needle", "without_haystack"):
             row[control] = {measure: [_share(measure, *by_depth) for by_depth in found[control]] for measure in self._measures}
         row["effective_length"] = {measure: self._effective(lengths, row, measure) for measure in self._measures}
+        num_samples = sum(map(len, cells[0]))
+        row["enough_samples"] = {
+            measure: share_interval(num_samples, num_samples)[0] > self._threshold(row, measure) for measure in self._measures
+        }
         return row
 
+    def _threshold(self, row: dict[str, Any], measure: str) -> float:
+        return THRESHOLDS[self.threshold] * ((row[measure][0] or 0.0) if self.threshold == "nolima" else 1.0)
+
     def _effective(self, lengths: list[int], row: dict[str, Any], measure: str) -> int:
-        """The largest length up to which the lower end of every interval is above the threshold; 0 if none is."""
-        threshold = THRESHOLDS[self.threshold] * ((row[measure][0] or 0.0) if self.threshold == "nolima" else 1.0)
-        effective = 0
+        """The largest length up to which the lower end of every interval is above the threshold; 0 if none is.
+
+        With too few samples no length can be above it, even if all answers are right: see `enough_samples`.
+        """
+        threshold, effective = self._threshold(row, measure), 0
         for length, interval in zip(lengths, row[f"{measure}_interval"], strict=True):
             if interval is None or interval[0] <= threshold:
                 break

@@ -27,6 +27,7 @@ class Problem:
     answer: str
     wrong: str  # an answer of the same form that the text does not support
     items: tuple[str, ...] = ()  # what the needles are hidden among; empty: ordinary text
+    num_required: int = 0  # items, the first ones, without which the question is too easy
 
 
 def draw_number(random: np.random.Generator, split: Split) -> str:

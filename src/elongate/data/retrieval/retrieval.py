@@ -17,7 +17,7 @@ from elongate.errors import ConfigError, require
 
 HAYSTACK = 2_000_000  # characters of ordinary text
 MAX_CHARACTERS = HAYSTACK // 2  # of a document, so that its haystack can start at many places
-_FORMAT = 1  # of the texts; raise it whenever the same settings give other texts
+_FORMAT = 2  # of the texts; raise it whenever the same settings give other texts
 
 
 @dataclass(kw_only=True)

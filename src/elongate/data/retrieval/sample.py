@@ -72,7 +72,7 @@ def build_sample(place: Place, encode: Encode, haystack: Tokens, control: Contro
         if len(drawn) == _TRIES:
             raise DoesNotFit(min(one.size for one in drawn) + len(beginning))
         drawn.append(_draw(place, length, encode, random))
-    hidden = _lay_out(drawn[-1], replace(place, length=length), random, encode, haystack, control)
+    hidden = _lay_out(drawn[-1], replace(place, length=length), random, haystack, control)
     if not beginning:
         return hidden
     prefix = np.concatenate([beginning, hidden.prefix])
@@ -93,33 +93,39 @@ class _Drawn:
     needles: list[np.ndarray]
     query: np.ndarray
     answers: Int[np.ndarray, "2 answer"]
+    items: list[np.ndarray]
+
+    @property
+    def bare_size(self) -> int:
+        """Number of tokens without a haystack."""
+        return sum(map(len, self.needles)) + len(self.query) + self.answers.shape[1]
 
     @property
     def size(self) -> int:
-        """Number of tokens without a haystack."""
-        return sum(map(len, self.needles)) + len(self.query) + self.answers.shape[1]
+        """Number of tokens with the items that the problem requires."""
+        return self.bare_size + sum(map(len, self.items[: self.problem.num_required]))
 
 
 def _draw(place: Place, length: int, encode: Encode, random: np.random.Generator) -> _Drawn:
     problem = TASKS[place.task](Draw(random, place.split, length, encode))
     answers = np.stack([continuation(encode, problem.query, text) for text in (problem.answer, problem.wrong)])
-    return _Drawn(problem, [encode(text) for text in problem.needles], encode(problem.query), answers)
+    needles, items = ([encode(text) for text in texts] for texts in (problem.needles, problem.items))
+    return _Drawn(problem, needles, encode(problem.query), answers, items)
 
 
 def _lay_out(
     drawn: _Drawn,
     place: Place,
     random: np.random.Generator,
-    encode: Encode,
     haystack: Tokens,
     control: Control,
 ) -> Sample:
     """Puts the first needle at the requested depth, the others anywhere, and the question at the end."""
     problem, needles, query, answers = drawn.problem, drawn.needles, drawn.query, drawn.answers
-    length = drawn.size if control == "without_haystack" else place.length
-    hay = _hay([encode(text) for text in problem.items], haystack, length - drawn.size, random)
+    length = drawn.bare_size if control == "without_haystack" else place.length
+    hay, first = _hay(drawn.items, haystack, length - drawn.bare_size, random)
     # The piece of hay that follows each needle.
-    gaps = [round(place.depth * len(hay)), *random.integers(len(hay) + 1, size=len(needles) - 1).tolist()]
+    gaps = [max(first, round(place.depth * len(hay))), *random.integers(first, len(hay) + 1, size=len(needles) - 1).tolist()]
     if control == "without_needle":
         # Ordinary text of the same size takes the place of the needles.
         start = int(random.integers(len(haystack) - sum(map(len, needles)) + 1))
@@ -133,8 +139,11 @@ def _lay_out(
     return Sample(prefix, answers, sum(map(len, before)) / len(prefix), problem)
 
 
-def _hay(items: list[np.ndarray], haystack: Tokens, size: int, random: np.random.Generator) -> list[np.ndarray]:
-    """Exactly `size` tokens, cut where needles may be inserted: ordinary text, then the items that fit."""
+def _hay(items: list[np.ndarray], haystack: Tokens, size: int, random: np.random.Generator) -> tuple[list[np.ndarray], int]:
+    """Exactly `size` tokens, cut where needles may be inserted: ordinary text, then the items that fit.
+
+    Also the first place for a needle: with items, after the ordinary text, which may begin within a word.
+    """
     fitting: list[np.ndarray] = []
     for item in items:
         if len(item) <= size:
@@ -143,5 +152,5 @@ def _hay(items: list[np.ndarray], haystack: Tokens, size: int, random: np.random
     start = int(random.integers(len(haystack) - size + 1))
     ordinary = haystack[start : start + size]
     if not fitting:
-        return list(ordinary[:, None])
-    return [ordinary, *fitting] if size else fitting
+        return list(ordinary[:, None]), 0
+    return ([ordinary, *fitting], 1) if size else (fitting, 0)

@@ -18,6 +18,7 @@ Task = Callable[[Draw], Problem]
 _OTHERS = 4  # needles that the question is not about
 _CHAIN = 3  # variables that pass a value on
 _ASKED = 2  # keys or values in one question
+_LEAST = 3  # words of a list that the answer does not name
 _RARE = 400  # words that hide a common one
 _COPIED, _SHOWN = 24, 16  # letters of a row, and how many of them the question repeats
 
@@ -86,18 +87,21 @@ def key_value(draw: Draw) -> Problem:
 
 
 def common_words(draw: Draw) -> Problem:
-    """The most frequent word of a list; every other word is at most half as frequent."""
+    """The most frequent word of a list of at least `_LEAST` others, each at most half as frequent."""
     words, query = draw.words(1 + _RARE), "\nThe commonest word is"
     right, wrong = draw.answers(query, words)
     rare = [wrong, *(word for word in words if word not in (right, wrong))]
     fitting = draw.fitting((), query, f" {right}", f" {right}")
     repeated = max(4, fitting // 4)
-    items = [rare[i % _RARE] for i in range(min(fitting - repeated, _RARE * (repeated // 2)))]
-    return Problem((f" {right}",) * repeated, query, f" {right}", f" {wrong}", _shuffled(draw, items))
+    items = [rare[i % _RARE] for i in range(max(_LEAST, min(fitting - repeated, _RARE * (repeated // 2))))]
+    return Problem((f" {right}",) * repeated, query, f" {right}", f" {wrong}", _shuffled(draw, items), num_required=_LEAST)
 
 
 def frequent_words(draw: Draw) -> Problem:
-    """The three most frequent words of a list, in order. Counts fall with the square of the rank."""
+    """The three most frequent words of a list, in order, among at least `_LEAST` others.
+
+    Counts fall with the square of the rank.
+    """
     words, query = draw.words(20), "\nThe three commonest words are"
     first, second, third, *others = words
     # The orders of three words differ in tokens only where words meet, so two of the six have equally many.
@@ -107,11 +111,12 @@ def frequent_words(draw: Draw) -> Problem:
     longest = max((f" {word}" for word in words), key=draw.count)
     fitting = draw.fitting((), query, right, longest)
     shares = 1 / np.arange(1, len(words) + 1) ** 2
-    # In a short list too the first three are ahead: they get 4, 3 and 2 words, and the rest is shared by rank.
-    counts = np.array([4, 3, 2, *[0] * 17]) + np.floor(shares / shares.sum() * max(0, fitting - 9)).astype(int)
+    # In a short list too the first three are ahead of others: they get 4, 3 and 2 words, and the rest is shared by rank.
+    least = np.array([4, 3, 2, *[1] * _LEAST, *[0] * (len(words) - 3 - _LEAST)])
+    counts = least + np.floor(shares / shares.sum() * max(0, fitting - least.sum())).astype(int)
     counts[3:] = np.minimum(counts[3:], counts[2] - 1)
     needles, items = (np.repeat(words[part], counts[part]).tolist() for part in (slice(0, 3), slice(3, None)))
-    return Problem(_shuffled(draw, needles), query, right, wrong, _shuffled(draw, items))
+    return Problem(_shuffled(draw, needles), query, right, wrong, _shuffled(draw, items), num_required=_LEAST)
 
 
 def copy(draw: Draw) -> Problem:

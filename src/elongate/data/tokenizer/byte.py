@@ -39,6 +39,9 @@ class ByteTokenizer(SubwordTokenizer):
         for start in range(0, len(text), WINDOW):
             yield self.encode(text[start : start + WINDOW])
 
+    def num_bytes(self, ids: np.ndarray) -> int:
+        return int((np.asarray(ids) < 256).sum())
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         ids = np.asarray(ids)
         return ids[ids < 256].astype(np.uint8).tobytes().decode("utf-8", errors="replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -19,6 +20,7 @@ from elongate.errors import ConfigError
 
 END_OF_DOCUMENT = "<|endoftext|>"
 MASK = "[MASK]"
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 # The files that other programs need to open or convert a saved tokenizer.
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
@@ -72,6 +74,19 @@ class SubwordTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def num_bytes(self, ids: np.ndarray) -> int:
+        added = self._tokenizer.get_added_tokens_decoder()
+        decoder = self._tokenizer.decoder
+        if decoder is not None and b'"ByteLevel"' in decoder.__getstate__():
+            # Every letter of a piece is a byte.
+            lengths = {i: 0 if token.special else len(token.content.encode()) for i, token in added.items()}
+            pieces = [(int(i), self._tokenizer.id_to_token(int(i)) or "") for i in ids]
+            return sum(lengths.get(i, len(piece)) for i, piece in pieces)
+        # A byte of a character that is not in the vocabulary decodes to a mark of three bytes if others are missing.
+        letter = self._tokenizer.token_to_id("<0x41>")
+        is_byte = [_BYTE.fullmatch(self._tokenizer.id_to_token(int(i)) or "") is not None for i in ids]
+        return len(self.decode(ids if letter is None else np.where(is_byte, letter, ids)).encode())
 
     def with_bos(self, add: bool | str) -> Self:
         changed = super().with_bos(add)

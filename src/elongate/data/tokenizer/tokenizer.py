@@ -59,6 +59,10 @@ class Tokenizer(ABC):
         return changed
 
     @abstractmethod
+    def num_bytes(self, ids: np.ndarray) -> int:
+        """UTF-8 bytes of the text. The ids may begin and end within a character, of which they have some bytes only."""
+
+    @abstractmethod
     def with_mask(self) -> Tokenizer:
         """Returns this tokenizer with a mask id, added if it has none. Raises `ConfigError` if it cannot be added."""
 

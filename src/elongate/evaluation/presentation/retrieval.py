@@ -100,7 +100,16 @@ def effective_lengths(section: Results, row: str) -> dict[str, Reach]:
     """By measure: the effective length of all tasks together, or of the only task; empty without the row."""
     tasks = section.get("tasks", [])
     figures = section.get(tasks[0] if len(tasks) == 1 else ALL, {}).get(row, {"effective_length": {}})
-    return {f"retrieval_{name}_effective_length": Reach(length, length, length) for name, length in figures["effective_length"].items()}
+    return {
+        f"retrieval_{name}_effective_length": Reach(length, length, length)
+        for name, length in figures["effective_length"].items()
+        if _has_enough(figures, name)
+    }
+
+
+def _has_enough(figures: Results, measure: str) -> bool:
+    """Whether right answers to all questions would show an effective length. Older results do not say so."""
+    return bool(figures.get("enough_samples", {}).get(measure, True))
 
 
 def _intro(section: Results) -> str:
@@ -111,7 +120,8 @@ def _intro(section: Results) -> str:
     return (
         f"Questions whose answers are in the text. The share of a task is over {section['n']} samples at {len(section['depths'])} "
         f"depths{together}: the right answer is preferred to a wrong one (by chance: half), or is exactly what the model writes{named}. "
-        f"The effective length is the largest one up to which the lower end of the 95% interval stays above {threshold}."
+        f"The effective length is the largest one up to which the lower end of the 95% interval stays above {threshold}; "
+        f"with too few samples it would stay below it even if all answers were right."
     )
 
 
@@ -127,7 +137,8 @@ def _shares(section: Results) -> Table:
             figures, line = section[task][row], [task.replace("_", " "), row]
             for measure in section["measures"]:
                 line += [f"{_percent(share, MISSING)}{'' if share is None else '%'}" for share in figures[measure]]
-                line.append(str(figures["effective_length"][measure] or "none"))
+                none = "none" if _has_enough(figures, measure) else "too few samples"
+                line.append(str(figures["effective_length"][measure] or none))
             lines.append(line)
     return Table(columns, lines)
 
