@@ -6,7 +6,7 @@ import gc
 
 import pytest
 import torch
-from tests.memory.test_exactness import Bytes
+from tests.memory.test_bytes import Bytes
 from tests.models.autoencoders import autoencoder, example
 
 from elongate.errors import ConfigError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.covering import all_pairs
-from tests.memory.test_exactness import Bytes
+from tests.memory.test_bytes import Bytes
 from tests.networks import VOCAB, network
 from torch.nn import functional as F
 from torch.testing import assert_close
