@@ -268,7 +268,9 @@ def test_a_run_refuses_what_a_masked_checkpoint_cannot_do(
 def test_a_tokenizer_without_a_mask_is_refused(build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path) -> None:
     folder = saved(BertForMaskedLM(BERT), tmp_path / "bert")
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": config["eos_token"]}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": config["eos_token"], "tokenizer_class": config["tokenizer_class"]})
+    )
     source = ["model=pretrained", f"model.source={folder}", "data=text", f"data.path={text_folder}"]
     with pytest.raises(ConfigError, match="tokenizer=pretrained: has no mask token"):
         run(build_tiny(*source, "objective=masked", "context=interpolate"), RunDirectory(tmp_path / "run"))

@@ -49,6 +49,10 @@ def test_a_finished_run_says_why_it_is_not_tracked(
     tracking: str, line: str | None, build_tiny: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = RunDirectory(tmp_path)
+    job = build_tiny(f"tracking={tracking}", "evaluation=[]")
+    directory.claim(job.config, overwrite=False)
     directory.write_results({"finished": True})
-    run.run(build_tiny(f"tracking={tracking}"), directory)
+    directory.model.mkdir()
+    (directory.path / "report.html").touch()
+    run.run(job, directory)
     assert capsys.readouterr().out.splitlines()[1:] == ([line] if line else [])

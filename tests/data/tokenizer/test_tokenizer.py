@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as TokenizerFile
+from tokenizers.models import WordPiece
 
 from elongate.data.source import PIECE, pieces
 from elongate.data.text import Text
@@ -231,6 +233,14 @@ def test_broken_tokenizer_files_are_reported_in_one_line(checkpoint, name, conte
         load_tokenizer(checkpoint.folder)
     assert rule in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_cannot_encode_every_text_is_refused_in_one_line(tmp_path):
+    tokenizer = TokenizerFile(WordPiece({"a": 0, "</s>": 1}, unk_token="[UNK]"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    with pytest.raises(ConfigError, match=r"its tokenizer files are broken \(WordPiece error: Missing \[UNK\] token"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_folder_without_tokenizer_files_is_named(tmp_path):

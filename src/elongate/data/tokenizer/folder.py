@@ -6,11 +6,18 @@ import tempfile
 from pathlib import Path
 
 from elongate.data.tokenizer.byte import ByteTokenizer
-from elongate.data.tokenizer.subword import SubwordTokenizer, end_of_document, read_files, without_mask_token
+from elongate.data.tokenizer.subword import (
+    SubwordTokenizer,
+    end_of_document,
+    faults_as_value_errors,
+    read_files,
+    without_mask_token,
+)
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError, first_line, require
 
 REMEDY = "choose another checkpoint with {key}=<hub id or folder>"
+_RARE = "\x00 é 漢 🜁"  # no tokenizer without bytes and without a token for unknown text can encode it
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -28,6 +35,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         require(end_of_document(files) is not None, "source", folder, "its tokenizer has no eos_token", REMEDY)
         plain = without_mask_token(files)
         tokenizer = SubwordTokenizer(files if plain is None else plain)
+        with faults_as_value_errors():
+            tokenizer.encode(_RARE)
     except ValueError as fault:
         raise ConfigError("source", folder, f"its tokenizer files are broken ({fault})", REMEDY) from fault
     byte_tokenizer = ByteTokenizer()

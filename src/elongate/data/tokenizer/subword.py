@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +17,7 @@ from tokenizers.processors import TemplateProcessing
 
 from elongate.data.tokenizer.blocks import encode_blocks
 from elongate.data.tokenizer.tokenizer import Tokenizer
-from elongate.errors import ConfigError
+from elongate.errors import ConfigError, first_line
 
 END_OF_DOCUMENT = "<|endoftext|>"
 MASK = "[MASK]"
@@ -26,6 +27,17 @@ FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
 )  # fmt: skip
+
+
+@contextmanager
+def faults_as_value_errors() -> Iterator[None]:
+    """Turns a fault of the tokenizers library while encoding, for which it has no class of its own, into a `ValueError`."""
+    try:
+        yield
+    except Exception as fault:
+        if type(fault) is not Exception:
+            raise
+        raise ValueError(first_line(fault)) from fault
 
 
 class SubwordTokenizer(Tokenizer):
