@@ -13,7 +13,7 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-train: setup ## a small GPT that learns to find a pass key, extended four-fold; ends with a report (about N minutes on two cores)
+train: setup ## a small GPT that learns to find a pass key, extended four-fold; ends with a report (about 6 minutes on two cores)
 	$(BIN)/python train.py experiment=retrieval
 
 test: setup ## all tests but the full grids (below 8 minutes on two cores)
