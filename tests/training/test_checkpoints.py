@@ -14,14 +14,20 @@ from elongate.training.checkpoints import Checkpoints, Progress, load_checkpoint
 
 
 def trained(steps: int, optimizer_type: type = torch.optim.AdamW) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+    """Two modules with an optimizer each, as Muon and AdamW share a network."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3))
-    optimizer = optimizer_type(network.parameters(), lr=0.1)
+    optimizers = [optimizer_type(part.parameters(), lr=0.1) for part in network]
     for _ in range(steps):
-        network(torch.arange(7)).square().sum().backward()
+        step(network, optimizers)
+    return network, optimizers
+
+
+def step(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    network(torch.arange(7)).square().sum().backward()
+    for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return network, [optimizer]
 
 
 def progress(step: int) -> Progress:
@@ -34,9 +40,8 @@ def test_a_loaded_checkpoint_continues_bit_for_bit(tmp_path: Path, optimizer_typ
     Checkpoints(tmp_path, keep=2).save(network, optimizers, progress(3), set())
     other, others = trained(0, optimizer_type)
     assert load_checkpoint(tmp_path / "step-000003", other, others) == progress(3)
-    for net, opts in ((network, optimizers), (other, others)):
-        net(torch.arange(7)).square().sum().backward()
-        opts[0].step()
+    step(network, optimizers)
+    step(other, others)
     for ours, theirs in zip(other.parameters(), network.parameters(), strict=True):
         assert_close(ours, theirs, rtol=0, atol=0)
 
