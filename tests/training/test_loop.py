@@ -80,3 +80,21 @@ def test_a_run_is_a_plain_loop_at_the_rates_of_base_and_extension(job: Any, tmp_
     rates += [LR * share_of_peak(step, STEPS) for step in range(1, STEPS + 1)]
     assert [line["lr"] for line in lines] == pytest.approx(rates, rel=1e-12)
     assert all(line["grad_norm"] > CLIP_NORM for line in lines)
+
+
+def test_no_optimizer_leaves_a_gradient_to_the_next_step(
+    build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ["data=text", f"data.path={text_folder}", "evaluation=[]"]
+    job = build_tiny("optimizer=muon", "context/curriculum=fixed", "steps=2", "training.checkpoint_steps=1", *data)
+    left: list[list[str]] = []
+
+    def save(checkpoints: Any, network: torch.nn.Module, optimizers: list[Any], *others: Any) -> None:
+        assert len(optimizers) == 2
+        left.append([name for name, parameter in network.named_parameters() if parameter.grad is not None])
+
+    monkeypatch.setattr("elongate.training.loop.Checkpoints.save", save)
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    run(job, directory)
+    assert left == [[], []]
