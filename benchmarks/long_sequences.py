@@ -140,7 +140,7 @@ def run_ours(plan: str, length: int, precision: str, measure: Callable[[Step, to
 def measured_trainer(base: type[Trainer], measure: Callable[[Step, torch.nn.Module], None]) -> type[Trainer]:
     """A subclass of a trainer that measures its training step when its own loop calls it, and is otherwise unchanged."""
 
-    class Measured(base):  # type: ignore[misc, valid-type]
+    class Measured(base):  # type: ignore[misc, valid-type]  # the base is only known at run time
         def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
             assert model.is_gradient_checkpointing, "gradient checkpointing is not on"
             loss = None

@@ -37,7 +37,7 @@ def written_aside(target: Path) -> Iterator[Path]:
         if number := re.search(r"os error (\d+)", str(fault)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from fault
         raise
-    except BaseException:
+    except BaseException:  # also Ctrl-C: nothing incomplete is left behind, and the exception is raised again
         remove(aside)
         raise
     # The rename itself is only on the disk once the folder that contains the name is.

@@ -1,9 +1,10 @@
-"""The default text with facts and lists whose words are repeated: a text from which a small model learns to use its context.
+"""The default text with recurring facts and lists, from which a small model learns to use its context.
 
-A small model learns to look back only if many of its tokens can be predicted in no other way (Olsson et al. 2022, arXiv:2209.11895:
-induction heads). One question at the end of a document, as in `data=retrieval`, is too little; here about half of the characters
-belong to facts and lists, which can be predicted from their first occurrence. Facts alone work too, but are learned later. The
-held-out documents are those of `data=stdlib`, unchanged, so losses of both sources can be compared and haystacks contain no facts.
+A small model learns to look back only if many of its tokens can be predicted in no other way (induction heads:
+Olsson et al. 2022, arXiv:2209.11895). One question at the end of a document, as in `data=retrieval`, is too little. Here
+about half of the characters belong to facts and lists, which can be predicted from their first occurrence. Facts alone
+work too, but are learned later. The held-out documents are those of `data=stdlib`, unchanged: losses of both sources can
+be compared, and haystacks contain no facts.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ _PASS_KEY_RATIO = 0.3  # of the facts; the others share the rest
 
 @dataclass(kw_only=True)
 class Recall(Stdlib):
-    """The standard library. Its training documents are interleaved with facts (`The <name> is <number>.`) and lists of four words."""
+    """The standard library, its training documents interleaved with facts (`The <name> is <number>.`) and lists."""
 
     num_facts: int = 16  # most facts at a time, at least 1; small numbers are as frequent as large ones (log-uniform)
     text_ratio: float = 0.15  # share of ordinary text among the pieces, which are longer than facts
     list_ratio: float = 0.2  # share of lists; facts are the rest, so both shares together are below 1
-    seed: int = 0  # of names, numbers and the order of the pieces; the seed of the run decides the order of the sequences
+    seed: int = 0  # of names, numbers and the order of the pieces, not of the order of the sequences
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,10 +50,10 @@ class Recall(Stdlib):
         require(self.text_ratio + self.list_ratio < 1, "list_ratio", self.list_ratio, rule, "use {key}=0.2")
 
     def documents(self) -> Iterator[Document]:
-        names = [document.name for document in super().documents()]
-        held_out = held_out_documents(names, self.validation_ratio)
-        for number, document in enumerate(super().documents()):
-            if held_out[number]:
+        plain = list(super().documents())
+        held_out = held_out_documents([document.name for document in plain], self.validation_ratio)
+        for number, (document, is_held_out) in enumerate(zip(plain, held_out, strict=True)):
+            if is_held_out:
                 yield document
             else:
                 random = np.random.default_rng((self.seed, number))
@@ -84,7 +85,7 @@ class Recall(Stdlib):
                 yield piece
 
     def _facts(self, random: np.random.Generator) -> list[str]:
-        """Their numbers are never those of evaluations. The first one is about the pass key that `evaluation=needle` asks for."""
+        """The first fact is about the pass key that `evaluation=needle` asks for. No evaluation uses their numbers."""
         others = [_word(random) for _ in range(_log_uniform(random, 1, self.num_facts) - 1)]
         return [FACT.format(name=name, number=draw_number(random, "train")) for name in (PASS_KEY, *others)]
 

@@ -98,6 +98,8 @@ def _own_attention(network: PreTrainedModel) -> Iterator[None]:
     for config in configs:
         # `set_attn_implementation` changes nothing, the mask included, where an attention is written without the interface.
         config._attn_implementation = "eager"
-    yield
-    for config, implementation in zip(configs, before, strict=True):
-        config._attn_implementation = implementation
+    try:
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation = implementation

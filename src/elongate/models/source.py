@@ -72,7 +72,7 @@ class ModelSource:
         return digest.hexdigest()
 
     def require_unquantized(self, key: str, config: PreTrainedConfig) -> None:
-        """Raises `ConfigError` for quantized weights, of which transformers loads some as if they were the weights themselves."""
+        """Raises `ConfigError` for quantized weights. transformers loads some formats as if they were not quantized."""
         for part in (config, *(getattr(config, name) for name in config.sub_configs)):
             for name in ("quantization_config", "compression_config"):
                 if (settings := getattr(part, name, None)) is not None:

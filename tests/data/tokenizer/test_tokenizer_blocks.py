@@ -1,4 +1,4 @@
-"""Long texts in blocks: exactly the tokens of the whole text, whatever the text and the tokenizer."""
+"""Long texts in blocks: every text and every tokenizer give exactly the tokens of the whole text."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def num_bytes(self, ids: np.ndarray) -> int:
-        """UTF-8 bytes of the text. The ids may begin and end within a character, of which they have some bytes only."""
+        """UTF-8 bytes of the text. Of a character that the ids cut, only the bytes that they contain count."""
 
     @abstractmethod
     def with_mask(self) -> Tokenizer:

@@ -6,6 +6,8 @@ are the latents.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ def latent_positions(length: int, latents: int, device: torch.device) -> Int[Ten
     return (2 * torch.arange(latents, device=device) + 1) * length // (2 * latents)
 
 
-class BlockEncoder(GradientCheckpointingLayer):
+class BlockEncoder(GradientCheckpointingLayer, ABC):
     """Encodes blocks. With activation checkpointing, a call stores only its token ids and its latents."""
 
     embed_tokens: nn.Embedding
@@ -43,9 +45,9 @@ class BlockEncoder(GradientCheckpointingLayer):
             hidden = torch.cat([hidden, self.slots.weight.expand(len(blocks), -1, -1)], dim=1)
         return self.read(hidden, length)[:, -self.num_latents(length) :]
 
+    @abstractmethod
     def read(self, embedded: Float[Tensor, "blocks states dim"], length: int) -> Float[Tensor, "blocks states dim"]:
         """Return the last states of blocks of `length` tokens and of the slots after them."""
-        raise NotImplementedError
 
 
 class Encoder(BlockEncoder):
