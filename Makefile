@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Where this variable is set, as in many containers, each of the hundred processes of the tests compiles all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -19,7 +22,7 @@ train: setup ## a small GPT that learns to find a pass key, extended four-fold; 
 test: setup ## all tests but the full grids (below 8 minutes on two cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-fast: setup ## the tests that take less than about a second each (below a minute)
+test-fast: setup ## without the tests that train, measure memory or take long otherwise (below a minute)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: setup ## all tests with the full grids

@@ -28,6 +28,7 @@ DATA = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "name", "content", "line"), DATA, ids=[name for _, name, _, _ in DATA])
 def test_unusable_data_is_refused(data: str, name: str, content: bytes, line: str, here: Command, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
@@ -44,6 +45,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "key"),
     [
@@ -70,6 +72,7 @@ def test_errors_name_a_checkpoint_by_its_key(here: Command, unreachable: None) -
 # -- folders ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_below_a_file_is_refused(here: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     assert "file/run: cannot be written (Not a directory)" in here("train", "hydra.run.dir=file/run").reported(2)
@@ -92,6 +95,7 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_refused(disk: Path, here: Command) -> None:
     (disk / "run").mkdir()
     remount(disk, "ro")
@@ -121,6 +125,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(disk: Path, text_folder: Pa
 # -- checkpoints -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_checkpoints_that_cannot_be_used_are_refused(text_folder: Path, here: Command, tmp_path: Path) -> None:
     """In one sweep, since a job that is refused does not keep the next from its turn."""
     from safetensors.torch import load_file, save_file

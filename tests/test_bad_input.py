@@ -184,6 +184,7 @@ CONFIGURATIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "line"), COMMAND_LINES, ids=[words for words, _ in COMMAND_LINES])
 def test_a_command_line_that_cannot_work_is_one_line(words: str, line: str, here: Command, tmp_path: Path) -> None:
     reported = here("train", *words.split()).reported(2)
@@ -191,6 +192,7 @@ def test_a_command_line_that_cannot_work_is_one_line(words: str, line: str, here
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "line"), CONFIGURATIONS, ids=[words for words, _ in CONFIGURATIONS])
 def test_a_configuration_that_cannot_work_is_one_line(words: str, line: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -248,6 +250,7 @@ EVALUATE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "line"), EVALUATE, ids=[words or "nothing" for words, _ in EVALUATE])
 def test_an_evaluation_that_cannot_work_is_one_line(words: str, line: str, here: Command, tmp_path: Path) -> None:
     assert here("evaluate", *words.split()).reported(2).startswith(line)

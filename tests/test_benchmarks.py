@@ -57,6 +57,7 @@ def test_ratios_are_taken_within_a_run(page: ModuleType) -> None:
     assert text.index("python x.py") < text.index("| |")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [{"memory"}, {"time"}, {"memory", "time"}])
 def test_the_page_shows_only_the_measured_kinds(page: ModuleType, tmp_path: Path, kinds: set[str]) -> None:
     page.write_page([row for row in rows(page) if row.kind in kinds], tmp_path)

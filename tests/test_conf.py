@@ -85,6 +85,7 @@ def test_a_choice_is_a_module_of_its_name_and_states_every_field(path: Path) -> 
             assert given == field.default, f"{key}: the YAML and the class disagree"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choices", compositions(), ids=" ".join)
 def test_every_choice_builds(choices: list[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 256}')
@@ -107,17 +108,20 @@ def files_of_tasks(folder: Path) -> list[str]:
     return [f"evaluation.{task}.path={folder}/{task}.jsonl" for task in TASKS]
 
 
+@pytest.mark.slow
 def test_every_file_is_built() -> None:
     built = {choice for row in compositions() for one in row for choice in chosen(one)}
     assert {choice_of(path) for path in FILES if path not in PRESETS} <= built
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PRESETS, ids=choice_of)
 def test_a_preset_builds_starts_with_its_command_and_adds_no_key(path: Path) -> None:
     assert build_job(*composed(choice_of(path)))
     assert f"python train.py {'-m ' if path.parent.name == 'sweep' else ''}{choice_of(path)}" in path.read_text()
 
 
+@pytest.mark.slow
 def test_pretrained_models_bring_their_curriculum_and_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 256}')
     model = ["model=pretrained", f"model.source={tmp_path}"]

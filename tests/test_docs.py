@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from elongate.memory.plain import Plain
+from elongate.memory.planner import planner
 from tests import reference
 from tests.commands import run_here
 from tests.matrix import MODELS
@@ -46,12 +48,12 @@ PROGRAMS = [command for command in commands() if not command.startswith("make ")
 
 
 def shortened(argument: str) -> str:
-    """The argument with small numbers, and with two values where a sweep has more."""
+    """The argument with small numbers, with two values where a sweep has more, and one seed."""
     key, separator, value = argument.partition("=")
     if key in SMALL:
         return f"{key}={SMALL[key]}"
     if separator and not value.startswith("["):
-        value = ",".join(value.split(",")[:2])
+        value = ",".join(value.split(",")[: 1 if key == "seed" else 2])
     return key + separator + value
 
 
@@ -111,9 +113,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: str, folder: Path) -> None:
-    """Runs the command at tiny size in this process, in the folder."""
+    """Runs the command at tiny size in this process, in the folder. A plan compares `plain` and the plan of the command only."""
     program, arguments = tiny(command)
-    result = run_here(program.removesuffix(".py"), *arguments, cwd=folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(planner, "_KINDS", (Plain(),))
+        result = run_here(program.removesuffix(".py"), *arguments, cwd=folder)
     assert result.code == 0, result.err
 
 

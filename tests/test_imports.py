@@ -54,6 +54,7 @@ def test_imports_go_one_way(file: Path) -> None:
     assert not upward
 
 
+@pytest.mark.slow
 def test_no_files_import_each_other() -> None:
     names = {".".join(("elongate", *file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): file for file in FILES}
     imports = {name: (imported(file) & names.keys()) - {name} for name, file in names.items()}
@@ -68,6 +69,7 @@ def test_files_and_functions_are_short(file: Path) -> None:
     assert [f.name for f in functions if f.end_lineno - f.lineno >= 60] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
@@ -81,6 +83,7 @@ def test_a_library_is_known_in_its_home_only(library: str, homes: set[str]) -> N
     assert users == homes
 
 
+@pytest.mark.slow
 def test_a_whole_job_is_built_and_its_data_read_without_torch(tmp_path: Path) -> None:
     poison = tmp_path / "poison"
     for name in ("torch", "transformers", "peft", "datasets", "wandb", "matplotlib"):

@@ -106,6 +106,7 @@ def test_a_cell_is_trained_measured_exported_and_opened_again(cell: Cell, worksh
             assert_close(plain(cell, directory.model)(tokens).logits, logits(model, tokens), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", params((cell for cell in READ.marks if cell not in READ.running), REFUSED.values()))
 def test_a_refusal_is_one_line_with_a_choice_that_runs(cell: Cell) -> None:
     line = cell.refusal()

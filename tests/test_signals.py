@@ -17,6 +17,7 @@ from tests.commands import ROOT, environment
 from tests.conftest import TINY, TINY_MODEL
 
 
+@pytest.mark.slow
 def test_a_signal_before_training_leaves_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "endless.txt")
     words = ["data=text", "data.path=endless.txt"]

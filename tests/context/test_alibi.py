@@ -162,6 +162,7 @@ def test_heads_that_share_keys_keep_their_own_slopes(heads: int, kv_heads: int, 
         assert max(compare(Full(), causal, None, torch.float64, heads, kv_heads)) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "symmetric"])
 def test_float32_is_exact_at_large_distances(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steepest slope is 1/2: counted from the first of 768 tokens, the bias would reach 384 and be off by 3e-5."""
@@ -169,6 +170,7 @@ def test_float32_is_exact_at_large_distances(causal: bool, monkeypatch: pytest.M
     assert max(compare(Full(), causal, None, torch.float32, 8, 2, 768, batch=1)) < 1.5e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("heads", [12, pytest.param(8, marks=pytest.mark.grid)])
 def test_bfloat16_is_no_less_precise_with_a_bias(heads: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +183,7 @@ def test_bfloat16_is_no_less_precise_with_a_bias(heads: int, way: str, monkeypat
     assert max(biased) < 2 * max(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("word", "given", "size"), all_pairs([*PATTERNS], [*POSITIONS], [1, 7, 31]))
 def test_chunks_equal_the_whole(word: str, given: str, size: int) -> None:
     length, heads = 37, 6

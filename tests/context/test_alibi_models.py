@@ -64,6 +64,7 @@ def hidden(model: LanguageModel, positions: Tensor | None = None) -> Tensor:
         return model.hidden(TOKENS, positions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "documents"), all_values(["llama-1", "llama-2", "llama-8", "qwen3", "gpt2", "gpt_neox", "bert"], [True, False])
 )
@@ -118,6 +119,7 @@ def test_logits_equal_those_of_mpt() -> None:
         assert_close(found, mpt(input_ids=TOKENS).logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.grid if kind in ALIKE else ()) for kind in KINDS])
 def test_a_common_shift_of_all_positions_changes_nothing(kind: str) -> None:
     model = biased(kind)
@@ -128,6 +130,7 @@ def test_a_common_shift_of_all_positions_changes_nothing(kind: str) -> None:
     assert (hidden(model, 2 * positions) - expected).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama-2", "gpt_neox", "mistral", "modernbert"])
 def test_the_rotary_embedding_of_the_model_is_switched_off(kind: str) -> None:
     def others(base: float) -> dict[str, Any]:
@@ -139,6 +142,7 @@ def test_the_rotary_embedding_of_the_model_is_switched_off(kind: str) -> None:
     assert torch.equal(hidden(biased(kind, **others(10.0))), hidden(biased(kind, **others(1e4))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "bert"])
 def test_the_table_of_the_model_stays_zero_and_has_no_end(kind: str) -> None:
     model = biased(kind)
@@ -189,6 +193,7 @@ def can_train(kind: str, plan: str, *_: Any) -> bool:
     return kind != "bert" or not plan.startswith("stream")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "plan", "documents", "attention"),
     all_pairs(["llama-2", "gpt2", "bert"], [*PLANS], [False, True], [Full(), Window(window_length=9)], allowed=can_train),

@@ -54,6 +54,7 @@ def distances(chosen: Pattern, length: int, causal: bool = True) -> np.ndarray:
 # -- properties of all ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every
 @settings(max_examples=12)
 @given(length=some.integers(1, 40), original=some.integers(8, 24))

@@ -13,6 +13,7 @@ from elongate.context.curriculum.progressive import Progressive
 from elongate.errors import ConfigError
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(original=some.integers(1, 512), doublings=some.integers(0, 6), steps=some.integers(7, 500))
 def test_every_curriculum_spends_all_steps_and_ends_at_the_target(original: int, doublings: int, steps: int) -> None:

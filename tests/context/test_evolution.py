@@ -24,6 +24,7 @@ def search(seed: int, evolution: Evolution) -> tuple[Evolved, list[np.ndarray], 
     return found, tried, reported
 
 
+@pytest.mark.slow
 def test_the_best_factors_are_found() -> None:
     found, _, _ = search(0, Evolution(iterations=40, population=32, parents=8, mutations=12, crossovers=4))
     assert found.loss < 0.05 < 30 < min(found.start_losses.values())

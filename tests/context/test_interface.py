@@ -88,6 +88,7 @@ GENERATIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "options", "length"), GENERATIONS, ids=str)
 def test_generation_equals_that_of_sdpa(kind: str, options: dict[str, Any], length: int) -> None:
     theirs, ours = both(kind)

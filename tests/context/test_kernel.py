@@ -169,6 +169,7 @@ def compare(case: Case, tolerance: float) -> None:
         assert error < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @settings(deadline=None, max_examples=12)
 @given(seed=seeds)

@@ -105,6 +105,7 @@ def test_inputs_and_positions_equal_those_of_the_published_sampler(data: st.Data
 # -- properties of the draws -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", WORDS)
 @given(seed=st.integers(0, 2**32), length=st.integers(1, 64), factor=st.floats(1, 16))
 def test_positions_and_tokens_increase_within_their_bounds(word: str, seed: int, length: int, factor: float) -> None:
@@ -197,6 +198,7 @@ PLANS: dict[str, Memory] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "word", "plan"), all_pairs(["llama-2", "gpt2"], WORDS, [*PLANS]))
 def test_every_memory_plan_computes_the_gradient_of_plain_transformers(kind: str, word: str, plan: str) -> None:
     random = np.random.default_rng(0)

@@ -174,6 +174,7 @@ def logits(model: LanguageModel, tokens: torch.Tensor, positions: torch.Tensor |
         return F.linear(model.head_inputs(model.hidden(tokens, positions)), *model.head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_rows_for_padding_do_not_count_as_positions(
     kind: str, folder: Callable[[str], Path], opened: Callable[[str], LanguageModel]
@@ -184,6 +185,7 @@ def test_rows_for_padding_do_not_count_as_positions(
     check_head(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "word"), all_values([*NETWORKS], [*TABLES]))
 def test_a_text_at_old_rows_has_the_same_logits(word: str, kind: str, opened: Callable[[str], LanguageModel]) -> None:
     """Old row j is row 4·j of a table that is interpolated four-fold, and rows j, j + 16, j + 32 … of a tiled one."""
@@ -201,6 +203,7 @@ def test_a_text_at_old_rows_has_the_same_logits(word: str, kind: str, opened: Ca
         assert (logits(model, tokens) - before).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "word"), all_values([*NETWORKS], [*reversed(TABLES)]))
 def test_plain_transformers_computes_the_same_logits_at_the_target(
     word: str, kind: str, opened: Callable[[str], LanguageModel], tmp_path: Path

@@ -110,6 +110,7 @@ def test_without_a_haystack_only_needles_and_question_are_left(task: str) -> Non
     assert caught.value.shortest <= shortest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_the_reported_shortest_length_fits_and_a_shorter_one_does_not(task: str) -> None:
     with pytest.raises(DoesNotFit) as caught:

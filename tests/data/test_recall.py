@@ -104,6 +104,7 @@ def test_settings_out_of_range_are_refused(settings):
         Recall(**settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"num_facts": 8}, {"text_ratio": 0.5}, {"list_ratio": 0.1}, {"seed": 1}, {"validation_ratio": 0.2}])
 def test_the_fingerprint_depends_on_every_setting_that_changes_texts(settings):
     assert Recall(**settings).fingerprint() != Recall().fingerprint()

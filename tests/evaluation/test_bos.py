@@ -126,6 +126,7 @@ EVALUATIONS: dict[str, tuple[Evaluation, set[int]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", EVALUATIONS)
 def test_every_measured_text_begins_with_bos_and_keeps_its_length(word: str, tmp_path: Path, bos_tokenizer: Tokenizer, model: Any) -> None:
     evaluation, lengths = EVALUATIONS[word]
@@ -160,6 +161,7 @@ def plain(folder: Path) -> None:
     ByteTokenizer().save(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the harness's own model gives many warnings
 @pytest.mark.parametrize(
     ("files", "add", "theirs", "prefix"),

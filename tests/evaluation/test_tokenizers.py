@@ -31,6 +31,7 @@ def setting(tokenizer: Tokenizer, seed: int = 0, reading: Scorer | None = None) 
     return Setting(held_out(tokenizer), tokenizer, 256, 512, seed, reading or LeftToRight())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_key_has_a_wrong_answer_of_the_same_shape(family: str) -> None:
     tokenizer = tokenizer_of(family)
@@ -60,6 +61,7 @@ def test_the_shortest_length_of_needle_fits_all_samples(family: str) -> None:
         assert len(sample.prefix) + sample.answers.shape[1] == size + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_question_has_two_answers_of_equally_many_tokens(family: str) -> None:
     given = setting(tokenizer_of(family))
@@ -104,6 +106,7 @@ class Undecided(LeftToRight):
         return np.zeros(choices.shape[:2]), np.zeros(choices.shape[:2], dtype=bool)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "three digits", "unigram", "wordpiece"])
 def test_the_default_needle_is_measured(family: str, model: Any) -> None:
     for seed in range(3):

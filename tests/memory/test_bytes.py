@@ -79,6 +79,7 @@ def bytes_per_further_token(plan: Memory) -> float:
     return (counted(plan, 256).peak - counted(plan, 128).peak) / 128
 
 
+@pytest.mark.slow
 def test_a_stream_needs_only_keys_values_and_their_gradients_per_further_token() -> None:
     layers, kv_heads, dim, wide = 4, 2, 4, 4
     floor = 4 * layers * kv_heads * dim * wide
@@ -89,6 +90,7 @@ def test_a_stream_needs_only_keys_values_and_their_gradients_per_further_token()
     assert bytes_per_further_token(Stream(chunk_length=32)) <= lean + outputs + 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_attention", [True, False])
 def test_a_stream_on_disk_needs_one_layer_per_further_token(keep_attention: bool) -> None:
     kv_heads, dim, wide = 2, 4, 4
@@ -96,6 +98,7 @@ def test_a_stream_on_disk_needs_one_layer_per_further_token(keep_attention: bool
     assert bytes_per_further_token(Stream(chunk_length=32, keep_attention=keep_attention, on_disk=True)) <= layer + 8
 
 
+@pytest.mark.slow
 def test_plain_needs_most_per_further_token_and_stream_least() -> None:
     plain, checkpoint, stream = map(bytes_per_further_token, (Plain(), Checkpoint(mlp_chunk_length=32), Stream(chunk_length=32)))
     assert stream < checkpoint / 2
@@ -103,6 +106,7 @@ def test_plain_needs_most_per_further_token_and_stream_least() -> None:
     assert stream < plain / 6
 
 
+@pytest.mark.slow
 def test_keeping_attention_outputs_costs_only_their_bytes() -> None:
     layers, wide = 4, 4
     outputs = layers * (32 * wide + 8 * wide)  # and their log-sum-exp
@@ -110,6 +114,7 @@ def test_keeping_attention_outputs_costs_only_their_bytes() -> None:
     assert again < kept <= again + outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", QUICK)
 def test_nothing_is_left_after_a_step(plan: str) -> None:
     """All tensors of a step are freed at its end, without the cyclic garbage collector."""

@@ -145,6 +145,7 @@ def ours(
 # -- the gradient of transformers ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "pattern", "trained", "plan"), all_pairs(KINDS, PATTERNS, TRAINED, PLANS))
 def test_every_gradient_equals_that_of_transformers(kind: str, pattern: str, trained: str, plan: str) -> None:
     expected_loss, expected = theirs(kind, pattern, trained)
@@ -167,6 +168,7 @@ FOLLOWING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "plan"), all_pairs(FOLLOWING, PLANS))
 def test_every_chunk_has_the_frequencies_of_the_whole_text(kind: str, plan: str) -> None:
     fields = {"rope_parameters": FOLLOWING[kind], "max_position_embeddings": LENGTH // 2}
@@ -182,6 +184,7 @@ def test_every_chunk_has_the_frequencies_of_the_whole_text(kind: str, plan: str)
     assert_same(found, gradients(reference), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "trained", "plan"), all_pairs(PATTERNS, TRAINED, ANY_DIRECTION))
 def test_every_gradient_of_a_bidirectional_model_equals_that_of_transformers(pattern: str, trained: str, plan: str) -> None:
     expected_loss, expected = theirs("bert", pattern, trained)
@@ -190,6 +193,7 @@ def test_every_gradient_of_a_bidirectional_model_equals_that_of_transformers(pat
     assert_same(found, expected, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "labels", "plan"),
     all_pairs(
@@ -203,6 +207,7 @@ def test_gradients_agree_for_every_choice_of_scored_tokens(kind: str, labels: st
     assert_same(found, expected, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "labels", "plan"),
     all_pairs(
@@ -226,6 +231,7 @@ def test_gradients_agree_with_weighted_targets(kind: str, labels: str, plan: str
     assert_same(found, gradients(reference), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "pattern", "plan"), all_pairs([*KINDS, "bert"], ["causal", "packed window"], ["checkpoint", "stream 7"]))
 def test_gradients_agree_in_float32_up_to_rounding(kind: str, pattern: str, plan: str) -> None:
     if kind == "bert" and plan == "stream 7":
@@ -236,6 +242,7 @@ def test_gradients_agree_in_float32_up_to_rounding(kind: str, pattern: str, plan
     assert_same(found, expected, 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["checkpoint", "stream 7"])
 @pytest.mark.parametrize("pattern", ["causal", "packed window"])
 @pytest.mark.parametrize("kind", ["deepseek", "gpt_neox"])
@@ -247,6 +254,7 @@ def test_gradients_agree_for_other_architectures(kind: str, pattern: str, plan: 
     assert_same(found, expected, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["checkpoint", "checkpoint recomputed", "stream 7", "stream 7 on disk"])
 @pytest.mark.parametrize("kind", ["diffllama", "hrm"])
 def test_gradients_agree_where_a_module_attends_several_times_in_a_pass(kind: str, plan: str) -> None:
@@ -273,6 +281,7 @@ def test_the_comparison_notices_one_key_more_or_less() -> None:
 # -- frozen parameters, accumulated gradients ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["checkpoint", "stream 7", "stream 8 recomputed"])
 @pytest.mark.parametrize(
     "tuning",
@@ -295,6 +304,7 @@ def test_gradients_agree_if_some_projections_need_none(tuning: Lora, plan: str) 
     assert_same(computed(PLANS[plan], model, batch)[1], gradients(expected), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", QUICK)
 def test_gradients_are_added_to_existing_ones(plan: str) -> None:
     model = LanguageModel(network("llama-2", "elongate"), "llama")
@@ -333,6 +343,7 @@ def dropped(model: PreTrainedModel) -> Iterator[dict[nn.Dropout, list[Tensor]]]:
         hook.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "plan"), dropout_cases())
 def test_recomputation_uses_the_same_dropout_masks(kind: str, plan: str) -> None:
     """The gradient equals that of transformers with the masks of one pass, so the other pass must have used the same masks."""
@@ -402,6 +413,7 @@ def test_plans_that_read_the_whole_sequence_draw_the_same_masks_as_transformers(
 # -- training --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [Stream(chunk_length=12), Checkpoint(mlp_chunk_length=8)], ids=lambda plan: plan.word)
 def test_fifty_steps_of_training_are_the_same(plan: Memory) -> None:
     draw = torch.Generator().manual_seed(3)
@@ -425,6 +437,7 @@ def test_fifty_steps_of_training_are_the_same(plan: Memory) -> None:
 # -- truncated gradients ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_length", [3, 14])
 @pytest.mark.parametrize("kind", ["llama-2", "gpt2", "qwen3"])
 def test_a_detached_stream_equals_transformers_with_a_detached_cache(kind: str, chunk_length: int) -> None:
@@ -456,6 +469,7 @@ def test_a_detached_stream_equals_transformers_with_a_detached_cache(kind: str, 
 # -- bfloat16 --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "pattern", "plan"),
     all_pairs(
@@ -490,6 +504,7 @@ def distance(ours: Gradients, theirs: Gradients) -> float:
 WORDS = sorted(path.stem for path in (conf_directory() / "context/attention").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", ["one", "alike", "unlike"])
 @pytest.mark.parametrize("word", WORDS)
 def test_all_plans_agree_for_every_attention(word: str, documents: str) -> None:

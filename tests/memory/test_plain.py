@@ -13,6 +13,7 @@ from elongate.memory.plain import Plain
 from elongate.objectives.objective import Example
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch_tokens", [1, 20, 40, 1000])
 @pytest.mark.parametrize("documents", [False, True])
 def test_loss_and_gradients_do_not_depend_on_the_micro_batches(

@@ -42,6 +42,7 @@ WAYS = ["continuation", "reconstruction"]
 # -- exactness ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "latents", "keep"), all_pairs(WAYS, LATENTS, [True, False]))
 def test_block_after_block_gives_the_gradient_of_the_whole(way: str, latents: int, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
@@ -181,6 +182,7 @@ def test_a_scaling_changes_the_decoder_and_not_the_encoder(latents: int) -> None
 # -- export ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latents", LATENTS)
 def test_an_export_is_opened_by_the_auto_classes_and_by_us(latents: int, tmp_path: Path) -> None:
     model = autoencoder(torch.float32, latents_per_block=latents)

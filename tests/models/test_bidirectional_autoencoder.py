@@ -156,6 +156,7 @@ def test_lengths_that_are_not_whole_blocks_are_refused(objective: Objective, len
     assert str(refused.value) == line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -36,6 +36,7 @@ from elongate.training.export import export
 FOLLOWING = ["dynamic_ntk", "longrope"]  # their frequencies depend on the length of the text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", SCALINGS)
 def test_plain_transformers_computes_our_logits(word: str, tmp_path: Path) -> None:
     model, chosen = gpt(), strategy(word)
@@ -84,6 +85,7 @@ def test_up_to_the_original_length_dynamic_ntk_changes_nothing() -> None:
         assert not torch.allclose(model.hidden(TOKENS[:, :33])[:, :32], before, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["full", "self_extend"])
 @pytest.mark.parametrize("word", FOLLOWING)
 def test_earlier_texts_do_not_change_the_hidden_states_of_later_ones(word: str, attention: str) -> None:

@@ -71,6 +71,7 @@ def assert_plain_transformers_agrees(model: LanguageModel, folder: Path) -> None
             assert_close(plain(TOKENS[:, :length]).logits, logits(model, length), rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "word"), all_values(CHECKPOINTS, ACTING))
 def test_from_the_original_a_scaled_model_becomes_what_the_plain_one_becomes(kind: str, word: str, tmp_path: Path) -> None:
     plain = LanguageModel(network("default"), "llama")
@@ -88,6 +89,7 @@ def test_from_the_original_a_scaled_model_becomes_what_the_plain_one_becomes(kin
     assert_plain_transformers_agrees(scaled, tmp_path / "extended")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted({*CHECKPOINTS} - {"dynamic"}))
 def test_from_the_current_frequencies_each_pair_is_slowed_as_in_a_plain_model(kind: str, tmp_path: Path) -> None:
     plain = THETA ** -(np.arange(PAIRS) / PAIRS)
@@ -143,6 +145,7 @@ def test_layers_that_see_the_whole_text_are_scaled_again(start: str, tmp_path: P
     assert_plain_transformers_agrees(model, tmp_path / "extended")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["original", "current"])
 def test_phi3_which_takes_only_lists_of_factors(start: str, tmp_path: Path) -> None:
     parameters = {"rope_type": "longrope", "rope_theta": THETA, "short_factor": SHORT, "long_factor": LONG}

@@ -30,6 +30,7 @@ from elongate.training.run_directory import RunDirectory
 ROWS = 3
 
 
+@pytest.mark.slow
 def test_on_the_autoencoder_it_is_a_mixture_of_two_objectives() -> None:
     tiny = {"original_length": 16, "block_length": 4, "latents_per_block": 4, "dim": 16, "num_heads": 2, "mlp_dim": 24}
     model = BidirectionalAutoencoder(**tiny).build(VOCAB, seed=0)
@@ -55,6 +56,7 @@ def test_on_the_autoencoder_it_is_a_mixture_of_two_objectives() -> None:
         assert (mixed - expected).norm() <= 1e-6 * expected.norm()  # norms are float32, so scaling rounds differently
 
 
+@pytest.mark.slow
 def test_a_job_on_the_autoencoder_contains_the_mixture() -> None:
     words = ["model=bidirectional_autoencoder", "objective=bidirectional", "objective.reconstruction_share=0.25", "memory=auto"]
     job = build_job(*composed(*words))

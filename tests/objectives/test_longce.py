@@ -74,6 +74,7 @@ def slow_weights(kind: str, isolated: bool, max_weight: float) -> np.ndarray:
     return np.minimum(np.exp(slow_gains(kind, isolated)), max_weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "isolated", "tokens_at_once"), all_pairs(["llama-2", "gpt2"], [False, True], [4, 7, 512]))
 def test_weights_are_those_of_every_token_computed_alone(
     kind: str, isolated: bool, tokens_at_once: int, monkeypatch: pytest.MonkeyPatch
@@ -105,6 +106,7 @@ def test_sequences_within_the_short_context_are_not_weighed() -> None:
     assert example.weights is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [Plain(), Plain(micro_batch_tokens=1), Stream(chunk_length=5)], ids=["plain", "rows", "stream"])
 def test_loss_and_gradient_are_those_of_the_formula_with_fixed_weights(memory: Plain | Stream) -> None:
     model, theirs = language_model("llama-2"), network("llama-2", "sdpa")
@@ -195,6 +197,7 @@ def test_a_short_context_as_long_as_the_sequences_is_refused() -> None:
         LongCE(short_length=128).check_length(128, 32)
 
 
+@pytest.mark.slow
 def test_a_job_binds_its_objective(build_tiny: Callable[..., Any]) -> None:
     objective = build_tiny("objective=longce").objective
     assert (objective.short_length, objective.stride) == (32, 8)

@@ -51,6 +51,7 @@ def masked(batch: Batch, ratio: float = 0.15) -> Example:
     return example
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 def test_loss_and_gradients_are_those_of_transformers(kind: str, plan: str) -> None:

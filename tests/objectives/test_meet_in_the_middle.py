@@ -60,6 +60,7 @@ MEMORY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "isolated", "weight", "memory"), all_pairs(KINDS, [False, True], [0.0, 0.7], MEMORY))
 def test_loss_and_gradient_are_those_of_whole_logits_in_two_directions(
     kind: tuple[str, bool], isolated: bool, weight: float, memory: str, monkeypatch: pytest.MonkeyPatch

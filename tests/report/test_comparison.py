@@ -30,6 +30,7 @@ def read_rows(sweep: Path) -> list[dict[str, str]]:
 SHIFTS = {"yarn": {0: 0.00, 1: 0.03, 2: -0.02}, "pi": {0: 0.01, 1: 0.05, 2: 0.00}, "ntk": {0: 0.01, 1: 0.02, 2: -0.01}}
 
 
+@pytest.mark.slow
 def test_means_and_standard_errors_agree_with_numpy(tmp_path):
     write_runs(tmp_path, SHIFTS)
     assert write_comparison(tmp_path) == tmp_path / "comparison.html"
@@ -47,6 +48,7 @@ def test_means_and_standard_errors_agree_with_numpy(tmp_path):
         assert row["num_seeds"] == "3"
 
 
+@pytest.mark.slow
 def test_rows_are_sorted_by_the_last_bin_within_the_target_and_the_best_is_marked(tmp_path):
     write_runs(tmp_path, SHIFTS)
     write_comparison(tmp_path)
@@ -56,6 +58,7 @@ def test_rows_are_sorted_by_the_last_bin_within_the_target_and_the_best_is_marke
     assert [row["mark"] for row in rows] == ["best", "not distinguishable", ""]
 
 
+@pytest.mark.slow
 def test_pairing_over_seeds_shows_a_difference_that_the_means_do_not(tmp_path):
     """Seeds differ by far more than strategies do, but every seed agrees on the order."""
     spread = {0: 0.0, 1: 0.3, 2: 0.6}
@@ -68,6 +71,7 @@ def test_pairing_over_seeds_shows_a_difference_that_the_means_do_not(tmp_path):
     assert float(second["difference_to_best_standard_error"]) == pytest.approx(differences.std(ddof=1) / np.sqrt(3))
 
 
+@pytest.mark.slow
 def test_only_common_seeds_are_paired_and_missing_ones_are_named(tmp_path):
     write_runs(tmp_path, {"yarn": {0: 0.0, 1: 0.3, 2: 0.6}, "ntk": {1: 0.35, 2: 0.66, 3: 0.9}})
     write_comparison(tmp_path)
@@ -79,6 +83,7 @@ def test_only_common_seeds_are_paired_and_missing_ones_are_named(tmp_path):
     assert "context=yarn has no finished run for seed 3." in page
 
 
+@pytest.mark.slow
 def test_without_common_seeds_the_difference_is_that_of_the_means(tmp_path):
     write_runs(tmp_path, {"yarn": {0: 0.0, 1: 0.02}, "ntk": {2: 0.1, 3: 0.14}})
     write_comparison(tmp_path)
@@ -99,6 +104,7 @@ def test_with_one_seed_there_is_no_standard_error_and_no_verdict(tmp_path):
     assert "There is one seed per strategy" in html
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained_and_has_every_figure(tmp_path):
     write_runs(tmp_path, SHIFTS)
     write_comparison(tmp_path)

@@ -64,6 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_figures_are_png_files(run):
     for name in ("curve", "needle"):
         assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -31,6 +31,7 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_columns_contain_the_mean_and_the_hull(sweep: Path) -> None:
     with (sweep / "comparison.csv").open(newline="") as file:
         rows = {row["strategy"]: row for row in csv.DictReader(file)}
@@ -42,6 +43,7 @@ def test_the_columns_contain_the_mean_and_the_hull(sweep: Path) -> None:
     assert {ntk[name] for name in ntk if name.startswith(("effective_context", "retrieval"))} == {""}
 
 
+@pytest.mark.slow
 def test_the_page_shows_none_for_a_length_of_zero_and_a_dash_for_a_missing_figure(sweep: Path) -> None:
     page = (sweep / "comparison.html").read_text()
     part = page.split("<h2>How far back the text is used</h2>")[1].split("</section>")[0]
@@ -94,6 +96,7 @@ def test_the_depths_are_those_of_the_target_length() -> None:
     assert [section.title for section in Needle().sections(results)] == ["Needle"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("margins", "expected"),
     [

@@ -44,6 +44,7 @@ def token_by_token(model: LanguageModel, prefix: np.ndarray, count: int) -> list
     return text[len(prefix) :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama-2", "gpt2", "gpt_neox", "mistral", "gemma3"])
 def test_a_continuation_is_what_transformers_generates(kind: str) -> None:
     written = LeftToRight().continuation(built(kind), PREFIXES, 12, never)
@@ -53,6 +54,7 @@ def test_a_continuation_is_what_transformers_generates(kind: str) -> None:
     assert len({tuple(row) for row in expected[:, 20:].tolist()}) == 3  # the rows differ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ATTENTIONS, ids=lambda attention: attention.word)
 def test_with_attention_in_regions_every_token_follows_from_the_whole_text(attention: Any) -> None:
     model = built("llama-2")

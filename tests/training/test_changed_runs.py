@@ -77,6 +77,7 @@ def test_a_report_that_was_removed_is_written_again(start: Workshop, copy: RunDi
     assert written == [copy.path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -104,6 +105,7 @@ def test_an_added_evaluation_is_measured_and_nothing_else_is_repeated(start: Wor
     assert "perplexity:" in copy.config.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -120,6 +122,7 @@ def test_another_setting_is_refused_with_what_to_do(words: list[str], line: str,
     assert line in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -140,6 +143,7 @@ def test_a_run_of_an_unknown_configuration_is_refused_and_can_be_overwritten(
     assert outcome(copy.path) == outcome(finished)
 
 
+@pytest.mark.slow
 def test_text_that_changed_since_the_first_start_is_refused(start: Workshop, copy: RunDirectory, tmp_path: Path) -> None:
     text = Path(shutil.copytree(start.text, tmp_path / "text"))
     words = [*WORDS, f"data.path={text}"]
@@ -155,6 +159,7 @@ def test_text_that_changed_since_the_first_start_is_refused(start: Workshop, cop
     assert str(caught.value).startswith(f"data: the text or the tokenizer changed since the run {copy.path} started; restore it")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_changed_since_the_first_start_is_refused(start: Workshop, finished: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(finished / "model", tmp_path / "source"))
     words = [*WORDS, "model=pretrained", f"model.source={source}", "context=none", "context.target_length=128"]

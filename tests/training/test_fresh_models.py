@@ -11,7 +11,9 @@ from tests.training.conftest import Workshop
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from elongate.memory.planner import free_memory
+from elongate.memory.checkpoint import Checkpoint
+from elongate.memory.plain import Plain
+from elongate.memory.planner import free_memory, planner
 from elongate.models.pretrained import Pretrained
 from elongate.training.plan import plan
 
@@ -57,6 +59,7 @@ def test_a_run_of_every_fresh_model(word: str, start: Workshop, tmp_path: Path) 
 def test_every_model_has_a_memory_plan(word: str, start: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     # Little free memory, because the planner makes dry runs up to the longest length that fits.
     monkeypatch.setattr(free_memory, "free_bytes", lambda device: 16 * 2**20)
+    monkeypatch.setattr(planner, "_KINDS", (Plain(), Checkpoint(micro_batch_tokens=512, mlp_chunk_length=512)))
     printed = plan(start.job(f"model={word}", "model.num_layers=1", "evaluation=[]"))
     assert "memory=plain" in printed
     assert "memory=checkpoint" in printed

@@ -63,6 +63,7 @@ def trained_by_hand(network: torch.nn.Module, tokens: Tokens, seed: int) -> torc
     return network.eval()
 
 
+@pytest.mark.slow
 def test_a_run_is_a_plain_loop_at_the_rates_of_base_and_extension(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     directory = RunDirectory(tmp_path / "run")

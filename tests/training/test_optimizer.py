@@ -16,6 +16,7 @@ from elongate.training.loop import _state_bytes
 WORDS = sorted(path.stem for path in (conf_directory() / "optimizer").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", WORDS)
 def test_every_parameter_is_updated_once_and_only_matrices_decay(word: str, build_tiny: Callable[..., Any]) -> None:
     job = build_tiny(f"optimizer={word}", "optimizer.weight_decay=0.1")
@@ -27,6 +28,7 @@ def test_every_parameter_is_updated_once_and_only_matrices_decay(word: str, buil
         assert all(group["weight_decay"] == (0.1 if p.ndim >= 2 else 0.0) for p in group["params"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", WORDS)
 def test_the_loss_of_one_batch_falls(word: str, build_tiny: Callable[..., Any]) -> None:
     job = build_tiny(f"optimizer={word}")

@@ -171,6 +171,7 @@ def test_damaged_checkpoints_do_not_count_towards_those_that_are_kept(
     assert f"step-{int(step):06d}" in checkpoints_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_signal_while_another_process_trains_the_base_ends_the_wait(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +195,7 @@ def test_a_signal_while_another_process_trains_the_base_ends_the_wait(
 # -- a chosen checkpoint ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_chosen_checkpoint_is_resumed(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +213,7 @@ def test_a_chosen_checkpoint_is_resumed(
     assert (directory.model / "model.safetensors").read_bytes() == (expected.model / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_chosen_checkpoint_that_cannot_be_resumed_is_refused(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = [*WITHOUT_BASE, "training.checkpoint_steps=2", "training.resume_from=step-000002"]
     with pytest.raises(ConfigError, match=r"resume_from=step-000002: is not a checkpoint in .*checkpoints; use .*=null"):

@@ -116,6 +116,7 @@ def test_longlora_trains_on_groups_and_is_measured_with_full_attention(start: Wo
     assert results["budget"]["trained_parameters"] < results["budget"]["parameters"]
 
 
+@pytest.mark.slow
 def test_all_steps_are_described_with_rates_and_lengths(start: Workshop) -> None:
     rate = "optimizer.lr=0.001"
     assert describe_steps(start.job(rate)) == "5 steps: base 2 at lr 0.004, length 32; extension 3 at lr 0.001, length 128"
@@ -144,6 +145,7 @@ def test_the_time_left_includes_the_evaluation(start: Workshop, capfd: pytest.Ca
     assert results["provenance"]["date"].endswith("+00:00")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asks", [True, False])
 def test_a_run_says_that_the_auxiliary_loss_of_the_router_is_not_in_its_loss(
     asks: bool, start: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -57,6 +57,7 @@ def test_warmup_steps_replace_the_ratio(steps: int) -> None:
     assert Cosine(warmup_steps=0, final_ratio=0).share(steps // 2, steps) == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_a_training_of_warmup_only_is_refused(build_tiny: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match=r"warmup_steps=-1: must be at least 0; use .*=null"):
         Constant(warmup_steps=-1)

@@ -51,6 +51,7 @@ def written(directory: RunDirectory) -> dict[str, Any]:
     return json.loads((directory.path / "longrope.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_result_is_written_trained_and_exported(found: Any) -> None:
     directory, results = found
     result = written(directory)

@@ -73,6 +73,7 @@ def plain_name(name: str) -> str:
     return name.replace(".base_layer", "")
 
 
+@pytest.mark.slow
 @ALL
 @pytest.mark.parametrize("tuning", [Lora(), LoraPlus()], ids=lambda tuning: tuning.word)
 def test_applying_changes_nothing_and_merging_keeps_what_was_trained(kind: str, tuning: Lora, tmp_path: Path) -> None:

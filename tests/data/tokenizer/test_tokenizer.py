@@ -104,6 +104,7 @@ def test_bpe_merges_and_has_the_requested_number_of_tokens(source):
         Bpe(vocab_size=256)
 
 
+@pytest.mark.slow
 def test_bpe_encodes_pieces_like_the_whole_text(source):
     tokenizer = Bpe(vocab_size=300).fit(source)
     text = "word1 of café,\n\n\tnaïve  \n  word2.\nof word3\n" * (PIECE // 20)

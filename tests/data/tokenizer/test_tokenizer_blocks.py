@@ -66,6 +66,7 @@ def all_tokenizers() -> dict[str, Tokenizer]:
     return {family: tokenizer_of(family) for family in FAMILIES} | more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TEXTS)
 def test_blocks_have_the_tokens_of_the_whole_text(kind: str) -> None:
     text = TEXTS[kind]

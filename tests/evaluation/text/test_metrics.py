@@ -166,6 +166,7 @@ def test_the_error_of_bleu_is_a_bootstrap_over_corpora() -> None:
 # -- labels ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_labels_are_scored_by_scikit_learn() -> None:
     random = np.random.default_rng(0)
     wanted, found = (random.choice(["good", "bad", "so, so", "未定"], size=60).tolist() for _ in range(2))

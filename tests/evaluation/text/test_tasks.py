@@ -197,6 +197,7 @@ def test_the_prompt_of_a_dialogue_ends_with_the_next_speaker(tmp_path: Path, mod
     assert (row["n"], row["f1_standard_error"]) == (1, None)
 
 
+@pytest.mark.slow
 def test_the_likeliest_label_is_chosen_among_labels_of_different_lengths(tmp_path: Path, model: Any) -> None:
     classes = ["fine", "not so fine", "good"]
     texts = [("good food", "fine"), ("cold food", "not so fine"), ("good wine", "not so fine"), ("no wine", "good")]
