@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from elongate.report.comparison import comparison_summary, write_comparison
-from elongate.report.groups import read_sweep
+from elongate.report.sweeps import read_sweep
 
 from .fake import AFTER, fake_config, fake_results, write_run
 from .test_page import assert_self_contained

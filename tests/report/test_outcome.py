@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from elongate.report.groups import read_sweep
 from elongate.report.outcome import outcome
 from elongate.report.ranking import compare
+from elongate.report.sweeps import read_sweep
 
 from .fake import AFTER, fake_config, fake_results, with_reach, write_run
 

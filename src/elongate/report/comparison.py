@@ -9,12 +9,14 @@ from typing import Any
 from elongate.atomic import written_aside
 from elongate.evaluation.presentation.terminal import WIDTH
 from elongate.report.comparison_page import comparison_html
-from elongate.report.groups import read_sweep
 from elongate.report.measures import REACH_COLUMNS, Column, key_of
 from elongate.report.notes import unfinished_notes
 from elongate.report.outcome import outcome
 from elongate.report.page import write_csv
 from elongate.report.ranking import Comparison, Row, compare
+from elongate.report.sweeps import read_sweep
+
+SIGNS = {"not distinguishable": "≈", "identical": "="}  # marks of rows in the terminal; the sentences below the table explain them
 
 
 def write_comparison(sweep: Path) -> Path | None:
@@ -31,7 +33,7 @@ def write_comparison(sweep: Path) -> Path | None:
 
 
 def comparison_summary(sweep: Path) -> str:
-    """The short table for the terminal: the losses that decide the order, needle, speed and memory."""
+    """The short table for the terminal: what decides the order, needle, speed and memory."""
     found = read_sweep(sweep)
     if not found.groups:
         return "\n".join(["No finished run to compare.", *unfinished_notes(found)])
@@ -40,7 +42,7 @@ def comparison_summary(sweep: Path) -> str:
     table = [["strategy", "seeds", *(column.title for column in columns), ""]]
     for row in comparison.rows:
         cells = [text_of(row, column) for column in columns]
-        table.append([row.group.label, str(len(row.group.runs)), *cells, row.mark])
+        table.append([row.group.label, str(len(row.group.runs)), *cells, SIGNS.get(row.mark, row.mark)])
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     # Labels are shortened if the table would be wider than the terminal; the page and the CSV have them in full.
     widths[0] = max(12, min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)))
@@ -60,8 +62,9 @@ def text_of(row: Row, column: Column) -> str:
 def summary_columns(comparison: Comparison) -> list[Column]:
     """The columns of the short table."""
     wanted = ["needle_margin_at_target", "tokens_per_second", "peak_memory_bytes"]
-    if comparison.ranking:
-        wanted = [f"before_{key_of(comparison.ranking)}", f"after_{key_of(comparison.ranking)}", *wanted]
+    if comparison.criterion:
+        bins = [f"{row}_{key_of(comparison.criterion.bin)}" for row in ("before", "after") if comparison.criterion.bin]
+        wanted = list(dict.fromkeys([*bins, comparison.criterion.column.key, *wanted]))
     by_key = {column.key: column for column in comparison.columns}
     return [by_key[key] for key in wanted if key in by_key]
 

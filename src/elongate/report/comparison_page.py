@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from elongate.evaluation.context_gain import NEGLIGIBLE
 from elongate.evaluation.presentation.drawings import Bin
 from elongate.evaluation.presentation.estimate import LEVEL, Estimate
-from elongate.evaluation.presentation.numbers import span
 from elongate.report import pareto
 from elongate.report.canvas import Pen, pen, png
 from elongate.report.estimate import mean_over
@@ -40,7 +39,6 @@ def comparison_html(comparison: Comparison, name: str) -> str:
         "comparison.html.jinja",
         name=name,
         comparison=comparison,
-        ranking=span(comparison.ranking) if comparison.ranking else None,
         outcome=outcome(comparison),
         parts=[found for part in parts if (found := part(comparison, pens(comparison))).columns],
         verifications=[(row.group, proof_facts(row.group.first.results)) for row in comparison.rows],
@@ -65,19 +63,20 @@ def side_by_side(comparison: Comparison, _: dict[str, Pen]) -> Part:
     columns = measured(comparison, [by_key[key] for key in wanted if key in by_key])
     titles = {"needle_margin_at_target": "needle margin at target", "seconds": "seconds of training"}
     columns = [replace(column, title=titles.get(column.key, column.title)) for column in columns]
-    if comparison.ranking and comparison.deciding:
-        columns.insert(0, replace(by_key[comparison.deciding], title=f"loss at {span(comparison.ranking)}"))
+    if comparison.criterion:
+        columns.insert(0, replace(comparison.criterion.column, title=comparison.criterion.name))
     seeds = (
         "Mean over seeds with its standard error; for the effective context, the interval. “≈” marks strategies that cannot be "
         f"distinguished from the best: the {LEVEL:.0%} interval of the difference, by Student's t over common seeds, contains 0."
     )
     caption = [seeds] if comparison.several_seeds else []
-    return Part("Side by side", None, "", caption, columns, comparison.ranking is not None)
+    return Part("Side by side", None, "", caption, columns, comparison.criterion is not None)
 
 
 def losses(comparison: Comparison, _: dict[str, Pen]) -> Part:
     """The `after` curves of all strategies, and the `before` curve if all runs of a seed have the same one."""
-    before_key = f"before_{key_of(comparison.ranking)}" if comparison.ranking else None
+    bin_ = comparison.criterion.bin if comparison.criterion else None
+    before_key = f"before_{key_of(bin_)}" if bin_ else None
     columns = [column for column in comparison.columns if column.key.startswith("after_") or column.key == before_key]
     curves = {row.group.label: found for row in comparison.rows if (found := row.group.losses("fine", "after"))}
     figure = None
@@ -107,21 +106,23 @@ def shared_before(groups: list[Group]) -> dict[Bin, Estimate]:
 
 
 def costs(comparison: Comparison, pens: dict[str, Pen]) -> Part:
-    """The deciding loss against seconds of training."""
+    """The deciding figure against seconds of training."""
+    criterion = comparison.criterion
     points: dict[str, tuple[Estimate, Estimate]] = {}
     for row in comparison.rows:
-        seconds, loss = row.estimates["seconds"], row.estimates[comparison.deciding] if comparison.deciding else None
-        if seconds and loss:
-            points[row.group.label] = (seconds, loss)
+        seconds, figure_of_row = row.estimates["seconds"], row.estimates[criterion.column.key] if criterion else None
+        if criterion and seconds and figure_of_row:
+            points[row.group.label] = (seconds, criterion.as_cost(figure_of_row))
     figure, caption = None, []
-    if comparison.ranking and len(points) > 1:
-        figure = png(pareto.pareto_figure(points, pens, f"loss in nats at {span(comparison.ranking)}"))
+    if criterion and len(points) > 1:
+        unit = f" in {criterion.unit}" if criterion.unit == "nats" else ""
+        figure = png(pareto.pareto_figure(points, pens, f"{criterion.cost}{unit} at {criterion.place}"))
         caption = [
-            pareto.sentences(points),
+            pareto.sentences(points, criterion.cost, criterion.unit),
             "Lower is better, further left is cheaper. Seconds are wall time, so they depend on the load of the machine.",
             *error_caption(comparison, "A bar"),
         ]
-    alt = "Loss against seconds of training, one point per strategy; the tables have the figures."
+    alt = "The deciding figure against seconds of training, one point per strategy; the tables have the figures."
     return Part("Quality against cost", figure, alt, caption, measured(comparison, COST_COLUMNS))
 
 

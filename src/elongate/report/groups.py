@@ -1,4 +1,4 @@
-"""The runs of a sweep, grouped by configuration without the seed. The label of a group names the settings that differ between groups."""
+"""Finished runs, grouped by configuration: the runs of a group differ in the seed only."""
 
 from __future__ import annotations
 
@@ -62,45 +62,6 @@ class Group:
             for bin_, loss in run.losses(part, row).items():
                 by_bin[bin_].append(loss.mean)
         return {bin_: mean for bin_, values in by_bin.items() if (mean := mean_over(values)) is not None}
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The groups of a sweep; `unfinished` and `repeated` name the run directories that are left out of them."""
-
-    groups: list[Group]
-    unfinished: list[str]
-    repeated: list[str]
-
-
-def read_sweep(directory: Path) -> Sweep:
-    """Reads every run below the directory that has a `config.yaml`.
-
-    A run is finished if its `results.json` has a budget, which is written after training. Of several runs with the
-    same configuration and seed only the first by name is used.
-    """
-    grouped: dict[str, dict[int, Run]] = defaultdict(dict)
-    unfinished, repeated = [], []
-    for config in sorted(directory.rglob("config.yaml"), key=natural_order):
-        name = str(config.parent.relative_to(directory))
-        if any(part.startswith(".") for part in Path(name).parts):
-            continue  # every run directory also has a .hydra/config.yaml
-        run = read_run(config.parent)
-        if run is None:
-            unfinished.append(name)
-            continue
-        runs = grouped[json.dumps(run.settings, sort_keys=True)]
-        if run.seed in runs:
-            repeated.append(name)
-        runs.setdefault(run.seed, run)
-    members = [dict(sorted(runs.items())) for runs in grouped.values()]
-    names = labels([next(iter(runs.values())) for runs in members])
-    return Sweep([Group(label, runs) for label, runs in zip(names, members, strict=True)], unfinished, repeated)
-
-
-def natural_order(path: Path) -> list[tuple[int, str]]:
-    """A sort key that puts 10 after 9, because Hydra numbers the jobs of a sweep."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]
 
 
 def read_run(directory: Path) -> Run | None:

@@ -57,13 +57,26 @@ def loss_at(row: str, bin_: Bin) -> Measure:
     return measure
 
 
-def needle_at(measure_name: str, longest: bool) -> Measure:
-    """A figure of the needle after the extension, at the target length or at the longest measured one."""
+def bits_per_byte_at(row: str, length: int) -> Measure:
+    """The bits per byte of `perplexity` in a row, with contexts of this many tokens."""
+
+    def measure(results: dict[str, Any]) -> float | None:
+        section = results.get("perplexity", {})
+        if row not in section or length not in section["lengths"]:
+            return None
+        value: float | None = section[row]["bits_per_byte"][section["lengths"].index(length)]
+        return value
+
+    return measure
+
+
+def needle_at(measure_name: str, longest: bool, row: str = "after") -> Measure:
+    """A figure of the needle in a row, at the target length or at the longest measured one."""
 
     def measure(results: dict[str, Any]) -> float | None:
         if "needle" not in results:
             return None
-        by_length = needle_of(results["needle"], "after", measure_name)
+        by_length = needle_of(results["needle"], row, measure_name)
         length = max(by_length, default=0) if longest else results["strategy"]["target_length"]
         return by_length[length].mean if length in by_length else None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from elongate.report.groups import Group, Sweep
+from elongate.report.groups import Group
+from elongate.report.sweeps import Sweep
 
 FEW_SEEDS = 5  # with fewer, small differences cannot be distinguished from chance, and the page says so
 
@@ -64,4 +65,6 @@ def unfinished_notes(sweep: Sweep) -> list[str]:
     notes = [f"Left out because they are not finished: {', '.join(sweep.unfinished)}."] if sweep.unfinished else []
     if sweep.repeated:
         notes.append(f"Left out because another run has the same configuration and seed: {', '.join(sweep.repeated)}.")
+    if sweep.other:
+        notes.append(f"Left out because they are of another sweep with the same name: {', '.join(sweep.other)}. Give each sweep a `name`.")
     return notes

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from elongate.evaluation.presentation.drawings import Reach
 from elongate.evaluation.presentation.estimate import LEVEL
-from elongate.evaluation.presentation.numbers import mebibytes, span
-from elongate.report.measures import key_of
+from elongate.evaluation.presentation.numbers import mebibytes
+from elongate.report.criterion import Criterion
 from elongate.report.ranking import Comparison, Row
 from elongate.report.reach import REACHES
 
@@ -20,11 +20,15 @@ SAME_RATIO = 0.01  # costs that differ by less are called about the same
 
 def outcome(comparison: Comparison) -> list[str]:
     """The sentences; empty if nothing decides, for example with a single strategy."""
-    if comparison.ranking is None or comparison.rows[0].mark != "best":
+    criterion = comparison.criterion
+    if criterion is None or comparison.rows[0].mark != "best":
         return []
-    best, *others = (row for row in comparison.rows if row.estimates[comparison.deciding or ""])
+    best, *others = (row for row in comparison.rows if row.estimates[criterion.column.key])
+    if all(row.mark == "identical" for row in others):
+        return [f"All {len(others) + 1} strategies have the same results to the last bit: what differs between them has no effect here."]
     reference = unchanged(others) or others[0]
-    found = [lead(best, others, comparison), runners_up(others, reference), reach_sentence(best, reference), cost_sentence(best, reference)]
+    found = [lead(best, others, comparison), runners_up(others, reference, criterion)]
+    found += [share_of_bases(best, others[0], comparison), reach_sentence(best, reference), cost_sentence(best, reference)]
     return [sentence for sentence in found if sentence]
 
 
@@ -35,15 +39,20 @@ def unchanged(rows: list[Row]) -> Row | None:
 
 
 def lead(best: Row, others: list[Row], comparison: Comparison) -> str:
-    """Which strategy has the lowest loss, and whether that is certain."""
-    assert comparison.ranking is not None
+    """Which strategy is best by the criterion, and whether that is certain."""
+    criterion = comparison.criterion
+    assert criterion is not None
+    figure = best.estimates[criterion.column.key]
     # A base with a table of positions may not reach that far.
-    loss, before = (best.estimates.get(f"{row}_{key_of(comparison.ranking)}") for row in ("after", "before"))
-    what = f"the lowest loss of {len(others) + 1} strategies at {span(comparison.ranking)} tokens, {loss:.3f} nats"
-    earlier = f" (before the extension: {before.mean:.3f})" if before else ""
-    if any(row.mark for row in others):
+    before = criterion.before(best.group)
+    unit = f" {criterion.unit}" if criterion.unit == "nats" else ""
+    spec = criterion.column.spec
+    what = f"{criterion.praise} of {len(others) + 1} strategies at {criterion.place}, {format(figure, spec)}{unit}"
+    earlier = f" (before the extension: {before.mean:{spec}})" if before else ""
+    if any(row.mark == "not distinguishable" for row in others):
         return f"There is no clear winner. {best.group.label} has {what}{earlier}, but the difference may be chance."
-    return f"{best.group.label} {'won' if all(is_sure(row) for row in others) else 'is ahead'}: it has {what}{earlier}."
+    sure = comparison.is_fair and all(is_sure(row) or row.mark for row in others)
+    return f"{best.group.label} {'won' if sure else 'is ahead'}: it has {what}{earlier}."
 
 
 def is_sure(row: Row) -> bool:
@@ -51,32 +60,49 @@ def is_sure(row: Row) -> bool:
     return row.difference is not None and row.difference.standard_error is not None and row.difference.positive
 
 
-def runners_up(others: list[Row], reference: Row) -> str:
+def runners_up(others: list[Row], reference: Row, criterion: Criterion) -> str:
     """How far others are behind: those not distinguishable from the best, the next one, and the reference."""
-    close = [row for row in others if row.mark]
+    equal = [row.group.label for row in others if row.mark == "identical"]
+    close = [row for row in others if row.mark == "not distinguishable"]
     behind = [row for row in others if not row.mark]
-    parts = []
+    parts = [f"Identical to it, to the last bit: {', '.join(equal)}"] if equal else []
     if close:
-        parts.append(f"Not distinguishable from it: {', '.join(f'{row.group.label} ({above(row)})' for row in close)}")
+        parts.append(f"Not distinguishable from it: {', '.join(f'{row.group.label} ({distance(row, criterion)})' for row in close)}")
     if behind:
         sure = (
             f"a difference beyond chance ({LEVEL:.0%}, Student's t over seeds)"
             if is_sure(behind[0])
             else "but one seed does not show whether that is chance"
         )
-        parts.append(f"{'Next' if close else 'The runner-up'} is {behind[0].group.label}, {above(behind[0])}, {sure}")
+        parts.append(f"{'Next' if close else 'The runner-up'} is {behind[0].group.label}, {distance(behind[0], criterion)}, {sure}")
     if reference in behind[1:]:
-        parts.append(f"{reference.group.label} is {above(reference)}")
+        parts.append(f"{reference.group.label} is {distance(reference, criterion)}")
     return f"{'. '.join(parts)}."
 
 
-def above(row: Row) -> str:
-    """How much higher the loss of the row is than that of the best."""
+def distance(row: Row, criterion: Criterion) -> str:
+    """How much higher the loss of the row is than that of the best, or how much lower its share of exact matches."""
     assert row.difference is not None
+    unit = f" {criterion.unit}" if criterion.unit else ""
+    worse, better = ("below", "above") if criterion.higher_is_better else ("above", "below")
     if row.difference.mean < 0:
         # Possible because rows are ranked by all seeds and compared over common seeds.
-        return f"{row.difference * -1:.3f} nats below it over the common seeds"
-    return f"{f'{row.difference:.3f}' if row.difference.mean >= 0.0005 else 'less than 0.001'} nats above it"
+        return f"{row.difference * -1:.3f}{unit} {better} it over the common seeds"
+    return f"{f'{row.difference:.3f}' if row.difference.mean >= 0.0005 else 'less than 0.001'}{unit} {worse} it"
+
+
+def share_of_bases(best: Row, next_best: Row, comparison: Comparison) -> str:
+    """How much of the difference was there before the extension; empty if both extend the same base."""
+    criterion = comparison.criterion
+    if criterion is None or comparison.is_fair or next_best.difference is None:
+        return ""
+    before = [criterion.before(row.group) for row in (next_best, best)]
+    if before[0] is None or before[1] is None:
+        return ""
+    there = (before[0].mean - before[1].mean) * (-1 if criterion.higher_is_better else 1)
+    unit = f" {criterion.unit}" if criterion.unit else ""
+    difference = f"{next_best.difference.mean:.3f}{unit} to {next_best.group.label}"
+    return f"Of the difference of {difference}, {there:.3f} were there before the extension."
 
 
 def reach_sentence(best: Row, reference: Row) -> str:

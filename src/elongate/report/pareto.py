@@ -1,4 +1,4 @@
-"""Quality against cost: the Pareto frontier of loss and seconds of training."""
+"""Quality against cost: the Pareto frontier of the deciding figure, smaller being better, and seconds of training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Points = Mapping[str, tuple[Estimate, Estimate]]  # strategy to seconds and loss
+Points = Mapping[str, tuple[Estimate, Estimate]]  # strategy to seconds and loss, or another figure that is better if smaller
 
 SAME_COST_RATIO = 0.05  # between lowest and highest cost; the same program on the same machine varies by as much
 
@@ -30,23 +30,23 @@ def frontier(points: Points) -> list[str]:
     return found
 
 
-def sentences(points: Points) -> str:
-    """The conclusion of the figure in one or two sentences."""
+def sentences(points: Points, figure: str = "loss", unit: str = "nats") -> str:
+    """The conclusion of the figure in one or two sentences. `figure`: what the points have besides seconds."""
     by_cost, by_loss = (sorted(points, key=lambda name: points[name][axis].mean) for axis in (0, 1))
     lowest, highest = points[by_cost[0]][0], points[by_cost[-1]][0]
     apart, difference = highest.mean / lowest.mean - 1, highest - lowest
     spread = f"from {lowest.mean:,.1f} to {highest.mean:,.1f} seconds, {apart:.1%} apart"
     if apart <= SAME_COST_RATIO or (difference.standard_error and not difference.positive):
         why = "are practically equal" if apart <= SAME_COST_RATIO else "cannot be distinguished over the seeds"
-        return f"The costs of all strategies {why} ({spread}), so only the loss decides: {by_loss[0]} has the lowest."
+        return f"The costs of all strategies {why} ({spread}), so only the {figure} decides: {by_loss[0]} has the lowest."
     names = frontier(points)
     if len(names) == 1:
         return f"The costs range {spread}. {names[0]} is both the cheapest and the best, so there is no trade-off."
-    *steps, last = (f"{name} ({points[name][0].mean:,.1f} s, {points[name][1].mean:.3f} nats)" for name in names)
+    *steps, last = (f"{name} ({points[name][0].mean:,.1f} s, {points[name][1].mean:.3f} {unit}".rstrip() + ")" for name in names)
     return f"The costs range {spread}. No strategy is both cheaper and better than {', '.join(steps)} or {last}."
 
 
-def pareto_figure(points: Points, pens: Mapping[str, Pen], loss_name: str) -> Figure:
+def pareto_figure(points: Points, pens: Mapping[str, Pen], figure_name: str) -> Figure:
     """One point per strategy with bars of ±1 standard error. Points on the frontier are named and joined by a line."""
     figure, axes = new_figure(3.4 + legend_height(len(points)))
     best = frontier(points)
@@ -61,7 +61,7 @@ def pareto_figure(points: Points, pens: Mapping[str, Pen], loss_name: str) -> Fi
     axes.set_xlim(left - 0.4 * (right - left), right)
     axes.set_ylim(low - 0.06 * (2 + len(best)) * (high - low), high)  # room for the names
     axes.set_xlabel("seconds of training", color=INK)
-    axes.set_ylabel(loss_name, color=INK)
+    axes.set_ylabel(figure_name, color=INK)
     legend_below(figure)
     name_points(figure, axes, {name: points[name] for name in best})
     return figure

@@ -1,8 +1,7 @@
-"""Strategies in the order of their loss, each with all of its figures and its difference to the best.
+"""Strategies in the order of the deciding figure, each with all of its figures and its distance to the best.
 
-Rows are sorted by the loss after the extension in the last bin within the target length of every strategy. A row is
-marked as not distinguishable from the best if the 95% interval of their difference, by Student's t over the common
-seeds, contains 0.
+A row is marked as not distinguishable from the best if the 95% interval of their difference, by Student's t over the
+common seeds, contains 0, and as identical if all that was measured is equal to the last bit.
 """
 
 from __future__ import annotations
@@ -10,13 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from elongate.evaluation.presentation.drawings import Bin, Reach
+from elongate.evaluation.presentation.drawings import Reach
 from elongate.evaluation.presentation.estimate import Estimate
+from elongate.report.criterion import Criterion, criterion_of
 from elongate.report.estimate import mean_over, paired_difference
-from elongate.report.groups import Group, Sweep
-from elongate.report.measures import COST_COLUMNS, NEEDLE_COLUMNS, REACH_COLUMNS, Column, key_of, loss_at, loss_columns
+from elongate.report.fairness import fairness_notes, identical, same_bases
+from elongate.report.groups import Group
+from elongate.report.measures import COST_COLUMNS, NEEDLE_COLUMNS, REACH_COLUMNS, Column, loss_columns
 from elongate.report.notes import notes_on
 from elongate.report.reach import over_seeds, reaches_of
+from elongate.report.sweeps import Sweep
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Row:
 
     group: Group
     estimates: dict[str, Estimate | None]  # by column key; None if not measured
-    difference: Estimate | None  # nats above the best; None for the best itself, and without a loss to rank by
-    mark: str  # best, not distinguishable (from the best), or empty
+    difference: Estimate | None  # how much worse than the best; None for the best itself, and without a figure to rank by
+    mark: str  # best, identical (to the best), not distinguishable (from it), or empty
 
     @cached_property
     def reaches(self) -> dict[str, Reach]:
@@ -50,7 +52,7 @@ class Comparison:
 
     columns: list[Column]
     rows: list[Row]
-    ranking: Bin | None  # the bin whose loss decides the order; None if the strategies share none
+    criterion: Criterion | None  # what decides the order; None if the strategies share no figure that is comparable
     notes: list[str]  # how far the comparison can be trusted
 
     def has(self, column: Column) -> bool:
@@ -65,19 +67,26 @@ class Comparison:
     @property
     def deciding(self) -> str | None:
         """The key of the column that the rows are sorted by."""
-        return f"after_{key_of(self.ranking)}" if self.ranking else None
+        return self.criterion.column.key if self.criterion else None
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether all strategies extend the same base."""
+        return same_bases([row.group for row in self.rows])
 
 
 def compare(sweep: Sweep) -> Comparison:
     """The comparison of the finished runs of a sweep."""
     groups = sweep.groups
-    ranking = ranking_bin(groups)
+    criterion = criterion_of(groups)
     reaches = [column for column in REACH_COLUMNS if any(group.values(column.measure) for group in groups)]
     columns = [*loss_columns(groups), *reaches, *NEEDLE_COLUMNS, *COST_COLUMNS]
+    if criterion and criterion.column.key not in {column.key for column in columns}:
+        columns.insert(0, criterion.column)
     rows = [Row(group, estimates_of(group, columns), None, "") for group in groups]
-    if ranking:
-        rows = ranked(rows, ranking)
-    return Comparison(columns, rows, ranking, notes_on(sweep))
+    if criterion:
+        rows = ranked(rows, criterion)
+    return Comparison(columns, rows, criterion, [*fairness_notes(groups), *notes_on(sweep)])
 
 
 def estimates_of(group: Group, columns: list[Column]) -> dict[str, Estimate | None]:
@@ -85,27 +94,21 @@ def estimates_of(group: Group, columns: list[Column]) -> dict[str, Estimate | No
     return {column.key: mean_over(list(group.values(column.measure).values())) for column in columns}
 
 
-def ranked(rows: list[Row], ranking: Bin) -> list[Row]:
-    """The rows sorted by the loss in the bin, with difference and mark. Strategies without that loss come last, unmarked."""
-    values = {row.group.label: row.group.values(loss_at("after", ranking)) for row in rows}
+def ranked(rows: list[Row], criterion: Criterion) -> list[Row]:
+    """The rows sorted by the criterion, with difference and mark. Strategies without that figure come last, unmarked."""
+    values = {row.group.label: criterion.values(row.group) for row in rows}
     measured = [row for row in rows if values[row.group.label]]
     measured.sort(key=lambda row: sum(values[row.group.label].values()) / len(values[row.group.label]))
     best = measured[0]
     marked = [Row(best.group, best.estimates, None, "best" if len(measured) > 1 else "")]
     for row in measured[1:]:
         difference = paired_difference(values[row.group.label], values[best.group.label])
-        unclear = difference is not None and difference.standard_error is not None and not difference.positive
-        marked.append(Row(row.group, row.estimates, difference, "not distinguishable" if unclear else ""))
+        marked.append(Row(row.group, row.estimates, difference, _mark(row.group, best.group, difference)))
     return [*marked, *(row for row in rows if not values[row.group.label])]
 
 
-def ranking_bin(groups: list[Group]) -> Bin | None:
-    """The last bin that every measured strategy has within its target length."""
-    shared: set[Bin] | None = None
-    for group in groups:
-        losses = group.losses("table", "after")
-        if losses:
-            target_length = group.first.results["curve"]["target_length"]
-            within = {bin_ for bin_ in losses if bin_[1] <= target_length}
-            shared = within if shared is None else shared & within
-    return max(shared, key=lambda bin_: bin_[1]) if shared else None
+def _mark(group: Group, best: Group, difference: Estimate | None) -> str:
+    if identical(group, best):
+        return "identical"
+    unclear = difference is not None and difference.standard_error is not None and not difference.positive
+    return "not distinguishable" if unclear else ""
