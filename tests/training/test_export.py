@@ -10,36 +10,26 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
-from tests.conftest import evaluated
 from tests.models.small import LENGTH, TARGET, TOKENS, VOCAB, gpt, strategy
-from tests.models.test_derived_rope import phi3
-from tests.training.conftest import Workshop
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
-    Gemma3TextConfig,
     GenerationConfig,
-    GPTNeoXConfig,
     LlamaConfig,
     LlamaForCausalLM,
-    ModernBertConfig,
-    PreTrainedConfig,
 )
 
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokenizer.folder import load_tokenizer
-from elongate.errors import ConfigError, RunError
+from elongate.errors import ConfigError
 from elongate.models.bert import Bert
 from elongate.models.bidirectional_autoencoder import BidirectionalAutoencoder
 from elongate.models.gpt import Gpt
 from elongate.models.language_model import LanguageModel
-from elongate.models.legacy_config import with_legacy_keys
 from elongate.models.pretrained import Pretrained
-from elongate.models.reopened import verify_reopened
 from elongate.training.export import export
 
 CARD = "---\nlicense: other\nlicense_name: tiny\nlanguage: en\n---\n# Tiny\n"
@@ -220,153 +210,6 @@ def test_ids_that_the_checkpoint_states_are_kept(tmp_path: Path) -> None:
     config, generation = read(tmp_path / "model", "config.json"), read(tmp_path / "model", "generation_config.json")
     for content in (config, generation):
         assert (content["eos_token_id"], content["pad_token_id"], content["bos_token_id"]) == ([3, 4], 97, 98)
-
-
-# -- transformers 4 --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("word", ["yarn", "pi", "longrope", "abf"])
-def test_config_json_also_has_the_keys_of_transformers_4(word: str, tmp_path: Path) -> None:
-    """transformers 4.57 opens exports with these keys with the same logits; see docs/recipes/checkpoint.md."""
-    model = gpt(rope_theta=5e5)
-    model.extend(strategy(word), LENGTH, TARGET)
-    export(model, ByteTokenizer(), tmp_path / word)
-    config = read(tmp_path / word, "config.json")
-    parameters = config["rope_parameters"]
-    assert config["rope_theta"] == parameters["rope_theta"]
-    expected = {key: value for key, value in parameters.items() if key != "rope_theta"}
-    assert config.get("rope_scaling") == (None if word == "abf" else expected)
-    # There transformers 4 reads from which length on the long factors act.
-    assert config.get("original_max_position_embeddings") == (LENGTH if word == "longrope" else None)
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / word).config.rope_parameters == parameters
-
-
-LEGACY: dict[str, tuple[PreTrainedConfig, dict[str, Any]]] = {
-    "gemma3": (
-        Gemma3TextConfig(
-            rope_parameters={
-                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-            }
-        ),
-        {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
-    ),
-    "gpt_neox": (
-        GPTNeoXConfig(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 5e4, "partial_rotary_factor": 0.5}),
-        {"rotary_emb_base": 5e4, "rotary_pct": 0.5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-    ),
-    # There transformers 5 would apply the scaling of old keys to both kinds of layers.
-    "modernbert": (
-        ModernBertConfig(
-            rope_parameters={
-                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-            }
-        ),
-        {},
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", LEGACY)
-def test_old_keys_have_the_names_of_the_architecture_or_are_left_out(kind: str) -> None:
-    config, added = LEGACY[kind]
-    content = json.loads(config.to_json_string())
-    assert with_legacy_keys(content) == content | added
-
-
-# -- verification ----------------------------------------------------------------------------------------------------------
-
-FAULTS: dict[str, tuple[Any, str]] = {
-    "theta": (lambda p: {"rope_theta": 5e3}, r"frequency \d of model\.rotary_emb is .* reopened and .* as trained"),
-    "factor": (lambda p: {"factor": 2.0}, r"frequency \d of model\.rotary_emb is"),
-    "attention": (
-        lambda p: {"attention_factor": 1.5},
-        r"the attention factor of .* is 1\.5 reopened and 1\.13863 as trained",
-    ),
-}
-
-
-@pytest.mark.parametrize("small", [0, 1 << 30], ids=["shared", "reread"])
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_folder_that_is_another_model_is_refused(fault: str, small: int, tmp_path: Path) -> None:
-    model = gpt()
-    model.extend(strategy("yarn"), LENGTH, TARGET)
-    model.save(tmp_path)
-    evidence = verify_reopened(model, tmp_path, LENGTH, TARGET, small)
-    assert evidence["weights"] == ("reread" if small else "shared")
-    assert evidence["logits_error"] < 1e-5
-    change, message = FAULTS[fault]
-    parameters = read(tmp_path, "config.json")["rope_parameters"]
-    edit(tmp_path / "config.json", rope_parameters=parameters | change(parameters))
-    with pytest.raises(RunError, match=f"is not the model that was trained: {message}") as refused:
-        verify_reopened(model, tmp_path, LENGTH, TARGET, small)
-    assert "\n" not in str(refused.value)
-
-
-def test_other_weights_are_refused(tmp_path: Path) -> None:
-    model = gpt()
-    model.save(tmp_path)
-    model.network.model.norm.weight.data[0] += 1
-    with pytest.raises(RunError, match=r"its logits differ by .* of their size"):
-        verify_reopened(model, tmp_path, LENGTH, LENGTH)
-
-
-def test_a_large_model_is_compared_without_a_second_copy_of_its_weights(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, _ = extended(source)
-    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("opened a second time"))
-    model.save(tmp_path)
-    assert verify_reopened(model, tmp_path, LENGTH, TARGET, small=0)["logits_error"] < 1e-5
-
-
-# -- runs ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_run_on_phi3_is_evaluated_as_it_was_measured_and_has_a_model_card(start: Workshop) -> None:
-    folder = start.folder / "phi-tiny"
-    torch.manual_seed(0)
-    phi3().to(torch.bfloat16).save_pretrained(folder)
-    ByteTokenizer().save(folder)
-    (folder / "README.md").write_text(CARD)
-    chosen = ["model=pretrained", f"model.source={folder}", "context=none", "context.target_length=128"]
-    directory, results = start("phi", *chosen)
-    again = evaluated(directory.path, start.folder / "again")
-    for name in ("loss", "standard_error"):
-        assert again["curve"]["table"]["after"][name] == pytest.approx(results["curve"]["table"]["after"][name], rel=1e-9)
-    assert results["export"]["verified"]["attention_factor_error"] < 1e-6
-
-    text = (directory.model / "README.md").read_text()
-    _, front, body = text.split("---\n", 2)
-    assert yaml.safe_load(front) == {
-        "library_name": "transformers",
-        "base_model": "phi-tiny",
-        "license": "other",
-        "license_name": "tiny",
-        "language": "en",
-        "pipeline_tag": "text-generation",
-        "tags": ["elongate", "long-context", "none"],
-    }
-    assert str(start.folder) not in text
-    for line in (
-        "from 64 to 128 tokens",
-        "rounded to bfloat16",
-        "AutoModelForCausalLM",
-        "| before the extension | this model |",
-        "applies: tiny",
-    ):
-        assert line in body
-
-
-@pytest.mark.slow
-def test_the_card_names_what_transformers_cannot_express(start: Workshop) -> None:
-    window, _ = start("window", "context=window", "evaluation=[]")
-    assert "cannot express the attention `window`" in (window.model / "README.md").read_text()
-    alibi, results = start("alibi", "context=alibi", "evaluation=[]")
-    assert results["export"]["verified"]["logits_error"] < 1e-5
-    assert "cannot express the position `alibi` and does not open this folder" in (alibi.model / "README.md").read_text()
 
 
 @pytest.mark.parametrize("word", ["bert", "bidirectional_autoencoder"])
