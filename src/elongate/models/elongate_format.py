@@ -19,14 +19,18 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 
 from elongate.context.position.position import Position
 from elongate.errors import ConfigError
+from elongate.models.saving import save_network
+from elongate.models.stored_dtype import StoredDtypes
 
 VARIANT = "elongate"  # transformers' name for another set of weights: model.elongate.safetensors
 _TYPE, _ARCHITECTURE = "elongate-", "Elongate"
 
 
-def save(network: PreTrainedModel, position: Position, original_length: int, length: int, folder: Path) -> None:
+def save(
+    network: PreTrainedModel, position: Position, original_length: int, length: int, folder: Path, dtypes: StoredDtypes | None = None
+) -> None:
     """Write the folder. `position` was set for a model of `original_length` and sequences of `length` tokens."""
-    network.save_pretrained(folder, safe_serialization=True, variant=VARIANT)
+    save_network(network, folder, StoredDtypes() if dtypes is None else dtypes, VARIANT)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["model_type"] = _TYPE + config["model_type"]

@@ -30,6 +30,8 @@ from elongate.models.gradient_sink import GradientSink
 from elongate.models.head import HeadWeights, head_transform, head_weights
 from elongate.models.positions import NetworkPositions
 from elongate.models.rotary import head_dim
+from elongate.models.saving import save_network
+from elongate.models.stored_dtype import StoredDtypes
 
 # Show one progress bar at a time: the one of the training.
 transformers_logging.disable_progress_bar()
@@ -251,9 +253,10 @@ class LanguageModel:
         """Return the number of all weights."""
         return sum(p.numel() for p in self.network.parameters())
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, dtypes: StoredDtypes | None = None) -> None:
         """Write a folder for `from_pretrained`; with a position that plain transformers lacks, in our own format."""
+        stored = StoredDtypes() if dtypes is None else dtypes
         if self.position.is_plain:
-            self.network.save_pretrained(folder, safe_serialization=True)
+            save_network(self.network, folder, stored)
         else:
-            elongate_format.save(self.network, self.position, *self.positions.lengths, folder)
+            elongate_format.save(self.network, self.position, *self.positions.lengths, folder, stored)

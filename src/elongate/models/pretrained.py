@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from elongate.errors import ConfigError, first_line
-from elongate.models.checks import require_dropouts
+from elongate.models.checks import require_dropouts, require_export_dtype
 from elongate.models.model import Model
 from elongate.models.source import CONTAINS_ADAPTER, WRITTEN_BY, ModelSource
 
@@ -36,11 +36,13 @@ class Pretrained(Model):
     source: str  # hub id or folder
     revision: str | None = None  # of the hub's repository: branch, tag or commit
     attention_dropout: float = 0.0  # replaces the checkpoint's, in [0, 1); above 0 memory is quadratic in the length
+    export_dtype: str = "auto"  # of the exported weights: auto (that of the checkpoint), float32, bfloat16 or float16
 
     word: ClassVar[str] = "pretrained"
     fresh: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_export_dtype(self)
         require_dropouts(self, "attention_dropout")
         self._where.require_model("source")
 
@@ -95,6 +97,9 @@ class Pretrained(Model):
             position = elongate_format.read_position(ours, self.source)
             model.place(position, ours["original_length"], ours["length"])
         return model
+
+    def files(self) -> Path:
+        return self._where.files()
 
     @property
     def _where(self) -> ModelSource:

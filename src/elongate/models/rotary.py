@@ -26,6 +26,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from elongate.context.position.relative import Relative, as_lists
 from elongate.context.position.rotary import Rotary
 from elongate.context.position.scaling import Scaling
+from elongate.models.derived_rope import write_derived
 
 _SCALED = ("linear", "dynamic", "yarn", "longrope", "llama3")  # rope_types from which a scaling can start
 _LENGTH_DEPENDENT = ("dynamic", "longrope")  # rope_types whose frequencies depend on the length of the text
@@ -37,6 +38,7 @@ class RotaryPositions:
 
     def __init__(self, network: PreTrainedModel) -> None:
         self.network = network
+        write_derived(network.config)
         # As trained: a scaling always starts from these, also when it is set again for another length.
         self._trained: dict[str, Any] = dict(getattr(network.config, "rope_parameters", None) or {})
         self._trained_length = getattr(network.config, "max_position_embeddings", 0)

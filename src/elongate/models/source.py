@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elongate.errors import ConfigError, require
+from elongate.console import warn
+from elongate.errors import ConfigError, first_line, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -18,6 +20,7 @@ CONTAINS_ADAPTER = (
     "merge it into its model with peft's merge_and_unload, and name the folder of that",
 )
 _END = 1 << 20  # bytes
+_DESCRIBING = ["*.json", "*.jinja", "*.txt", "*.md", "LICENSE*", "NOTICE*", "USE_POLICY*"]  # files besides the weights
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,23 @@ class ModelSource:
             "trust_remote_code": False,
             "local_files_only": self.is_folder or not hub_answers(),
         }
+
+    def files(self) -> Path:
+        """Return the folder, or the cached copy of the hub's repository with the files that describe it."""
+        if self.is_folder:
+            return self.folder
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        from elongate.hub import hub_answers
+
+        fetch = partial(huggingface_hub.snapshot_download, self.name, revision=self.revision, allow_patterns=_DESCRIBING)
+        try:
+            return Path(fetch(local_files_only=not hub_answers()))
+        except (HfHubHTTPError, LocalEntryNotFoundError) as fault:
+            # Opening the model has stored its weights and its configuration.
+            warn(f"the files of {self.name} besides its weights cannot be downloaded ({first_line(fault)}); the export lacks them")
+            return Path(fetch(local_files_only=True))
 
     def fingerprint(self) -> str | None:
         """Return a hash of names, sizes and both ends of the weight files, because large files take minutes to read; None for a hub id."""

@@ -39,9 +39,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             tokenizer.encode(_RARE)
     except ValueError as fault:
         raise ConfigError("source", folder, f"its tokenizer files are broken ({fault})", REMEDY) from fault
-    byte_tokenizer = ByteTokenizer()
-    if tokenizer.fingerprint == byte_tokenizer.fingerprint:
-        tokenizer = byte_tokenizer
+    if tokenizer.fingerprint == ByteTokenizer().fingerprint:
+        tokenizer = ByteTokenizer(files if plain is None else plain)  # with its chat template
     return tokenizer if plain is None else tokenizer.with_mask()
 
 

@@ -25,8 +25,9 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")
 # The files that other programs need to open or convert a saved tokenizer.
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
+    "chat_template.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
 )  # fmt: skip
+TEMPLATES = "additional_chat_templates/*.jinja"
 
 
 @contextmanager
@@ -127,6 +128,7 @@ class SubwordTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
 
 
@@ -146,7 +148,8 @@ def build_files(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
 
 def read_files(folder: Path) -> dict[str, bytes]:
     """The tokenizer files of a folder by name."""
-    return {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    found = [folder / name for name in FILES if (folder / name).is_file()] + sorted(folder.glob(TEMPLATES))
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in found}
 
 
 def is_random(content: bytes) -> bool:
@@ -192,6 +195,14 @@ def _added_elsewhere(files: dict[str, bytes]) -> dict[int, tokenizers.AddedToken
 def end_of_document(files: dict[str, bytes]) -> str | None:
     """The end-of-text token of the files. Masked models have none; their separator of texts is used."""
     return _named(files, "eos_token") or _named(files, "sep_token")
+
+
+def special_ids(folder: Path) -> dict[str, int]:
+    """The ids of the tokens that the files name: bos_token_id, eos_token_id and pad_token_id, as far as they exist."""
+    files = read_files(folder)
+    vocabulary = read_tokenizer(files).get_vocab() if "tokenizer.json" in files else {}
+    named = {f"{role}_token_id": _named(files, f"{role}_token") for role in ("bos", "eos", "pad")}
+    return {role: vocabulary[token] for role, token in named.items() if token in vocabulary}
 
 
 def with_mask_token(files: dict[str, bytes]) -> dict[str, bytes]:
