@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from elongate.console import warn
-from elongate.data.tokenizer.subword import SubwordTokenizer, faults_as_value_errors
-from elongate.errors import ConfigError, first_line
+from elongate.data.tokenizer.subword import SubwordTokenizer
+from elongate.errors import ConfigError, RunError
+from elongate.foreign import foreign
 
 _WORDS = "A naïve test, 3.14 + 2026:\n  two  spaces"
 
@@ -25,14 +26,14 @@ def agree_with_transformers(tokenizer: SubwordTokenizer, folder: Path) -> None:
 
     texts = [_WORDS, *(f"a {token}b {token} c" for token in tokenizer.added_tokens)]
     try:
-        theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model: Any = getattr(getattr(theirs, "backend_tokenizer", None), "model", None)
-        if getattr(model, "dropout", None):
-            model.dropout = None
-        with faults_as_value_errors():
+        with foreign(RunError):
+            theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model: Any = getattr(getattr(theirs, "backend_tokenizer", None), "model", None)
+            if getattr(model, "dropout", None):
+                model.dropout = None
             expected = theirs(texts, add_special_tokens=False)["input_ids"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError) as fault:
-        warn(f"{folder}: transformers cannot use the tokenizer ({first_line(fault)}), so it is read without a comparison")
+    except RunError as fault:
+        warn(f"{folder}: transformers cannot use the tokenizer ({fault}), so it is read without a comparison")
         return
     for text, ours, their_ids in zip(texts, tokenizer.encode_batch(texts), expected, strict=True):
         if ours.tolist() != list(their_ids):
