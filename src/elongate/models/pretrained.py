@@ -91,6 +91,9 @@ class Pretrained(Model):
             for key in _ATTENTION_DROPOUTS:
                 if hasattr(config, key):
                     setattr(config, key, self.attention_dropout)
+            names = config.architectures or []
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise self._where.damaged(_KEY, "in its config.json architectures is not a list of names")
             opener, wrapper = _classes(config)
             network, loaded = opener.from_pretrained(**self._loading_arguments(config, ours is not None))
         self._check_loaded(network, loaded)
@@ -200,8 +203,11 @@ def _trained_length(config: dict[str, Any]) -> int | None:
     """
     for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
         if key in config:
-            length = _whole(config, key)
-            return length - _whole(config, "pad_token_id", 1) - 1 if config.get("model_type") in _BEHIND_PADDING else length
+            behind_padding = _whole(config, "pad_token_id", 1) + 1 if config.get("model_type") in _BEHIND_PADDING else 0
+            length = _whole(config, key) - behind_padding
+            if length < 1:
+                raise ValueError(f"{key} is {config[key]}, which leaves no position for a token")
+            return length
     return None
 
 

@@ -13,6 +13,7 @@ from elongate.errors import ConfigError, require
 from elongate.foreign import foreign
 
 _WITHOUT = "take the tokenizer of another checkpoint with tokenizer=pretrained tokenizer.source=<hub id or folder>"
+_USUAL = "a few words"
 _RARE = "\x00 é 漢 🜁"  # no tokenizer without bytes and without a token for unknown text can encode it
 
 
@@ -36,7 +37,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         with foreign(broken):
             plain = without_mask_token(files)
             tokenizer = SubwordTokenizer(files if plain is None else plain)
-            tokenizer.encode(_RARE)
+            num_tokens = len(tokenizer.encode(_RARE)), len(tokenizer.encode(_USUAL))
+        require(min(num_tokens) > 0, "source", folder, "its tokenizer gives no tokens for some texts", REMEDY)
     except ValueError as fault:
         raise broken(str(fault)) from fault
     byte_tokenizer = ByteTokenizer()
