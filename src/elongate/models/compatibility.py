@@ -11,6 +11,7 @@ from elongate.context.attention.attention import Attention
 from elongate.context.position.scaling import Scaling
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
+from elongate.foreign import foreign
 from elongate.models.language_model import LanguageModel
 from elongate.models.probes import attention_error, distance_matters, kernel_rotates_alike, layer_windows
 
@@ -58,6 +59,11 @@ def check_attention(model: LanguageModel, attention: Attention) -> None:
 
 def check_network(model: LanguageModel) -> None:
     """Raises `ConfigError` if our attention or our head does not compute what the network does in transformers."""
+    with foreign(lambda reason: _source_refusal(model, f"which cannot be run here ({reason})")):
+        _check_network(model)
+
+
+def _check_network(model: LanguageModel) -> None:
     config = model.network.config
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         raise _source_refusal(model, "some of whose layers see chunks, which attention in regions does not compute")

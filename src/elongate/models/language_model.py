@@ -59,6 +59,11 @@ class LanguageModel:
         return self.positions.reach
 
     @property
+    def vocab_size(self) -> int:
+        """Return the number of tokens that have an embedding. Not every configuration states it in the same place."""
+        return int(self.network.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr, operator, index]  # a matrix
+
+    @property
     def has(self) -> frozenset[str]:
         """Return the properties that strategies, objectives and memory plans can rely on."""
         direction = ("causal",) if self.is_causal else ("bidirectional", "masked")
@@ -91,7 +96,7 @@ class LanguageModel:
         A short text then has the same hidden states in two chunks as in one.
         """
         length = min(24, self.original_length)
-        tokens = torch.arange(1, length + 1, device=self.device)[None] % self.network.config.vocab_size
+        tokens = torch.arange(1, length + 1, device=self.device)[None] % self.vocab_size
         layout, kept = self.layout(tokens, None), KeyValueStore(past={})
         with self.probed():
             whole = self.hidden(tokens, None)
@@ -191,7 +196,7 @@ class LanguageModel:
         """Return a row of different tokens without padding, not longer than the positions reach."""
         config = self.network.config
         padding = getattr(config, "pad_token_id", None)  # RoBERTa-style models give it no position
-        words = torch.tensor([word for word in range(config.vocab_size) if word != padding], device=self.device)
+        words = torch.tensor([word for word in range(self.vocab_size) if word != padding], device=self.device)
         return words[torch.arange(self.last_position(length - 1) + 1) % len(words)][None]
 
     @contextmanager

@@ -52,7 +52,7 @@ def kernel_rotates_alike(model: LanguageModel) -> bool:
     """Return whether full attention gives the same states when the kernel rotates queries and keys."""
     if "rope_type" not in model.positions.rotary.trained:
         return False  # layers differ, and the kernel has one set of frequencies
-    tokens = torch.arange(1, 17, device=model.device)[None] % model.network.config.vocab_size
+    tokens = torch.arange(1, 17, device=model.device)[None] % model.vocab_size
     attention = model.attention
     with model.probed():
         model.attention = Full()
@@ -69,7 +69,7 @@ def distance_matters(model: LanguageModel) -> bool:
     slopes = positions.slopes
     with model.probed():
         positions.slopes, model.attention = (0.0,) * config.num_attention_heads, _LastSeesFirst()
-        texts = [torch.tensor([[1, *between, 2]], device=model.device) % config.vocab_size for between in ([], [0] * 6)]
+        texts = [torch.tensor([[1, *between, 2]], device=model.device) % model.vocab_size for between in ([], [0] * 6)]
         near, far = (model.hidden(text)[:, -1] for text in texts)
     positions.slopes, model.attention = slopes, attention
     return not torch.allclose(near, far, rtol=1e-3, atol=1e-3)

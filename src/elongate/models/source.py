@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from elongate.console import warn
 from elongate.errors import ConfigError, first_line, require
+from elongate.trees import flatten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -100,6 +102,18 @@ class ModelSource:
                     rule = f"contains quantized weights ({method}), which cannot be trained or exported"
                     remedy = "dequantize it and save it with save_pretrained, or name the repository of the unquantized weights"
                     raise ConfigError(key, self.name, rule, remedy)
+
+    def require_numbers(self, key: str, config: PreTrainedConfig) -> None:
+        """Raises `ConfigError` for parameters of the positions that are not numbers. transformers does not check them."""
+        for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+            parameters = getattr(part, "rope_parameters", None) or {}
+            if not isinstance(parameters, dict):
+                raise self.damaged(key, "in its config.json rope_parameters is not an object")
+            for name, value in flatten(parameters).items():
+                numbers = value if isinstance(value, list) else [value]
+                is_word = name.rpartition(".")[2] in ("rope_type", "type")
+                if not is_word and any(number is not None and not isinstance(number, int | float) for number in numbers):
+                    raise self.damaged(key, f"in its config.json {name} is {json.dumps(value, default=str)}, not a number")
 
     def damaged(self, key: str, what: str) -> ConfigError:
         """Return the error for a checkpoint whose files are damaged."""

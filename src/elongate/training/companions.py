@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from elongate.data.tokenizer.subword import FILES
+from elongate.data.tokenizer.files import FILES
 
 _SUFFIXES = (".json", ".jinja", ".txt", ".md", ".model", "")
 _LICENCES = ("license", "licence", "notice", "use_policy", "copying", "copyright")

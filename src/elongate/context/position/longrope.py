@@ -167,7 +167,7 @@ class LongRope(Scaling):
             return {name: [float(value) for value in content[name]] for name in ("short_factor", "long_factor")}
         except OSError as fault:
             raise ConfigError("factors", self.factors, f"cannot be read: {fault.strerror}", remedy) from fault
-        except (ValueError, KeyError, TypeError) as fault:
+        except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as fault:
             rule = "does not contain the lists short_factor and long_factor of numbers"
             raise ConfigError("factors", self.factors, rule, remedy) from fault
 

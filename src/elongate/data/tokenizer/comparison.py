@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from elongate.console import warn
-from elongate.data.tokenizer.subword import SubwordTokenizer, faults_as_value_errors
+from elongate.data.tokenizer.subword import SubwordTokenizer
 from elongate.data.tokenizer.tokenizer import Tokenizer
-from elongate.errors import ConfigError, RunError, first_line
+from elongate.errors import ConfigError, RunError
+from elongate.foreign import foreign
 
-_FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError)  # of opening or using a tokenizer
 _WORDS = "A naïve test, 3.14 + 2026:\n  two  spaces"
 
 
@@ -27,14 +27,14 @@ def agree_with_transformers(tokenizer: SubwordTokenizer, folder: Path) -> None:
 
     texts = _texts(tokenizer)
     try:
-        theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model: Any = getattr(getattr(theirs, "backend_tokenizer", None), "model", None)
-        if getattr(model, "dropout", None):
-            model.dropout = None
-        with faults_as_value_errors():
+        with foreign(RunError):
+            theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model: Any = getattr(getattr(theirs, "backend_tokenizer", None), "model", None)
+            if getattr(model, "dropout", None):
+                model.dropout = None
             expected = theirs(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    except _FAULTS as fault:
-        warn(f"{folder}: transformers cannot use the tokenizer ({first_line(fault)}), so it is read without a comparison")
+    except RunError as fault:
+        warn(f"{folder}: transformers cannot use the tokenizer ({fault}), so it is read without a comparison")
         return
     for text, ours, their_ids in zip(texts, tokenizer.encode_batch(texts), expected, strict=True):
         if ours.tolist() != list(their_ids):
@@ -53,10 +53,10 @@ def verify_saved(tokenizer: Tokenizer, folder: Path, length: int) -> bool:
 
     texts = _texts(tokenizer)
     try:
-        theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        with faults_as_value_errors():
+        with foreign(RunError):
+            theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             found = [list(ids) for ids in theirs(texts, add_special_tokens=False, verbose=False)["input_ids"]]
-    except _FAULTS:
+    except RunError:
         return False
     expected = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
     differing = [text for text, ids, their_ids in zip(texts, expected, found, strict=True) if ids != their_ids]

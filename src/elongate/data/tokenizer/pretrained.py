@@ -8,8 +8,9 @@ from pathlib import Path
 from elongate.data.source import Source
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokenizer.comparison import agree_with_transformers
-from elongate.data.tokenizer.folder import REMEDY, load_tokenizer
-from elongate.data.tokenizer.subword import FILES, TEMPLATES, SubwordTokenizer
+from elongate.data.tokenizer.files import FILES, REMEDY, TEMPLATES
+from elongate.data.tokenizer.folder import load_tokenizer
+from elongate.data.tokenizer.subword import SubwordTokenizer
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError, first_line
 from elongate.hub import hub_answers

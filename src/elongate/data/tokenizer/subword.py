@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -17,28 +16,11 @@ from tokenizers.processors import TemplateProcessing
 
 from elongate.data.tokenizer.blocks import encode_blocks
 from elongate.data.tokenizer.tokenizer import Tokenizer
-from elongate.errors import ConfigError, first_line
+from elongate.errors import ConfigError
 
 END_OF_DOCUMENT = "<|endoftext|>"
 MASK = "[MASK]"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-# The files that other programs need to open or convert a saved tokenizer.
-FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "chat_template.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
-)  # fmt: skip
-TEMPLATES = "additional_chat_templates/*.jinja"
-
-
-@contextmanager
-def faults_as_value_errors() -> Iterator[None]:
-    """Turns a fault of the tokenizers library while encoding, for which it has no class of its own, into a `ValueError`."""
-    try:
-        yield
-    except Exception as fault:
-        if type(fault) is not Exception:
-            raise
-        raise ValueError(first_line(fault)) from fault
 
 
 class SubwordTokenizer(Tokenizer):
@@ -51,6 +33,8 @@ class SubwordTokenizer(Tokenizer):
         if is_random(files["tokenizer.json"]):
             # Saved without dropout, so that other programs read texts as the model was trained.
             self._files = files | {"tokenizer.json": self._tokenizer.to_str(pretty=True).encode()}
+        if not config.get("split_special_tokens", False):
+            self._tokenizer = without_last_pad(self._tokenizer, files)
         # Sentence encoders have a maximum length, which would truncate documents.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -146,12 +130,6 @@ def build_files(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
     }
 
 
-def read_files(folder: Path) -> dict[str, bytes]:
-    """The tokenizer files of a folder by name."""
-    found = [folder / name for name in FILES if (folder / name).is_file()] + sorted(folder.glob(TEMPLATES))
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in found}
-
-
 def is_random(content: bytes) -> bool:
     """Whether a tokenizer.json encodes equal texts differently (BPE dropout, Provilkov et al. 2020, arXiv:1910.13267)."""
     return bool(getattr(tokenizers.Tokenizer.from_buffer(content).model, "dropout", None))
@@ -172,6 +150,20 @@ def read_tokenizer(files: dict[str, bytes]) -> tokenizers.Tokenizer:
         if (found := tokenizer.token_to_id(token.content)) != number:
             raise ValueError(f"the id of its added token {token.content} is {number} in one file and {found} in tokenizer.json")
     return tokenizer
+
+
+def without_last_pad(tokenizer: tokenizers.Tokenizer, files: dict[str, bytes]) -> tokenizers.Tokenizer:
+    """The tokenizer without its padding token, if that was added after all others: many checkpoints have no embedding for it.
+
+    Nothing is padded here, and a text that spells the token is read as any other text.
+    """
+    vocabulary, pad = tokenizer.get_vocab(), _named(files, "pad_token")
+    has_other_role = pad in {_named(files, f"{role}_token") for role in ("bos", "eos", "unk", "sep", "cls", "mask")}
+    if pad not in vocabulary or has_other_role or vocabulary[pad] < max(vocabulary.values()):
+        return tokenizer
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != pad]
+    return tokenizers.Tokenizer.from_str(json.dumps(content))
 
 
 def _added_elsewhere(files: dict[str, bytes]) -> dict[int, tokenizers.AddedToken]:

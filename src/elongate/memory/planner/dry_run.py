@@ -60,6 +60,7 @@ class DryRun:
     """What a step would take."""
 
     peak: int  # bytes beyond weights and gradients
+    disk: int  # bytes in files
     work: Work
 
 
@@ -82,7 +83,7 @@ def dry_run(model: LanguageModel, plan: Plan, rows: int, length: int) -> DryRun:
             counter.add_storage(tensor)
         counter.reset()
         prepared.backward(actor, example)
-    return DryRun(counter.peak, counter.work)
+    return DryRun(counter.peak, sum(counter.files.values()), counter.work)
 
 
 def _nothing(length: int, positions: Tensor | None = None) -> None:
@@ -98,6 +99,7 @@ class _StepCounter(OperatorMode):
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._bytes = 0
         self._times = 1
+        self.files: dict[str, int] = {}  # bytes by path
         self.reset()
 
     def reset(self) -> None:
@@ -137,7 +139,9 @@ class _StepCounter(OperatorMode):
             return True
         # A mapped file takes memory.
         if func is _aten.from_file.default:
-            return torch.empty(keywords.get("size") or args[2], dtype=keywords["dtype"])
+            mapped = torch.empty(keywords.get("size") or args[2], dtype=keywords["dtype"])
+            self.files[args[0]] = mapped.untyped_storage().nbytes()
+            return mapped
         result = super().call(func, args, keywords)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         is_view = not func._schema.is_mutable and all(tensor.untyped_storage()._cdata in self._alive for tensor in made)

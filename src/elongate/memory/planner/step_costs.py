@@ -6,7 +6,9 @@ pairs, which the attention counts.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -45,7 +47,8 @@ class StepCosts:
         0 if not even a short sequence fits in the available bytes.
         """
         short, long = self._samples(plan)
-        above = long, self._dry_run(plan, 1, long).peak
+        sample = self._dry_run(plan, 1, long)
+        above = long, sample.peak
         below = short, self._dry_run(plan, 1, short).peak
         while below[1] > available and below[0] > 64:
             # Shorter sequences are batched together, so they do not take less memory.
@@ -54,7 +57,10 @@ class StepCosts:
         if below[1] > available:
             return 0
         share = (available - below[1]) / max(1, above[1] - below[1])
-        return min(int(below[0] + share * (above[0] - below[0])) // 64 * 64, self._end)
+        fits = int(below[0] + share * (above[0] - below[0]))
+        if sample.disk:
+            fits = min(fits, long * free_disk() // sample.disk)
+        return min(fits // 64 * 64, self._end)
 
     def _samples(self, plan: Plan) -> tuple[int, int]:
         """Return two lengths to extrapolate from, so long that pieces of a fixed size no longer set the peak."""
@@ -87,6 +93,11 @@ class StepCosts:
             moved=at_length(first.moved, second.moved),
             calls=at_length(first.calls, second.calls),
         )
+
+
+def free_disk() -> int:
+    """Bytes that are free where plans keep files."""
+    return shutil.disk_usage(tempfile.gettempdir()).free
 
 
 def _scale(work: Work, factor: float) -> Work:
