@@ -26,8 +26,9 @@ from elongate.context.attention.kernel.verification import verify_attention
 from elongate.context.position.position import Position
 from elongate.context.strategy import Strategy
 from elongate.models import elongate_format
+from elongate.models.adjustment import find_adjustment
 from elongate.models.gradient_sink import GradientSink
-from elongate.models.head import HeadWeights, head_transform, head_weights
+from elongate.models.head import Adjustment, Head, head_transform, head_weights
 from elongate.models.positions import NetworkPositions
 from elongate.models.rotary import head_dim
 
@@ -169,9 +170,14 @@ class LanguageModel:
         return {"position_ids": numbers, **ours}
 
     @property
-    def head(self) -> HeadWeights:
-        """Return the matrix and the bias that map states to logits."""
-        return head_weights(self.network)
+    def head(self) -> Head:
+        """Return what maps states to logits."""
+        return Head(*head_weights(self.network), self.adjustment or Adjustment())
+
+    @cached_property
+    def adjustment(self) -> Adjustment | None:
+        """Return what the network does to its logits after the head; None: something that is not supported."""
+        return find_adjustment(self)
 
     def head_inputs(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch width"]:
         """Return what the matrix of the head is applied to: in a causal network, the last hidden states."""
@@ -182,8 +188,7 @@ class LanguageModel:
 
     def logits(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         """Return the logits of a few hidden states. Losses of whole texts never need them."""
-        weight, bias = self.head
-        return nn.functional.linear(self.head_inputs(states).to(weight.dtype), weight, bias)
+        return self.head.logits(self.head_inputs(states))
 
     def probe_text(self, length: int) -> Int[Tensor, "1 length"]:
         """Return a row of different tokens without padding, not longer than the positions reach."""

@@ -207,7 +207,7 @@ class RotaryPositions:
             cosines = attention_factor * np.cos(np.outer(positions, expected))
             for frequencies, found in self._built(positions):
                 frequency_error = max(frequency_error, float(np.abs(frequencies / expected - 1).max()))
-                angle_error = max(angle_error, float(np.abs(found[:, : len(expected)] - cosines).max()))
+                angle_error = max(angle_error, float(np.abs(found - cosines).max()))
         # An angle of n radians has about n rounding errors of float32.
         if frequency_error > 1e-5 or angle_error > 1e-5 + 4e-7 * longest:
             errors = f"frequencies differ by {frequency_error:.1e}, angles by {angle_error:.1e}"
@@ -221,15 +221,24 @@ class RotaryPositions:
         }
 
     def _built(self, positions: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return (frequencies, cosines) of every embedding, ours and a fresh one as in plain transformers."""
+        """Return (frequencies, cosines of every pair) of every embedding, ours and a fresh one as in plain transformers."""
         device, layers = self.network.device, (_WHOLE,) if self._by_layer_type else ()
         numbers, built = torch.as_tensor(positions, device=device)[None], []
         for _, _, module in self.modules():
             for embedding in (module, type(module)(self.network.config).to(device)):
-                cosine, _ = embedding(torch.zeros(1, device=device), numbers, *layers)
+                angles = embedding(torch.zeros(1, device=device), numbers, *layers)
                 frequencies = getattr(embedding, f"{self._prefix}inv_freq")
-                built.append((frequencies.double().cpu().numpy(), cosine[0].double().cpu().numpy()))
+                cosines = _per_pair(angles if isinstance(angles, torch.Tensor) else angles[0], len(frequencies))
+                built.append((frequencies.double().cpu().numpy(), cosines.double().cpu().numpy()))
         return built
+
+
+def _per_pair(angles: torch.Tensor, pairs: int) -> torch.Tensor:
+    """Return one cosine per position and pair, of a text's cosines or complex numbers, however they are arranged."""
+    cosines = angles[0].real if angles.is_complex() else angles[0]
+    if cosines.shape[-1] == pairs or not torch.equal(cosines[:, ::2], cosines[:, 1::2]):
+        return cosines[:, :pairs]  # the two numbers of a pair are half a head apart
+    return cosines[:, ::2]  # they are neighbours
 
 
 def head_dim(config: PreTrainedConfig) -> int:
