@@ -28,7 +28,7 @@ def find_adjustment(model: LanguageModel) -> Adjustment | None:
 
     Raises `ValueError` if our attention does not support the network.
     """
-    caps = _stated_caps(model.network.config)
+    caps = _stated_caps(model.config)
     found = _probe(model, max(_LARGEST, *(2 * cap for cap in caps), 0))
     if found is None:
         return None
@@ -89,5 +89,5 @@ def _fitted(products: Tensor, logits: Tensor, cap: float | None) -> Adjustment |
 
 def _stated_caps(config: PreTrainedConfig) -> list[float]:
     """Return the caps of the logits that the configuration states. The probe decides whether one is applied."""
-    settings = config.get_text_config().to_dict()
+    settings = config.to_dict()
     return [float(value) for key, value in settings.items() if _CAP.search(key) and isinstance(value, int | float) and value > 0]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from elongate.context.attention.attention import Attention, Pattern
@@ -29,8 +29,8 @@ from elongate.models import elongate_format
 from elongate.models.adjustment import find_adjustment
 from elongate.models.gradient_sink import GradientSink
 from elongate.models.head import Adjustment, Head, head_transform, head_weights
+from elongate.models.parts import head_dim, language_body, language_config, layer_config
 from elongate.models.positions import NetworkPositions
-from elongate.models.rotary import head_dim
 
 # Show one progress bar at a time: the one of the training.
 transformers_logging.disable_progress_bar()
@@ -69,6 +69,16 @@ class LanguageModel:
         return self.positions.current
 
     @property
+    def body(self) -> nn.Module:
+        """Return what maps tokens to hidden states."""
+        return language_body(self.network)
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """Return the configuration of the language part."""
+        return language_config(self.network)
+
+    @property
     def device(self) -> torch.device:
         """Return the device of the weights."""
         return next(self.network.parameters()).device
@@ -90,7 +100,7 @@ class LanguageModel:
         A short text then has the same hidden states in two chunks as in one.
         """
         length = min(24, self.original_length)
-        tokens = torch.arange(1, length + 1, device=self.device)[None] % self.network.config.vocab_size
+        tokens = torch.arange(1, length + 1, device=self.device)[None] % self.config.vocab_size
         layout, kept = self.layout(tokens, None), KeyValueStore(past={})
         with self.probed():
             whole = self.hidden(tokens, None)
@@ -152,7 +162,7 @@ class LanguageModel:
         assert context is None, "objectives that have one are refused"
         arguments = self.call_arguments(inputs, positions, layout)
         with self.autocast():
-            return self.network.base_model(input_ids=inputs, use_cache=False, **arguments).last_hidden_state
+            return self.body(input_ids=inputs, use_cache=False, **arguments).last_hidden_state
 
     def call_arguments(
         self,
@@ -192,7 +202,7 @@ class LanguageModel:
 
     def probe_text(self, length: int) -> Int[Tensor, "1 length"]:
         """Return a row of different tokens without padding, not longer than the positions reach."""
-        config = self.network.config
+        config = self.config
         padding = getattr(config, "pad_token_id", None)  # RoBERTa-style models give it no position
         words = torch.tensor([word for word in range(config.vocab_size) if word != padding], device=self.device)
         return words[torch.arange(self.last_position(length - 1) + 1) % len(words)][None]
@@ -236,7 +246,7 @@ class LanguageModel:
     def attend(self, attention: Attention, original_length: int, length: int) -> dict[str, Any]:
         """Set and verify the attention for sequences of `length` tokens. Weights and positions stay the same."""
         self.attention = attention.for_length(length, original_length)
-        config = self.network.config
+        config = layer_config(self.config)
         heads = config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         layout = self.layout(torch.zeros(1, length, dtype=torch.long), None)

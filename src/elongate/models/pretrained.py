@@ -83,9 +83,7 @@ class Pretrained(Model):
         with self._loading():
             config, ours = elongate_format.read_config(**self._where.arguments())
             self._where.require_unquantized(_KEY, config)
-            for key in _ATTENTION_DROPOUTS:
-                if hasattr(config, key):
-                    setattr(config, key, self.attention_dropout)
+            self._complete_config(config.get_text_config(decoder=True))
             opener, wrapper = _classes(config)
             network, loaded = opener.from_pretrained(**self._loading_arguments(config, ours is not None))
         self._check_loaded(network, loaded)
@@ -95,6 +93,16 @@ class Pretrained(Model):
             position = elongate_format.read_position(ours, self.source)
             model.place(position, ours["original_length"], ours["length"])
         return model
+
+    def _complete_config(self, config: PreTrainedConfig) -> None:
+        """Set the attention dropout, and the size of heads where it follows from others: some positions cannot derive it."""
+        from elongate.models.parts import head_dim
+
+        for key in _ATTENTION_DROPOUTS:
+            if hasattr(config, key):
+                setattr(config, key, self.attention_dropout)
+        if not config.is_heterogeneous and getattr(config, "head_dim", 0) is None:
+            config.head_dim = head_dim(config)
 
     @property
     def _where(self) -> ModelSource:
@@ -146,7 +154,7 @@ class Pretrained(Model):
 
 def check_vocabulary(model: LanguageModel, vocab_size: int) -> None:
     """Raises `ConfigError` for a tokenizer with more tokens than the model has embeddings."""
-    if vocab_size > (rows := model.network.config.vocab_size):
+    if vocab_size > (rows := model.config.vocab_size):
         rule = f"has {vocab_size} tokens, the checkpoint's embedding {rows}"
         raise ConfigError("tokenizer", "", rule, "use tokenizer=pretrained")
 
@@ -173,6 +181,7 @@ def _classes(config: PreTrainedConfig) -> tuple[Any, type[LanguageModel]]:
 
 def _trained_length(config: dict[str, Any]) -> int | None:
     """Return the length that the positions of a transformers configuration reach to, if it states one."""
+    config = config.get("text_config") or config
     behind_padding = config.get("pad_token_id", 1) + 1 if config.get("model_type") in _BEHIND_PADDING else 0
     for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
         if key in config:
