@@ -29,7 +29,7 @@ from elongate.models import elongate_format
 from elongate.models.adjustment import find_adjustment
 from elongate.models.gradient_sink import GradientSink
 from elongate.models.head import Adjustment, Head, head_transform, head_weights
-from elongate.models.parts import head_dim, language_body, language_config, layer_config
+from elongate.models.parts import head_dim, language_body, language_config, language_part, layer_config
 from elongate.models.positions import NetworkPositions
 
 # Show one progress bar at a time: the one of the training.
@@ -49,6 +49,11 @@ class LanguageModel:
         self.attention: Pattern = Full()
         self.positions = NetworkPositions(network)
         self.mask_token: int | None = None  # the token that hides others; None: the tokenizer has none
+        if language_part(network) is not network:
+            # Only the language part of a multimodal network is trained.
+            network.requires_grad_(False)
+            for part in (self.body, network.get_output_embeddings()):
+                part.requires_grad_(True)
 
     # -- properties --------------------------------------------------------------------------------
 

@@ -164,8 +164,12 @@ def _classes(config: PreTrainedConfig) -> tuple[Any, type[LanguageModel]]:
 
     The head that the checkpoint was saved with decides; if it names none, its architecture does.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
 
     from elongate.models.autoencoder.autoencoder import Autoencoder
     from elongate.models.autoencoder.configuration import BidirectionalAutoencoderConfig
@@ -174,6 +178,9 @@ def _classes(config: PreTrainedConfig) -> tuple[Any, type[LanguageModel]]:
     if config.model_type == BidirectionalAutoencoderConfig.model_type:
         return AutoModelForMaskedLM, Autoencoder
     saved = (config.architectures or [""])[0]
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and "ForCausalLM" not in saved:
+        # With its towers, which are exported as they are.
+        return AutoModelForImageTextToText, LanguageModel
     can_mask, only_masks = type(config) in MODEL_FOR_MASKED_LM_MAPPING, type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
     masks = can_mask and (only_masks or saved.endswith(("ForMaskedLM", "ForPreTraining")))
     return AutoModelForMaskedLM if masks else AutoModelForCausalLM, LanguageModel
