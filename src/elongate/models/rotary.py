@@ -4,8 +4,9 @@ If frequencies depend on the length of the text (dynamic NTK, LongRoPE), transfo
 from the largest position of each call, and dynamic NTK even remembers it: a chunk, a batch or an
 earlier text would change the result. Here `read` sets them for the whole text instead.
 
-If layers differ by type (ModernBERT, Gemma 3), a scaling acts on those that see the whole sequence:
-in the others, no distance exceeds their window, however long the text is.
+If layers differ by type (ModernBERT, Gemma 3, OLMo 3), a scaling acts on those that see the whole
+sequence: in the others, no distance exceeds their window, however long the text is. With
+`context.position.layers=all` it acts on the others too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from jaxtyping import Float
@@ -28,6 +28,7 @@ from elongate.context.position.relative import Relative, as_lists, as_proportion
 from elongate.context.position.rotary import Rotary
 from elongate.context.position.scaling import Scaling
 from elongate.models.parts import WHOLE, head_dim, language_config, language_part, layer_config
+from elongate.models.rotary_verification import verify_frequencies
 
 _SCALED = ("linear", "dynamic", "yarn", "longrope", "llama3")  # rope_types from which a scaling can start
 _CARRIED = ("partial_rotary_factor", "mrope_section", "mrope_interleaved")  # parameters that a scaling leaves as they are
@@ -52,12 +53,16 @@ class RotaryPositions:
     @property
     def trained(self) -> dict[str, Any]:
         """Return the trained `rope_parameters` of the layers that a scaling acts on."""
-        return self._trained[WHOLE] if self._by_layer_type else self._trained
+        return self._of(WHOLE)
+
+    def _of(self, layer: str) -> dict[str, Any]:
+        """Return the trained `rope_parameters` of a type of layers."""
+        return self._trained[layer] if self.by_layer_type else self._trained
 
     @property
     def frequencies(self) -> Float[torch.Tensor, " half"]:
         """Return the present frequencies, in radians per token."""
-        return getattr(self.modules()[0][2], f"{self._prefix}inv_freq")
+        return getattr(self.modules()[0][2], self.buffer(WHOLE))
 
     def read(self, length: int) -> None:
         """Set length-dependent frequencies for texts of `length` tokens, independent of earlier texts."""
@@ -84,6 +89,13 @@ class RotaryPositions:
             return "whose layers have different rotary parameters"
         if reason := self._form_refusal(scaling):
             return reason
+        if others := self._other_layers(scaling):
+            if self.config.is_heterogeneous:
+                return "with context.position.layers=all, because its layers have heads of different sizes"
+            if any(self._trained[layer].get("rope_type", "default") != "default" for layer in others):
+                return "with context.position.layers=all, because its windowed layers are scaled already"
+            if not self._accepts(self._trained | self._scaled_others(scaling, max(2, self._trained_length), 2.0)):
+                return "with context.position.layers=all, because its configuration does not take such frequencies in windowed layers"
         if not self.is_scaled:
             return None
         kind = self.trained["rope_type"]
@@ -103,6 +115,24 @@ class RotaryPositions:
             return "whose configuration only takes frequencies that do not depend on the length of the text"
         return "whose rotary embedding does not take such frequencies"
 
+    def _other_layers(self, scaling: Scaling) -> list[str]:
+        """Return the types of layers, with rotary parameters of their own, that a scaling acts on beside those that see everything."""
+        if scaling.layers == "full" or not self.by_layer_type:
+            return []
+        return [layer for layer in self._trained if layer != WHOLE and self._trained[layer] and layer in self.config.layer_types]
+
+    def _scaled_others(self, scaling: Scaling, original_length: int, factor: float) -> dict[str, dict[str, Any]]:
+        """Return the `rope_parameters` of these layers, scaled."""
+        return {
+            layer: self._carried(layer) | scaling.rope_parameters(self.rotary(original_length, layer), factor)
+            for layer in self._other_layers(scaling)
+        }
+
+    def _carried(self, layer: str) -> dict[str, Any]:
+        """Return the trained parameters that a scaling leaves as they are."""
+        trained = self._of(layer)
+        return {key: trained[key] for key in _CARRIED if key in trained}
+
     def _started(self, scaling: Scaling) -> Scaling:
         """Return the scaling from the frequencies that it starts from: those of plain RoPE, or present ones."""
         if self._is_proportional or (self.is_scaled and self.start == "current"):
@@ -120,11 +150,12 @@ class RotaryPositions:
         made = (self._complete(found) for form in forms if (found := form(rotary, factor)) is not None)
         return next((whole for whole in made if self._accepts(whole)), None)
 
-    def rotary(self, original_length: int) -> Rotary:
+    def rotary(self, original_length: int, layer: str = WHOLE) -> Rotary:
         """Return the plain embedding of the checkpoint's theta, as the closed forms need it."""
-        share = 1.0 if self._is_proportional else self.trained.get("partial_rotary_factor", 1.0)
+        trained = self._of(layer)
+        share = 1.0 if self._is_proportional and layer == WHOLE else trained.get("partial_rotary_factor", 1.0)
         dim = int(head_dim(self.config) * share)
-        return Rotary(dim, float(self.trained["rope_theta"]), original_length)
+        return Rotary(dim, float(trained["rope_theta"]), original_length)
 
     def starting_point(self, original_length: int, length: int) -> tuple[Rotary, float]:
         """Return the embedding that a scaling starts from, and the factor to sequences of `length` tokens.
@@ -154,26 +185,27 @@ class RotaryPositions:
                 config.max_position_embeddings = length
             return {"rope_parameters": self._trained}
         rotary, factor = self.starting_point(original_length, length)
-        scaling = self._started(scaling)
+        chosen, scaling = scaling, self._started(scaling)
         config.max_position_embeddings = scaling.stated_length(rotary.original_length, length)
         parameters = self._expressed(scaling, rotary, factor)
         assert parameters is not None, "checked by `refusal`"
-        config.rope_parameters = parameters
+        config.rope_parameters = parameters | self._scaled_others(chosen, rotary.original_length, factor)
         if hasattr(config, "original_max_position_embeddings"):  # transformers prefers it to the one in rope_parameters
             config.original_max_position_embeddings = rotary.original_length
         # A module reads the configuration only when it is created, so changing the configuration is not enough.
         for parent, name, module in self.modules():
             setattr(parent, name, type(module)(config).to(self.network.device))
         self._length_dependent = self._freeze_frequencies()
-        evidence = self._verify(scaling, rotary, factor)
+        for layer in self._other_layers(chosen):
+            verify_frequencies(self, chosen, self.rotary(rotary.original_length, layer), factor, layer)
+        evidence = verify_frequencies(self, scaling, rotary, factor, WHOLE)
         return evidence | ({"from": self.start, "pretrained_length": self.pretrained_length} if self.is_scaled else {})
 
     def _complete(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return the `rope_parameters` of the configuration for those of a scaling."""
-        names = () if self._is_proportional else _CARRIED
-        carried = {key: self.trained[key] for key in names if key in self.trained}
+        carried = {} if self._is_proportional else self._carried(WHOLE)
         whole = carried | parameters
-        return self._trained | {WHOLE: whole} if self._by_layer_type else whole
+        return self._trained | {WHOLE: whole} if self.by_layer_type else whole
 
     def _accepts(self, rope_parameters: dict[str, Any]) -> bool:
         """Return whether the architecture can be built and saved with these parameters. Phi-3's only takes lists of factors."""
@@ -192,7 +224,7 @@ class RotaryPositions:
         """Return the trained frequencies in radians per token, in a text as long as the trained length, and the attention factor."""
         config = copy.deepcopy(self.config)
         config.rope_parameters = self._trained
-        layers = {"layer_type": WHOLE} if self._by_layer_type else {}
+        layers = {"layer_type": WHOLE} if self.by_layer_type else {}
         compute: Callable[..., Any] = ROPE_INIT_FUNCTIONS[self.trained["rope_type"]]
         frequencies, attention_factor = compute(layer_config(config), None, seq_len=torch.tensor(self._trained_length), **layers)
         return tuple(frequencies.double().tolist()), float(attention_factor)
@@ -221,58 +253,10 @@ class RotaryPositions:
         return found
 
     @property
-    def _by_layer_type(self) -> bool:
+    def by_layer_type(self) -> bool:
+        """Return whether types of layers have rotary parameters of their own."""
         return WHOLE in self._trained
 
-    @property
-    def _prefix(self) -> str:
-        return f"{WHOLE}_" if self._by_layer_type else ""
-
-    def _verify(self, scaling: Scaling, rotary: Rotary, factor: float) -> dict[str, Any]:
-        """Compare frequencies and angles with the closed form in float64, for texts of original and target length.
-
-        Raises `AssertionError` if they differ.
-        """
-        attention_factor = scaling.attention_factor(rotary, factor)
-        longest, frequency_error, angle_error = round(rotary.original_length * factor), 0.0, 0.0
-        for length in (rotary.original_length, longest):
-            self.read(length)
-            expected = scaling.read_frequencies(rotary, factor, length)
-            positions = np.unique([0, 1, rotary.original_length - 1, length - 1])
-            cosines = attention_factor * np.cos(np.outer(positions, expected))
-            for frequencies, built in self._built(positions):
-                # Relative to the expected frequency, unless a pair does not rotate.
-                errors = np.abs(frequencies - expected) / np.where(expected > 0, expected, 1.0)
-                frequency_error = max(frequency_error, float(errors.max()))
-                angle_error = max(angle_error, float(np.abs(built - cosines).max()))
-        # An angle of n radians has about n rounding errors of float32.
-        if frequency_error > 1e-5 or angle_error > 1e-5 + 4e-7 * longest:
-            found = f"frequencies differ by {frequency_error:.1e}, angles by {angle_error:.1e}"
-            raise AssertionError(f"{scaling.word} is not active: {found}")
-        return {
-            "rope_parameters": dict(self.config.rope_parameters),
-            "attention_factor": attention_factor,
-            "frequencies": [float(f) for f in expected],
-            "frequency_error": frequency_error,
-            "angle_error": angle_error,
-        }
-
-    def _built(self, positions: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return (frequencies, cosines of every pair) of every embedding, ours and a fresh one as in plain transformers."""
-        device, layers = self.network.device, (WHOLE,) if self._by_layer_type else ()
-        numbers, built = torch.as_tensor(positions, device=device)[None], []
-        for _, _, module in self.modules():
-            for embedding in (module, type(module)(self.config).to(device)):
-                angles = embedding(torch.zeros(1, device=device), numbers, *layers)
-                frequencies = getattr(embedding, f"{self._prefix}inv_freq")
-                cosines = _per_pair(angles if isinstance(angles, torch.Tensor) else angles[0], len(frequencies))
-                built.append((frequencies.double().cpu().numpy(), cosines.double().cpu().numpy()))
-        return built
-
-
-def _per_pair(angles: torch.Tensor, pairs: int) -> torch.Tensor:
-    """Return one cosine per position and pair, of a text's cosines or complex numbers, however they are arranged."""
-    cosines = angles[0].real if angles.is_complex() else angles[0]
-    if cosines.shape[-1] == pairs or not torch.equal(cosines[:, ::2], cosines[:, 1::2]):
-        return cosines[:, :pairs]  # the two numbers of a pair are half a head apart
-    return cosines[:, ::2]  # they are neighbours
+    def buffer(self, layer: str) -> str:
+        """Return the name of the buffer with the frequencies of a type of layers."""
+        return f"{layer}_inv_freq" if self.by_layer_type else "inv_freq"
