@@ -183,8 +183,8 @@ def test_pairs_that_do_not_rotate_still_do_not(tmp_path: Path) -> None:
 
 
 def test_a_model_without_positions_reads_any_length(tmp_path: Path) -> None:
-    _, evidence = extended(saved("no positions, many experts", tmp_path), "none")
-    assert "rope_parameters" not in evidence
+    for kind in ("no positions", "no positions, many experts"):
+        assert opened(saved(kind, tmp_path / kind)).positions.has == {"computed_positions"}
 
 
 @pytest.mark.slow

@@ -4,71 +4,63 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from elongate.models.head import Adjustment, head_weights
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
-    from elongate.models.language_model import LanguageModel
+from elongate.models.parts import language_config
 
 _CAP = re.compile(r"^(?!att).*(logit.*soft_?cap|soft_?cap.*logit)")  # a setting that names the cap of the logits
 _LARGEST = 64.0  # logits of the probe: small ones hardly change when they are capped
 _TOLERANCE = 1e-3  # of the largest logit
 
 
-def find_adjustment(model: LanguageModel) -> Adjustment | None:
+def find_adjustment(network: PreTrainedModel, inputs: Float[Tensor, "batch length width"], run: Callable[[], Tensor]) -> Adjustment | None:
     """Return how the network turns the products of its head into logits; None: by something else than a factor and a cap.
 
-    Raises `ValueError` if our attention does not support the network.
+    `inputs` are those of the head's matrix for a few tokens. `run` returns the network's logits of these tokens.
     """
-    caps = _stated_caps(model.config)
-    found = _probe(model, max(_LARGEST, *(2 * cap for cap in caps), 0))
-    if found is None:
+    caps = _stated_caps(language_config(network))
+    weight, bias = head_weights(network)
+    if inputs.shape[-1] != weight.shape[1]:
         return None
-    products, logits = found
-    for cap in (*caps, None):
-        adjustment = _fitted(products, logits, cap)
-        if adjustment is not None:
-            return adjustment
-    return None
+    products = F.linear(inputs.to(weight.dtype), weight, bias).double()
+    products, logits = _amplified(network, products, run, max(_LARGEST, *(2 * cap for cap in caps), 0))
+    if products.shape != logits.shape:
+        return None
+    fitted = (_fitted(products, logits, cap) for cap in (*caps, None))
+    return next((adjustment for adjustment in fitted if adjustment is not None), None)
 
 
-def _probe(model: LanguageModel, largest: float) -> tuple[Tensor, Tensor] | None:
-    """Return the products of the head for a few tokens and the network's logits, in float64; None if they have different shapes.
+def _amplified(network: PreTrainedModel, products: Tensor, run: Callable[[], Tensor], largest: float) -> tuple[Tensor, Tensor]:
+    """Return the products, amplified to about `largest`, and the network's logits of them, in float64.
 
-    The products are amplified to about `largest` where the network calls its head, which some compute themselves.
+    They are not amplified where the network does not call its head but multiplies by its matrix.
     """
-    tokens, amplified = model.probe_text(8), False
-    weight, bias = head_weights(model.network)
-    with model.probed(), model.autocast():
-        inputs = model.head_inputs(model.hidden(tokens))
-        if inputs.shape[-1] != weight.shape[1]:
-            return None
-        products = F.linear(inputs.to(weight.dtype), weight, bias).double()
-        peak = float(products.abs().max())
+    peak, gain = float(products.abs().max()), 1.0
+    if 0 < peak < math.inf:
         # A power of two, so that it changes no rounding.
-        gain = 2.0 ** math.floor(math.log2(largest / peak)) if 0 < peak < math.inf else 1.0
+        gain = 2.0 ** math.floor(math.log2(largest / peak))
+    calls = 0
 
-        def amplify(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-            nonlocal amplified
-            amplified = True
-            return output * gain
+    def amplify(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return output * gain
 
-        hook = model.network.get_output_embeddings().register_forward_hook(amplify)
-        try:
-            logits = model.network(input_ids=tokens, use_cache=False, **model.call_arguments(tokens)).logits.double()
-        finally:
-            hook.remove()
-    if amplified:
-        products = products * gain
-    return (products, logits) if products.shape == logits.shape else None
+    hook = network.get_output_embeddings().register_forward_hook(amplify)
+    try:
+        logits = run().double()
+    finally:
+        hook.remove()
+    return products * gain if calls else products, logits
 
 
 def _fitted(products: Tensor, logits: Tensor, cap: float | None) -> Adjustment | None:

@@ -191,8 +191,17 @@ class LanguageModel:
 
     @cached_property
     def adjustment(self) -> Adjustment | None:
-        """Return what the network does to its logits after the head; None: something that is not supported."""
-        return find_adjustment(self)
+        """Return what the network does to its logits after the head; None: something that is not supported.
+
+        Raises `ValueError` if our attention does not support the network.
+        """
+        tokens = self.probe_text(8)
+
+        def run() -> Tensor:
+            return self.network(input_ids=tokens, use_cache=False, **self.call_arguments(tokens)).logits
+
+        with self.probed(), self.autocast():
+            return find_adjustment(self.network, self.head_inputs(self.hidden(tokens)), run)
 
     def head_inputs(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch width"]:
         """Return what the matrix of the head is applied to: in a causal network, the last hidden states."""

@@ -28,7 +28,7 @@ from elongate.context.position.relative import Relative, as_lists, as_proportion
 from elongate.context.position.rotary import Rotary
 from elongate.context.position.scaling import Scaling
 from elongate.models.parts import WHOLE, head_dim, language_config, language_part, layer_config
-from elongate.models.rotary_verification import verify_frequencies
+from elongate.models.rotary_verification import Embeddings, verify_frequencies
 
 _SCALED = ("linear", "dynamic", "yarn", "longrope", "llama3")  # rope_types from which a scaling can start
 _CARRIED = ("partial_rotary_factor", "mrope_section", "mrope_interleaved")  # parameters that a scaling leaves as they are
@@ -57,12 +57,12 @@ class RotaryPositions:
 
     def _of(self, layer: str) -> dict[str, Any]:
         """Return the trained `rope_parameters` of a type of layers."""
-        return self._trained[layer] if self.by_layer_type else self._trained
+        return self._trained[layer] if self._by_layer_type else self._trained
 
     @property
     def frequencies(self) -> Float[torch.Tensor, " half"]:
         """Return the present frequencies, in radians per token."""
-        return getattr(self.modules()[0][2], self.buffer(WHOLE))
+        return getattr(self.modules()[0][2], self._buffer(WHOLE))
 
     def read(self, length: int) -> None:
         """Set length-dependent frequencies for texts of `length` tokens, independent of earlier texts."""
@@ -117,7 +117,7 @@ class RotaryPositions:
 
     def _other_layers(self, scaling: Scaling) -> list[str]:
         """Return the types of layers, with rotary parameters of their own, that a scaling acts on beside those that see everything."""
-        if scaling.layers == "full" or not self.by_layer_type:
+        if scaling.layers == "full" or not self._by_layer_type:
             return []
         return [layer for layer in self._trained if layer != WHOLE and self._trained[layer] and layer in self.config.layer_types]
 
@@ -197,15 +197,15 @@ class RotaryPositions:
             setattr(parent, name, type(module)(config).to(self.network.device))
         self._length_dependent = self._freeze_frequencies()
         for layer in self._other_layers(chosen):
-            verify_frequencies(self, chosen, self.rotary(rotary.original_length, layer), factor, layer)
-        evidence = verify_frequencies(self, scaling, rotary, factor, WHOLE)
+            self._verify(chosen, self.rotary(rotary.original_length, layer), factor, layer)
+        evidence = self._verify(scaling, rotary, factor, WHOLE)
         return evidence | ({"from": self.start, "pretrained_length": self.pretrained_length} if self.is_scaled else {})
 
     def _complete(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return the `rope_parameters` of the configuration for those of a scaling."""
         carried = {} if self._is_proportional else self._carried(WHOLE)
         whole = carried | parameters
-        return self._trained | {WHOLE: whole} if self.by_layer_type else whole
+        return self._trained | {WHOLE: whole} if self._by_layer_type else whole
 
     def _accepts(self, rope_parameters: dict[str, Any]) -> bool:
         """Return whether the architecture can be built and saved with these parameters. Phi-3's only takes lists of factors."""
@@ -224,7 +224,7 @@ class RotaryPositions:
         """Return the trained frequencies in radians per token, in a text as long as the trained length, and the attention factor."""
         config = copy.deepcopy(self.config)
         config.rope_parameters = self._trained
-        layers = {"layer_type": WHOLE} if self.by_layer_type else {}
+        layers = {"layer_type": WHOLE} if self._by_layer_type else {}
         compute: Callable[..., Any] = ROPE_INIT_FUNCTIONS[self.trained["rope_type"]]
         frequencies, attention_factor = compute(layer_config(config), None, seq_len=torch.tensor(self._trained_length), **layers)
         return tuple(frequencies.double().tolist()), float(attention_factor)
@@ -252,11 +252,17 @@ class RotaryPositions:
                 module.rope_type = "default"
         return found
 
+    def _verify(self, scaling: Scaling, rotary: Rotary, factor: float, layer: str) -> dict[str, Any]:
+        """Return the evidence that a scaling is active in a type of layers."""
+        modules = [module for _, _, module in self.modules()]
+        embeddings = Embeddings(modules, self.config, self.network.device, layer if self._by_layer_type else None)
+        return verify_frequencies(embeddings, self.read, scaling, rotary, factor)
+
     @property
-    def by_layer_type(self) -> bool:
+    def _by_layer_type(self) -> bool:
         """Return whether types of layers have rotary parameters of their own."""
         return WHOLE in self._trained
 
-    def buffer(self, layer: str) -> str:
+    def _buffer(self, layer: str) -> str:
         """Return the name of the buffer with the frequencies of a type of layers."""
-        return f"{layer}_inv_freq" if self.by_layer_type else "inv_freq"
+        return f"{layer}_inv_freq" if self._by_layer_type else "inv_freq"

@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import nn
+from transformers import PreTrainedConfig
 
 from elongate.context.position.rotary import Rotary
 from elongate.context.position.scaling import Scaling
 
-if TYPE_CHECKING:
-    from elongate.models.rotary import RotaryPositions
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The rotary embeddings of a network."""
+
+    modules: list[nn.Module]
+    config: PreTrainedConfig
+    device: torch.device
+    layer: str | None  # the type of layers whose frequencies are meant; None: all layers have the same
+
+    def at(self, positions: Int[np.ndarray, " positions"]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return (frequencies, cosines of every pair) of every embedding, ours and a fresh one as in plain transformers."""
+        layers, name = ((), "inv_freq") if self.layer is None else ((self.layer,), f"{self.layer}_inv_freq")
+        numbers, built = torch.as_tensor(positions, device=self.device)[None], []
+        for module in self.modules:
+            for embedding in (module, type(module)(self.config).to(self.device)):
+                angles = embedding(torch.zeros(1, device=self.device), numbers, *layers)
+                frequencies = getattr(embedding, name)
+                cosines = _per_pair(angles if isinstance(angles, torch.Tensor) else angles[0], len(frequencies))
+                built.append((frequencies.double().cpu().numpy(), cosines.double().cpu().numpy()))
+        return built
 
 
-def verify_frequencies(rotary_positions: RotaryPositions, scaling: Scaling, rotary: Rotary, factor: float, layer: str) -> dict[str, Any]:
+def verify_frequencies(
+    embeddings: Embeddings, read: Callable[[int], None], scaling: Scaling, rotary: Rotary, factor: float
+) -> dict[str, Any]:
     """Compare frequencies and angles with the closed form in float64, for texts of original and target length.
 
-    Raises `AssertionError` if they differ.
+    `read` sets the frequencies for a text of that length. Raises `AssertionError` if they differ.
     """
     attention_factor = scaling.attention_factor(rotary, factor)
     longest, frequency_error, angle_error = round(rotary.original_length * factor), 0.0, 0.0
     for length in (rotary.original_length, longest):
-        rotary_positions.read(length)
+        read(length)
         expected = scaling.read_frequencies(rotary, factor, length)
         positions = np.unique([0, 1, rotary.original_length - 1, length - 1])
         cosines = attention_factor * np.cos(np.outer(positions, expected))
-        for frequencies, built in _built(rotary_positions, positions, layer):
+        for frequencies, built in embeddings.at(positions):
             # Relative to the expected frequency, unless a pair does not rotate.
             errors = np.abs(frequencies - expected) / np.where(expected > 0, expected, 1.0)
             frequency_error = max(frequency_error, float(errors.max()))
@@ -36,25 +62,12 @@ def verify_frequencies(rotary_positions: RotaryPositions, scaling: Scaling, rota
         found = f"frequencies differ by {frequency_error:.1e}, angles by {angle_error:.1e}"
         raise AssertionError(f"{scaling.word} is not active: {found}")
     return {
-        "rope_parameters": dict(rotary_positions.config.rope_parameters),
+        "rope_parameters": dict(embeddings.config.rope_parameters),
         "attention_factor": attention_factor,
         "frequencies": [float(f) for f in expected],
         "frequency_error": frequency_error,
         "angle_error": angle_error,
     }
-
-
-def _built(rotary_positions: RotaryPositions, positions: np.ndarray, layer: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (frequencies, cosines of every pair) of every embedding, ours and a fresh one as in plain transformers."""
-    device, layers = rotary_positions.network.device, (layer,) if rotary_positions.by_layer_type else ()
-    numbers, built = torch.as_tensor(positions, device=device)[None], []
-    for _, _, module in rotary_positions.modules():
-        for embedding in (module, type(module)(rotary_positions.config).to(device)):
-            angles = embedding(torch.zeros(1, device=device), numbers, *layers)
-            frequencies = getattr(embedding, rotary_positions.buffer(layer))
-            cosines = _per_pair(angles if isinstance(angles, torch.Tensor) else angles[0], len(frequencies))
-            built.append((frequencies.double().cpu().numpy(), cosines.double().cpu().numpy()))
-    return built
 
 
 def _per_pair(angles: torch.Tensor, pairs: int) -> torch.Tensor:
