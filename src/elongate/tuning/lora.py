@@ -79,13 +79,12 @@ class Lora(Tuning):
         from torch import nn
         from transformers.pytorch_utils import Conv1D
 
-        from elongate.models.parts import language_part
-
         # The head is applied apart from the network, by its weight, so an update of its module would have no effect.
         head = network.get_output_embeddings()
-        part = set(language_part(network).modules())
-        modules = {name: module for name, module in network.named_modules() if module in part}
+        modules = dict(network.named_modules())
         linear = {name: m for name, m in modules.items() if isinstance(m, nn.Linear | Conv1D) and m is not head}
+        # The towers of a multimodal network are frozen.
+        linear = {name: layer for name, layer in linear.items() if layer.weight.requires_grad}
         if self.targets is None:
             attention = tuple(f"{name}." for name, m in modules.items() if "attention" in type(m).__name__.lower())
             found = {name: layer for name, layer in linear.items() if name.startswith(attention)}
