@@ -53,8 +53,8 @@ def test_logits_equal_those_of_sdpa(kind: str, length: int) -> None:
     model = LanguageModel(ours, kind)
     layout = model.layout(tokens, None)
     with torch.no_grad():
-        hidden = model.hidden(tokens, None, layout.for_chunk(layout.chunk, None)) @ model.head[0].T
-        blocks = model.network.base_model(input_ids=tokens, layout=layout).last_hidden_state @ model.head[0].T
+        hidden = model.hidden(tokens, None, layout.for_chunk(layout.chunk, None)) @ model.head.weight.T
+        blocks = model.network.base_model(input_ids=tokens, layout=layout).last_hidden_state @ model.head.weight.T
     assert_close(blocks, hidden, rtol=1e-6, atol=1e-6)
 
 
@@ -173,11 +173,11 @@ def test_up_to_the_original_length_the_rotation_equals_that_of_the_network(kind:
     check_attention(model, chosen)
     model.attention = chosen.for_length(4 * LENGTH, LENGTH)
     with torch.no_grad():
-        found = model.hidden(TOKENS) @ model.head[0].T
+        found = model.hidden(TOKENS) @ model.head.weight.T
     assert_close(found, logits(theirs), rtol=1e-5, atol=1e-5)
     model.attention = chosen.for_length(LENGTH, LENGTH // 2)
     with torch.no_grad():
-        assert (model.hidden(TOKENS) @ model.head[0].T - found).abs().max() > 1e-2
+        assert (model.hidden(TOKENS) @ model.head.weight.T - found).abs().max() > 1e-2
 
 
 def test_a_network_that_rotates_interleaved_pairs_is_refused() -> None:
@@ -224,7 +224,7 @@ def test_factors_of_the_query_also_scale_unrotated_dimensions() -> None:
     model = LanguageModel(network("gpt_neox", IMPLEMENTATION).eval(), "gpt_neox")
     model.attention = chosen
     with torch.no_grad():
-        assert_close(model.hidden(TOKENS) @ model.head[0].T, expected, rtol=1e-5, atol=1e-5)
+        assert_close(model.hidden(TOKENS) @ model.head.weight.T, expected, rtol=1e-5, atol=1e-5)
 
 
 # -- documents -------------------------------------------------------------------------------------------------------

@@ -57,7 +57,9 @@ def model(build_tiny: Callable[..., Any]) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [128, 1024])
 def test_the_flops_of_plain_training_equal_the_closed_form(model: Any, length: int) -> None:
-    matrices = sum(p.numel() for name, p in model.network.named_parameters() if p.ndim == 2 and "embed" not in name) + model.head[0].numel()
+    matrices = (
+        sum(p.numel() for name, p in model.network.named_parameters() if p.ndim == 2 and "embed" not in name) + model.head.weight.numel()
+    )
     products = 6 * matrices * length
     # Two products in the forward and five in the backward pass, over the causal pairs.
     attention = 2 * (2 + 5) * 32 * length * length // 2

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from elongate.context.attention.attention import Attention, Pattern
@@ -26,10 +26,11 @@ from elongate.context.attention.kernel.verification import verify_attention
 from elongate.context.position.position import Position
 from elongate.context.strategy import Strategy
 from elongate.models import elongate_format
+from elongate.models.adjustment import find_adjustment
 from elongate.models.gradient_sink import GradientSink
-from elongate.models.head import HeadWeights, head_transform, head_weights
+from elongate.models.head import Adjustment, Head, head_transform, head_weights
+from elongate.models.parts import head_dim, language_body, language_config, language_part, layer_config
 from elongate.models.positions import NetworkPositions
-from elongate.models.rotary import head_dim
 from elongate.models.saving import save_network
 from elongate.models.stored_dtype import StoredDtypes
 
@@ -50,6 +51,11 @@ class LanguageModel:
         self.attention: Pattern = Full()
         self.positions = NetworkPositions(network)
         self.mask_token: int | None = None  # the token that hides others; None: the tokenizer has none
+        if language_part(network) is not network:
+            # Only the language part of a multimodal network is trained.
+            network.requires_grad_(False)
+            for part in (self.body, network.get_output_embeddings()):
+                part.requires_grad_(True)
 
     # -- properties --------------------------------------------------------------------------------
 
@@ -73,6 +79,16 @@ class LanguageModel:
     def position(self) -> Position:
         """Return the context position that is set."""
         return self.positions.current
+
+    @property
+    def body(self) -> nn.Module:
+        """Return what maps tokens to hidden states."""
+        return language_body(self.network)
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """Return the configuration of the language part."""
+        return language_config(self.network)
 
     @property
     def device(self) -> torch.device:
@@ -158,7 +174,7 @@ class LanguageModel:
         assert context is None, "objectives that have one are refused"
         arguments = self.call_arguments(inputs, positions, layout)
         with self.autocast():
-            return self.network.base_model(input_ids=inputs, use_cache=False, **arguments).last_hidden_state
+            return self.body(input_ids=inputs, use_cache=False, **arguments).last_hidden_state
 
     def call_arguments(
         self,
@@ -176,9 +192,23 @@ class LanguageModel:
         return {"position_ids": numbers, **ours}
 
     @property
-    def head(self) -> HeadWeights:
-        """Return the matrix and the bias that map states to logits."""
-        return head_weights(self.network)
+    def head(self) -> Head:
+        """Return what maps states to logits."""
+        return Head(*head_weights(self.network), self.adjustment or Adjustment())
+
+    @cached_property
+    def adjustment(self) -> Adjustment | None:
+        """Return what the network does to its logits after the head; None: something that is not supported.
+
+        Raises `ValueError` if our attention does not support the network.
+        """
+        tokens = self.probe_text(8)
+
+        def run() -> Tensor:
+            return self.network(input_ids=tokens, use_cache=False, **self.call_arguments(tokens)).logits
+
+        with self.probed(), self.autocast():
+            return find_adjustment(self.network, self.head_inputs(self.hidden(tokens)), run)
 
     def head_inputs(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch width"]:
         """Return what the matrix of the head is applied to: in a causal network, the last hidden states."""
@@ -189,12 +219,11 @@ class LanguageModel:
 
     def logits(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         """Return the logits of a few hidden states. Losses of whole texts never need them."""
-        weight, bias = self.head
-        return nn.functional.linear(self.head_inputs(states).to(weight.dtype), weight, bias)
+        return self.head.logits(self.head_inputs(states))
 
     def probe_text(self, length: int) -> Int[Tensor, "1 length"]:
         """Return a row of different tokens without padding, not longer than the positions reach."""
-        config = self.network.config
+        config = self.config
         padding = getattr(config, "pad_token_id", None)  # RoBERTa-style models give it no position
         words = torch.tensor([word for word in range(self.vocab_size) if word != padding], device=self.device)
         return words[torch.arange(self.last_position(length - 1) + 1) % len(words)][None]
@@ -238,7 +267,7 @@ class LanguageModel:
     def attend(self, attention: Attention, original_length: int, length: int) -> dict[str, Any]:
         """Set and verify the attention for sequences of `length` tokens. Weights and positions stay the same."""
         self.attention = attention.for_length(length, original_length)
-        config = self.network.config
+        config = layer_config(self.config)
         heads = config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         layout = self.layout(torch.zeros(1, length, dtype=torch.long), None)

@@ -90,9 +90,7 @@ class Pretrained(Model):
             config, ours = elongate_format.read_config(_KEY, self._where)
             self._where.require_unquantized(_KEY, config)
             self._where.require_numbers(_KEY, config)
-            for key in _ATTENTION_DROPOUTS:
-                if hasattr(config, key):
-                    setattr(config, key, self.attention_dropout)
+            self._complete_config(config.get_text_config(decoder=True))
             names = config.architectures or []
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise self._where.damaged(_KEY, "in its config.json architectures is not a list of names")
@@ -108,6 +106,16 @@ class Pretrained(Model):
 
     def files(self) -> Path:
         return self._where.files()
+
+    def _complete_config(self, config: PreTrainedConfig) -> None:
+        """Set the attention dropout, and the size of heads where it follows from others: some positions cannot derive it."""
+        from elongate.models.parts import head_dim
+
+        for key in _ATTENTION_DROPOUTS:
+            if hasattr(config, key):
+                setattr(config, key, self.attention_dropout)
+        if not config.is_heterogeneous and getattr(config, "head_dim", 0) is None:
+            config.head_dim = head_dim(config)
 
     @property
     def _where(self) -> ModelSource:
@@ -186,8 +194,12 @@ def _classes(config: PreTrainedConfig) -> tuple[Any, type[LanguageModel]]:
 
     The head that the checkpoint was saved with decides; if it names none, its architecture does.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
 
     from elongate.models.autoencoder.autoencoder import Autoencoder
     from elongate.models.autoencoder.configuration import BidirectionalAutoencoderConfig
@@ -196,6 +208,9 @@ def _classes(config: PreTrainedConfig) -> tuple[Any, type[LanguageModel]]:
     if config.model_type == BidirectionalAutoencoderConfig.model_type:
         return AutoModelForMaskedLM, Autoencoder
     saved = (config.architectures or [""])[0]
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and "ForCausalLM" not in saved:
+        # With its towers, which are exported as they are.
+        return AutoModelForImageTextToText, LanguageModel
     can_mask, only_masks = type(config) in MODEL_FOR_MASKED_LM_MAPPING, type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
     masks = can_mask and (only_masks or saved.endswith(("ForMaskedLM", "ForPreTraining")))
     return AutoModelForMaskedLM if masks else AutoModelForCausalLM, LanguageModel
@@ -206,6 +221,7 @@ def _trained_length(config: dict[str, Any]) -> int | None:
 
     Raises `ValueError` for a value that is no such number.
     """
+    config = config.get("text_config") or config
     for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
         if key in config:
             behind_padding = _whole(config, "pad_token_id", 1) + 1 if config.get("model_type") in _BEHIND_PADDING else 0

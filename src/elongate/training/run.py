@@ -199,7 +199,7 @@ def _warn_of_lost_positions(job: Job, model: LanguageModel) -> None:
 
 def _warn_of_router_loss(model: LanguageModel) -> None:
     """Of a mixture of experts, transformers adds a loss that balances the experts if the configuration says so."""
-    config = model.network.config
+    config = model.config
     if getattr(config, "output_router_logits", False) and (weight := getattr(config, "router_aux_loss_coef", 0)):
         asked = f"output_router_logits=true, router_aux_loss_coef={weight}"
         warn(f"the auxiliary loss of the router, which the checkpoint asks for ({asked}), is not part of the training loss")

@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from elongate.data.tokenizer.blocks import encode_blocks
+from elongate.data.tokenizer.files import read_files
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError
 

@@ -69,6 +69,7 @@ def dry_run(model: LanguageModel, plan: Plan, rows: int, length: int) -> DryRun:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     real = [*model.network.parameters(), *model.network.buffers()]
     actor = copy.copy(model)
+    actor.adjustment = model.adjustment  # found by running the network, which needs numbers
     actor.network = copy.deepcopy(model.network, {id(tensor): fake.from_tensor(tensor) for tensor in real})
     actor.network.train()
     actor.set_text_length = _nothing  # type: ignore[method-assign]  # it computes frequencies, which are numbers

@@ -108,8 +108,9 @@ def _scale(work: Work, factor: float) -> Work:
 def _num_pairs(model: LanguageModel, length: int) -> int:
     """Count the query-key pairs that the attention of all layers computes."""
     from elongate.context.attention.kernel.verification import num_pairs
+    from elongate.models.parts import layer_config
 
-    causal, heads = "causal" in model.has, model.network.config.num_attention_heads
+    causal, heads = "causal" in model.has, layer_config(model.config).num_attention_heads
     layers = [module for module in model.network.modules() if hasattr(module, "is_causal")]
     windows = Counter(getattr(layer, "sliding_window", None) for layer in layers)
     total = 0
