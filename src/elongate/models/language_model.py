@@ -113,6 +113,25 @@ class LanguageModel:
         self.attention = attention
         return torch.allclose(together, alone, rtol=1e-3, atol=1e-3)
 
+    @cached_property
+    def continues_from_cache(self) -> bool:
+        """Return whether transformers computes a text from a cache of its start as it does without one.
+
+        With some recurrences (Bamba, Nemotron-H) transformers 5.23 does not.
+        """
+        tokens = self.probe_text(16)
+        length = tokens.shape[1]
+        self.set_text_length(length)
+        with self.probed():
+            whole = self.network(input_ids=tokens, use_cache=False).logits[:, length // 2 :]
+            cache = self.network(input_ids=tokens[:, : length // 2], use_cache=True).past_key_values
+            parts = []
+            for token in tokens[:, length // 2 :].split(1, dim=1):
+                read = self.network(input_ids=token, past_key_values=cache, use_cache=True)
+                cache = read.past_key_values
+                parts.append(read.logits)
+        return bool((torch.cat(parts, dim=1) - whole).norm() <= 1e-3 * whole.norm())
+
     # -- computing ---------------------------------------------------------------------------------
 
     def autocast(self) -> AbstractContextManager[Any]:
