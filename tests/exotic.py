@@ -14,11 +14,18 @@ from tests.networks import SIZES
 GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LINEAR = {"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+LOCAL = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
 MAMBA = {"mamba_n_heads": 8, "mamba_d_state": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
 
 EXOTIC: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("Mixtral", {**GROUPED, "num_local_experts": 4}),
     "qwen3_moe": ("Qwen3Moe", {**GROUPED, **EXPERTS}),
+    "gpt_oss": ("GptOss", {**GROUPED, **LOCAL, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "mimo": (
+        "MiMoV2Flash",
+        {**GROUPED, **LOCAL, "v_head_dim": 6, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    ),
+    "gemma2": ("Gemma2", {**GROUPED, **LOCAL, "attn_logit_softcapping": 2.0, "final_logit_softcapping": None}),
     "lfm2": ("Lfm2", {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}),
     "qwen3_next": (
         "Qwen3Next",

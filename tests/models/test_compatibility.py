@@ -13,8 +13,6 @@ from torch import nn
 from transformers import (
     DeepseekV32Config,
     DeepseekV32ForCausalLM,
-    GptOssConfig,
-    GptOssForCausalLM,
     InklingForCausalLM,
     InklingTextConfig,
     JambaConfig,
@@ -78,11 +76,6 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
         ),
         "InklingAttention needs position_bias",
     ),
-    "sinks": (
-        lambda: GptOssForCausalLM(GptOssConfig(**GROUPED | EXPERTS, layer_types=["sliding_attention", "full_attention"], sliding_window=8)),
-        "GptOssAttention needs s_aux",
-    ),
-    "softcap": (lambda: network("gemma2", "elongate", torch.float32), "Gemma2Attention needs softcap"),
     "indexer": (
         lambda: DeepseekV32ForCausalLM(
             DeepseekV32Config(**SIZES | LATENT | SPARSE, num_key_value_heads=4, index_topk=8, first_k_dense_replace=2)
@@ -192,9 +185,9 @@ def test_sampled_positions_of_a_hybrid_are_refused(kind: str) -> None:
         check_strategy(opened(hybrid(kind)), sampled, 64)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "gemma2"])
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_documents_of_a_network_whose_tokens_meet_in_attention_are_isolated(kind: str) -> None:
-    check_isolation(opened(network(kind, dtype=torch.float32)))
+    check_isolation(opened(network(kind, "elongate", torch.float32)))
 
 
 def test_an_attention_that_sees_all_tokens_at_other_distances_may_act_on_a_hybrid() -> None:
