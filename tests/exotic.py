@@ -26,6 +26,18 @@ EXOTIC: dict[str, tuple[str, dict[str, Any]]] = {
         {**GROUPED, **LOCAL, "v_head_dim": 6, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     ),
     "gemma2": ("Gemma2", {**GROUPED, **LOCAL, "attn_logit_softcapping": 2.0, "final_logit_softcapping": None}),
+    "llama4": (
+        "Llama4Text",
+        {
+            **GROUPED,
+            "intermediate_size_mlp": 48,
+            "num_local_experts": 4,
+            "attention_chunk_size": 8,
+            "no_rope_layers": [1, 0],
+            "floor_scale": 3,
+            "attn_scale": 0.5,
+        },
+    ),
     "lfm2": ("Lfm2", {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}),
     "qwen3_next": (
         "Qwen3Next",
@@ -40,7 +52,7 @@ def exotic(kind: str, implementation: str = "elongate", dtype: torch.dtype = tor
     name, own = EXOTIC[kind]
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**SIZES | own | fields)
-    built = getattr(transformers, f"{name}ForCausalLM")(config)
+    built = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config)
     built.set_attn_implementation(implementation)
     with torch.no_grad():
         for parameter in built.parameters():

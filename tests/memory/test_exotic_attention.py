@@ -1,4 +1,4 @@
-"""Attentions with a sink or a softcap: every plan gives the loss and the gradients of transformers' eager attention."""
+"""Attentions with a sink, a softcap or chunks: every plan gives the loss and the gradients of transformers' eager attention."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from elongate.models.compatibility import check_network
 from elongate.models.language_model import LanguageModel
 from elongate.objectives.objective import Example
 
-LENGTH, WIDTH = 20, 6
-KINDS = ["gpt_oss", "mimo", "gemma2"]
+LENGTH, WIDTH, CHUNK = 20, 6, 8
+KINDS = ["gpt_oss", "mimo", "gemma2", "llama4"]
 PLANS: dict[str, Plan] = {
     "plain": Plain(),
     "checkpoint": Checkpoint(mlp_chunk_length=8),
@@ -54,8 +54,11 @@ def theirs(kind: str, pattern: str) -> Step:
     network, example = exotic(kind, "eager"), batch()
     distance = torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)
     seen = (distance >= 0) & (distance < WIDTH)
-    mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min).expand(2, 1, LENGTH, LENGTH)
-    windows: dict[str, object] = {"attention_mask": dict.fromkeys(network.config.layer_types, mask)}
+    masks = dict.fromkeys(network.config.layer_types, seen)
+    if "chunked_attention" in masks:
+        masks["chunked_attention"] = seen & (torch.arange(LENGTH)[:, None] // CHUNK == torch.arange(LENGTH) // CHUNK)
+    lowest = torch.finfo(torch.float32).min
+    windows = {"attention_mask": {name: torch.where(mask, 0.0, lowest).expand(2, 1, LENGTH, LENGTH) for name, mask in masks.items()}}
     logits = network(input_ids=example.inputs, use_cache=False, **windows if pattern == "window" else {}).logits
     loss = F.cross_entropy(logits.flatten(0, 1), example.targets.flatten())
     loss.backward()

@@ -19,8 +19,6 @@ from transformers import (
     JambaForCausalLM,
     Lfm2Config,
     Lfm2ForCausalLM,
-    Llama4ForCausalLM,
-    Llama4TextConfig,
     MiniMaxM3VLForCausalLM,
     MiniMaxM3VLTextConfig,
     PreTrainedModel,
@@ -81,12 +79,6 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
             DeepseekV32Config(**SIZES | LATENT | SPARSE, num_key_value_heads=4, index_topk=8, first_k_dense_replace=2)
         ),
         "chooses its keys with an indexer",
-    ),
-    "chunks": (
-        lambda: Llama4ForCausalLM(
-            Llama4TextConfig(**GROUPED, intermediate_size_mlp=48, num_local_experts=2, attention_chunk_size=16, no_rope_layers=[1, 0])
-        ),
-        "some of whose layers see chunks",
     ),
 }
 

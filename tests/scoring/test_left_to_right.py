@@ -72,11 +72,11 @@ def test_answers_beyond_the_table_of_positions_are_nan() -> None:
     assert not written.any()
 
 
-# -- networks whose cache has more than keys and values ------------------------------------------------------------
+# -- caches that cannot be repeated, or do not tell where chunks begin -----------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["lfm2", "bamba"])
-def test_answers_and_continuations_of_a_hybrid_are_those_of_transformers_without_a_cache(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["lfm2", "bamba", "llama4", "gpt_oss"])
+def test_answers_and_continuations_are_those_of_transformers_without_a_cache(kind: str) -> None:
     model, plain = LanguageModel(exotic(kind).eval(), kind), exotic(kind, "eager").eval()
     prefix, choices = TEXTS[:, :16], np.stack([TEXTS[:, 16:19], TEXTS[:, 19:22]], axis=1)
     totals, _ = LeftToRight().answers(model, prefix, choices)

@@ -59,8 +59,6 @@ def check_attention(model: LanguageModel, attention: Attention) -> None:
 def check_network(model: LanguageModel) -> None:
     """Raises `ConfigError` if our attention or our head does not compute what the network does in transformers."""
     config = model.network.config
-    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
-        raise _source_refusal(model, "some of whose layers see chunks, which attention in regions does not compute")
     if getattr(config, "index_topk", None):
         # DeepSeek-V3.2 and networks derived from it read the mask, which attention in regions does not have.
         raise _source_refusal(model, "whose attention chooses its keys with an indexer, which attention in regions does not compute")

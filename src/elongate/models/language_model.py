@@ -117,8 +117,11 @@ class LanguageModel:
     def continues_from_cache(self) -> bool:
         """Return whether transformers computes a text from a cache of its start as it does without one.
 
-        With some recurrences (Bamba, Nemotron-H) transformers 5.23 does not.
+        With some recurrences (Bamba, Nemotron-H) transformers 5.23 does not. A cache of chunks (Llama 4) does not tell
+        where they begin.
         """
+        if "chunked_attention" in (getattr(self.network.config, "layer_types", None) or ()):
+            return False
         tokens = self.probe_text(16)
         length = tokens.shape[1]
         self.set_text_length(length)
@@ -169,8 +172,12 @@ class LanguageModel:
         """
         assert context is None, "objectives that have one are refused"
         arguments = self.call_arguments(inputs, positions, layout)
+        # Llama 4 names a base model that it does not have.
+        body = self.network.base_model
+        if body is self.network:
+            body = next(child for child in body.children() if isinstance(child, PreTrainedModel))
         with self.autocast():
-            return self.network.base_model(input_ids=inputs, use_cache=False, **arguments).last_hidden_state
+            return body(input_ids=inputs, use_cache=False, **arguments).last_hidden_state
 
     def call_arguments(
         self,

@@ -53,7 +53,7 @@ class LeftToRight(Scorer):
             texts = torch.cat([prefixes.repeat_interleave(num_choices, dim=0), wanted[:, :-1]], dim=1)
             # The cache of transformers does not support attention in regions, and only keys and values can be repeated
             # for every choice: the states of convolutions and recurrences cannot.
-            if model.layout(texts, None).is_plain and model.separates_documents:
+            if model.layout(texts, None).is_plain and model.separates_documents and model.continues_from_cache:
                 logits = self._cached_logits(model, prefixes, wanted, num_choices)
             else:
                 logits = model.logits(model.hidden(texts)[:, -size:])

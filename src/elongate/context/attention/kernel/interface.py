@@ -16,6 +16,7 @@ from elongate.context.attention.full import Full
 from elongate.context.attention.kernel.attend import BatchedRegion, attend, attend_backward, sink_gradient
 from elongate.context.attention.kernel.blocks import Range
 from elongate.context.attention.kernel.kv_store import KeyValueStore, Output, Past, StopForward, TokenTensor
+from elongate.context.attention.kernel.layer_settings import at_true_positions, chunk_size
 from elongate.context.attention.kernel.layout import Layout
 
 IMPLEMENTATION = "elongate"
@@ -73,8 +74,10 @@ def attention(
         query, key, value = (x.to(torch.get_autocast_dtype(x.device.type)) for x in (query, key, value))
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal  # as in transformers' own functions
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    count, length = query.shape[2], key.shape[2]
-    if layout is None and sliding_window is None and softcap is None and s_aux is None and count in (1, length):
+    count, length, chunks = query.shape[2], key.shape[2], chunk_size(module)
+    if chunks is not None and layout is None and count < length >= chunks:
+        raise ValueError(f"attention in regions does not support a cache of chunks of {chunks} tokens: load the model with sdpa")
+    if layout is None and sliding_window is None and chunks is None and softcap is None and s_aux is None and count in (1, length):
         # torch's own call computes the same and can be compiled.
         plain = F.scaled_dot_product_attention(
             query,
@@ -86,7 +89,9 @@ def attention(
             enable_gqa=query.shape[1] != key.shape[1],
         )
         return plain.transpose(1, 2), None
-    if layout is None:
+    if layout is not None:
+        query = at_true_positions(module, query, layout)
+    else:
         layout = Layout.for_batch(Full(), (len(query), length), None, None).for_chunk((length - count, length), None)
     if dropout:
         raise ValueError("attention dropout needs the whole matrix of weights, which attention in regions never computes")
@@ -106,7 +111,7 @@ def _in_regions(
     scores: Scores,
 ) -> Tensor:
     """Attention by the kernel; uses and fills the layout's store."""
-    regions, store = layout.batched_regions(query.shape[1], causal, sliding_window), layout.store
+    regions, store = layout.batched_regions(query.shape[1], causal, sliding_window, chunk_size(module)), layout.store
     if store is None:
         return _Attend.apply(query, key, value, scores.sink, regions, scores, None)[0]
     call = store.next_call(module)
