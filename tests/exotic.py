@@ -38,6 +38,8 @@ EXOTIC: dict[str, tuple[str, dict[str, Any]]] = {
             "attn_scale": 0.5,
         },
     ),
+    "stablelm": ("StableLm", {"num_key_value_heads": 2}),
+    "nemotron": ("Nemotron", {**GROUPED}),
     "lfm2": ("Lfm2", {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}),
     "qwen3_next": (
         "Qwen3Next",

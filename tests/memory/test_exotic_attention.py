@@ -1,4 +1,7 @@
-"""Attentions with a sink, a softcap or chunks: every plan gives the loss and the gradients of transformers' eager attention."""
+"""Attentions with a sink, a softcap or chunks, and layers that drop layouts, under every plan.
+
+Loss and gradients are those of transformers' eager attention.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,17 @@ from torch.nn import functional as F
 from elongate.context.attention.attention import Pattern
 from elongate.context.attention.full import Full
 from elongate.context.attention.sinks import SinksPattern
-from elongate.context.attention.window import WindowPattern
+from elongate.context.attention.window import Window, WindowPattern
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.memory import Plan
 from elongate.memory.plain import Plain
 from elongate.memory.stream import Stream
-from elongate.models.compatibility import check_network
+from elongate.models.compatibility import check_attention, check_isolation, check_network
 from elongate.models.language_model import LanguageModel
 from elongate.objectives.objective import Example
 
 LENGTH, WIDTH, CHUNK = 20, 6, 8
-KINDS = ["gpt_oss", "mimo", "gemma2", "llama4"]
+KINDS = ["gpt_oss", "mimo", "gemma2", "llama4", "stablelm", "nemotron"]
 PLANS: dict[str, Plan] = {
     "plain": Plain(),
     "checkpoint": Checkpoint(mlp_chunk_length=8),
@@ -54,11 +57,12 @@ def theirs(kind: str, pattern: str) -> Step:
     network, example = exotic(kind, "eager"), batch()
     distance = torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)
     seen = (distance >= 0) & (distance < WIDTH)
-    masks = dict.fromkeys(network.config.layer_types, seen)
+    masks = dict.fromkeys(getattr(network.config, "layer_types", ["all"]), seen)
     if "chunked_attention" in masks:
         masks["chunked_attention"] = seen & (torch.arange(LENGTH)[:, None] // CHUNK == torch.arange(LENGTH) // CHUNK)
     lowest = torch.finfo(torch.float32).min
-    windows = {"attention_mask": {name: torch.where(mask, 0.0, lowest).expand(2, 1, LENGTH, LENGTH) for name, mask in masks.items()}}
+    lows = {name: torch.where(mask, 0.0, lowest).expand(2, 1, LENGTH, LENGTH) for name, mask in masks.items()}
+    windows = {"attention_mask": lows.get("all", lows)}
     logits = network(input_ids=example.inputs, use_cache=False, **windows if pattern == "window" else {}).logits
     loss = F.cross_entropy(logits.flatten(0, 1), example.targets.flatten())
     loss.backward()
@@ -85,7 +89,10 @@ def test_the_gradient_of_the_sink_is_among_them() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_such_networks_are_accepted(kind: str) -> None:
-    check_network(LanguageModel(exotic(kind), kind))
+    model = LanguageModel(exotic(kind), kind)
+    check_network(model)
+    check_isolation(model)
+    check_attention(model, Window(window_length=WIDTH))
 
 
 @pytest.mark.parametrize("kind", ["gpt_oss", "gemma2"])

@@ -25,7 +25,7 @@ from elongate.context.attention.kernel.layout import Layout
 from elongate.context.attention.kernel.verification import verify_attention
 from elongate.context.position.position import Position
 from elongate.context.strategy import Strategy
-from elongate.models import elongate_format
+from elongate.models import calls, elongate_format
 from elongate.models.gradient_sink import GradientSink
 from elongate.models.head import HeadWeights, head_transform, head_weights
 from elongate.models.positions import NetworkPositions
@@ -115,25 +115,25 @@ class LanguageModel:
 
     @cached_property
     def continues_from_cache(self) -> bool:
-        """Return whether transformers computes a text from a cache of its start as it does without one.
-
-        With some recurrences (Bamba, Nemotron-H) transformers 5.23 does not. A cache of chunks (Llama 4) does not tell
-        where they begin.
-        """
-        if "chunked_attention" in (getattr(self.network.config, "layer_types", None) or ()):
-            return False
+        """Return whether transformers computes a text from a cache of its start as it does without one."""
         tokens = self.probe_text(16)
-        length = tokens.shape[1]
-        self.set_text_length(length)
+        self.set_text_length(tokens.shape[1])
         with self.probed():
-            whole = self.network(input_ids=tokens, use_cache=False).logits[:, length // 2 :]
-            cache = self.network(input_ids=tokens[:, : length // 2], use_cache=True).past_key_values
-            parts = []
-            for token in tokens[:, length // 2 :].split(1, dim=1):
-                read = self.network(input_ids=token, past_key_values=cache, use_cache=True)
-                cache = read.past_key_values
-                parts.append(read.logits)
-        return bool((torch.cat(parts, dim=1) - whole).norm() <= 1e-3 * whole.norm())
+            return calls.continues_from_cache(self.network, tokens)
+
+    @cached_property
+    def receives_layouts(self) -> bool:
+        """Return whether layouts reach the attention of the layers, after a remedy where layers drop them."""
+        with self.probed():
+            return calls.receives_layouts(self.network, self.body, self.probe_text(2))
+
+    @property
+    def body(self) -> PreTrainedModel:
+        """Return the network without its head."""
+        body = self.network.base_model
+        if body is self.network:  # Llama 4 names a base model that it does not have
+            body = next(child for child in body.children() if isinstance(child, PreTrainedModel))
+        return body
 
     # -- computing ---------------------------------------------------------------------------------
 
@@ -172,12 +172,8 @@ class LanguageModel:
         """
         assert context is None, "objectives that have one are refused"
         arguments = self.call_arguments(inputs, positions, layout)
-        # Llama 4 names a base model that it does not have.
-        body = self.network.base_model
-        if body is self.network:
-            body = next(child for child in body.children() if isinstance(child, PreTrainedModel))
         with self.autocast():
-            return body(input_ids=inputs, use_cache=False, **arguments).last_hidden_state
+            return self.body(input_ids=inputs, use_cache=False, **arguments).last_hidden_state
 
     def call_arguments(
         self,
@@ -191,7 +187,8 @@ class LanguageModel:
         self.set_text_length(layout.length, positions)
         numbers = self.positions.numbers(inputs, positions, layout.chunk, self.attention.rotates)
         # Where torch's own attention computes the same, leave it to transformers, torch and their compiler.
-        ours = {} if layout.is_plain and layout.store is None else {"layout": layout}
+        needed = not layout.is_plain or layout.store is not None
+        ours = {"layout": layout} if needed and self.receives_layouts else {}
         return {"position_ids": numbers, **ours}
 
     @property

@@ -51,7 +51,7 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Layout | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     layout: Layout | None = None,
@@ -67,7 +67,9 @@ def attention(
     """
     if refused := [name for name, value in others.items() if value is not None and name not in _WITHOUT_EFFECT]:
         raise ValueError(f"{type(module).__name__} needs {refused[0]}, which attention in regions does not support")
-    if attention_mask is not None:
+    if isinstance(attention_mask, Layout):  # see delivery.py
+        layout = attention_mask
+    elif attention_mask is not None:
         raise ValueError(f"{type(module).__name__} passes a mask, which attention in regions does not support: load the model with sdpa")
     if torch.is_autocast_enabled(query.device.type):
         # Like torch's own call: the rotary embedding returns queries and keys in float32, but values are in bfloat16.

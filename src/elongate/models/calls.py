@@ -1,0 +1,43 @@
+"""How a network can be called: found by calling it on a few tokens."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from elongate.context.attention.full import Full
+from elongate.context.attention.kernel.delivery import deliver_layouts, recorded_layouts
+from elongate.context.attention.kernel.layout import Layout
+
+Tokens = Int[Tensor, "1 length"]
+
+
+def receives_layouts(network: PreTrainedModel, body: PreTrainedModel, tokens: Tokens) -> bool:
+    """Return whether layouts reach the attention of the layers, after a remedy where layers drop them."""
+    layout = Layout.for_batch(Full(), (1, tokens.shape[1]), None, None)
+    with recorded_layouts() as arrived:
+        body(input_ids=tokens, use_cache=False, layout=layout)
+    if not all(arrived):
+        deliver_layouts(network)
+    return bool(arrived)
+
+
+def continues_from_cache(network: PreTrainedModel, tokens: Tokens) -> bool:
+    """Return whether transformers computes a text from a cache of its start as it does without one.
+
+    With some recurrences (Bamba, Nemotron-H) transformers 5.23 does not. A cache of chunks (Llama 4) does not tell
+    where they begin.
+    """
+    if "chunked_attention" in (getattr(network.config, "layer_types", None) or ()):
+        return False
+    start, rest = tokens.tensor_split(2, dim=1)
+    whole = network(input_ids=tokens, use_cache=False).logits[:, start.shape[1] :]
+    cache = network(input_ids=start, use_cache=True).past_key_values
+    parts = []
+    for token in rest.split(1, dim=1):
+        read = network(input_ids=token, past_key_values=cache, use_cache=True)
+        cache = read.past_key_values
+        parts.append(read.logits)
+    return bool((torch.cat(parts, dim=1) - whole).norm() <= 1e-3 * whole.norm())
