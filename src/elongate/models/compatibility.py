@@ -11,6 +11,7 @@ from elongate.context.attention.attention import Attention
 from elongate.context.position.scaling import Scaling
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
+from elongate.models.calls import tolerance
 from elongate.models.language_model import LanguageModel
 from elongate.models.probes import attention_error, distance_matters, kernel_rotates_alike, layer_windows
 
@@ -64,7 +65,7 @@ def check_network(model: LanguageModel) -> None:
         raise _source_refusal(model, "whose attention chooses its keys with an indexer, which attention in regions does not compute")
     check_head(model)
     # Plain transformers lacks positions of our own.
-    if model.position.is_plain and attention_error(model) > 1e-2:
+    if model.position.is_plain and attention_error(model) > tolerance(next(model.network.parameters()), 1e-2):
         raise _source_refusal(model, "whose own attention computes other states than attention in regions")
 
 
