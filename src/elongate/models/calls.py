@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -26,6 +28,15 @@ def tolerance(states: Tensor, least: float) -> float:
 def same_states(some: Tensor, others: Tensor, least: float = 1e-3) -> bool:
     """Return whether states are the same up to rounding."""
     return bool((some - others).float().norm() <= tolerance(others, least) * others.float().norm())
+
+
+def uses_interface(network: PreTrainedModel) -> bool:
+    """Return whether attention goes through the interface of transformers.
+
+    Falcon, GPT-J, GPT-Neo, BLOOM, MPT, CodeGen and XGLM have an attention of their own in transformers 5.23.
+    """
+    homes = {sys.modules[type(module).__module__] for module in network.modules()}
+    return any(hasattr(home, "ALL_ATTENTION_FUNCTIONS") or home.__name__.startswith("elongate.") for home in homes)
 
 
 def receives_layouts(network: PreTrainedModel, body: PreTrainedModel, tokens: Tokens) -> bool:

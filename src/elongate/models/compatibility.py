@@ -32,6 +32,10 @@ def check_strategy(model: LanguageModel, strategy: Strategy, original_length: in
 
 def check_isolation(model: LanguageModel) -> None:
     """Raises `ConfigError` if documents in one row cannot be isolated from each other."""
+    if "regions" not in model.has:
+        kind = model.network.config.model_type
+        rule = f"cannot isolate the documents of a {kind}, whose attention does not use the interface of transformers"
+        raise ConfigError("data.isolate_documents", True, rule, "use {key}=false")
     if not model.separates_documents:
         rule = f"cannot isolate the documents of a {model.network.config.model_type}, whose tokens also meet outside its attention"
         raise ConfigError("data.isolate_documents", True, rule, "use {key}=false")

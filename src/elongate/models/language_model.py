@@ -60,7 +60,8 @@ class LanguageModel:
     def has(self) -> frozenset[str]:
         """Return the properties that strategies, objectives and memory plans can rely on."""
         direction = ("causal",) if self.is_causal else ("bidirectional", "masked")
-        return frozenset({"regions", *self.positions.has, *direction})
+        attention = ("regions",) if calls.uses_interface(self.network) else ()
+        return frozenset({*attention, *self.positions.has, *direction})
 
     @property
     def position(self) -> Position:
@@ -124,6 +125,8 @@ class LanguageModel:
     @cached_property
     def receives_layouts(self) -> bool:
         """Return whether layouts reach the attention of the layers, after a remedy where layers drop them."""
+        if not calls.uses_interface(self.network):
+            return False
         with self.probed():
             return calls.receives_layouts(self.network, self.body, self.probe_text(2))
 
