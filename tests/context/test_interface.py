@@ -135,10 +135,11 @@ def test_a_static_cache_is_refused(kind: str) -> None:
         ours.generate(TOKENS[:, :5], max_new_tokens=4, cache_implementation="static", pad_token_id=0)
 
 
-def test_softcapped_scores_are_refused() -> None:
-    ours = network("gemma2", IMPLEMENTATION)
-    with pytest.raises(ValueError, match="Gemma2Attention needs softcap, which attention in regions does not support"):
-        logits(ours)
+@pytest.mark.parametrize("fields", [{"attn_logit_softcapping": 0.5}, {"attn_logit_softcapping": 2.0, "sliding_window": 64}], ids=str)
+def test_softcapped_scores_equal_those_of_eager(fields: dict[str, Any]) -> None:
+    theirs, ours = network("gemma2", "eager", **fields).eval(), network("gemma2", IMPLEMENTATION, **fields).eval()
+    assert_close(logits(ours), logits(theirs), rtol=1e-6, atol=1e-6)
+    assert (logits(network("gemma2", "eager", attn_logit_softcapping=None).eval()) - logits(theirs)).abs().max() > 1e-3
 
 
 def test_attention_dropout_is_refused_if_it_needs_the_whole_matrix() -> None:

@@ -10,6 +10,7 @@ from elongate.context.position.scaling import Scaling
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError, first_line
 from elongate.foreign import foreign
+from elongate.models.calls import tolerance
 from elongate.models.language_model import LanguageModel
 from elongate.models.probes import attention_error, distance_matters, kernel_rotates_alike, layer_windows
 
@@ -30,6 +31,10 @@ def check_strategy(model: LanguageModel, strategy: Strategy, original_length: in
 
 def check_isolation(model: LanguageModel) -> None:
     """Raises `ConfigError` if documents in one row cannot be isolated from each other."""
+    if "regions" not in model.has:
+        kind = model.network.config.model_type
+        rule = f"cannot isolate the documents of a {kind}, whose attention does not use the interface of transformers"
+        raise ConfigError("data.isolate_documents", True, rule, "use {key}=false")
     if not model.separates_documents:
         rule = f"cannot isolate the documents of a {model.network.config.model_type}, whose tokens also meet outside its attention"
         raise ConfigError("data.isolate_documents", True, rule, "use {key}=false")
@@ -62,14 +67,12 @@ def check_network(model: LanguageModel) -> None:
 
 
 def _check_network(model: LanguageModel) -> None:
-    if "chunked_attention" in (getattr(model.config, "layer_types", None) or ()):
-        raise _source_refusal(model, "some of whose layers see chunks, which attention in regions does not compute")
     if getattr(model.config, "index_topk", None):
         # DeepSeek-V3.2 and networks derived from it read the mask, which attention in regions does not have.
         raise _source_refusal(model, "whose attention chooses its keys with an indexer, which attention in regions does not compute")
     check_head(model)
     # Plain transformers lacks positions of our own.
-    if model.position.is_plain and attention_error(model) > 1e-2:
+    if model.position.is_plain and attention_error(model) > tolerance(next(model.network.parameters()), 1e-2):
         raise _source_refusal(model, "whose own attention computes other states than attention in regions")
 
 

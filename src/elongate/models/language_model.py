@@ -25,7 +25,7 @@ from elongate.context.attention.kernel.layout import Layout
 from elongate.context.attention.kernel.verification import verify_attention
 from elongate.context.position.position import Position
 from elongate.context.strategy import Strategy
-from elongate.models import elongate_format
+from elongate.models import calls, elongate_format
 from elongate.models.adjustment import find_adjustment
 from elongate.models.gradient_sink import GradientSink
 from elongate.models.head import Adjustment, Head, head_transform, head_weights
@@ -73,7 +73,8 @@ class LanguageModel:
     def has(self) -> frozenset[str]:
         """Return the properties that strategies, objectives and memory plans can rely on."""
         direction = ("causal",) if self.is_causal else ("bidirectional", "masked")
-        return frozenset({"regions", *self.positions.has, *direction})
+        attention = ("regions",) if calls.uses_interface(self.network) else ()
+        return frozenset({*attention, *self.positions.has, *direction})
 
     @property
     def position(self) -> Position:
@@ -81,7 +82,7 @@ class LanguageModel:
         return self.positions.current
 
     @property
-    def body(self) -> nn.Module:
+    def body(self) -> PreTrainedModel:
         """Return what maps tokens to hidden states."""
         return language_body(self.network)
 
@@ -103,7 +104,7 @@ class LanguageModel:
         with self.probed():
             states, changed = (self.hidden(text)[:, :-1] for text in (tokens, other))
         # Experts multiply the tokens that they share in one product, whose rounding depends on all of them.
-        return bool((states - changed).norm() <= 1e-5 * states.norm())
+        return calls.same_states(changed, states, 1e-5)
 
     @cached_property
     def meets_in_attention(self) -> bool:
@@ -118,7 +119,7 @@ class LanguageModel:
             whole = self.hidden(tokens, None)
             chunks = ((0, length // 2), (length // 2, length))
             halves = [self.hidden(tokens[:, slice(*chunk)], None, layout.for_chunk(chunk, kept)) for chunk in chunks]
-        return torch.allclose(torch.cat(halves, dim=1), whole, rtol=1e-3, atol=1e-3)
+        return calls.same_states(torch.cat(halves, dim=1), whole)
 
     @cached_property
     def separates_documents(self) -> bool:
@@ -134,7 +135,23 @@ class LanguageModel:
             together = self.hidden(tokens, positions)
             alone = torch.cat([self.hidden(document) for document in tokens.split(length, dim=1)], dim=1)
         self.attention = attention
-        return torch.allclose(together, alone, rtol=1e-3, atol=1e-3)
+        return calls.same_states(together, alone)
+
+    @cached_property
+    def continues_from_cache(self) -> bool:
+        """Return whether transformers computes a text from a cache of its start as it does without one."""
+        tokens = self.probe_text(16)
+        self.set_text_length(tokens.shape[1])
+        with self.probed():
+            return calls.continues_from_cache(self.network, tokens)
+
+    @cached_property
+    def receives_layouts(self) -> bool:
+        """Return whether layouts reach the attention of the layers, after a remedy where layers drop them."""
+        if not calls.uses_interface(self.network):
+            return False
+        with self.probed():
+            return calls.receives_layouts(self.network, self.body, self.probe_text(2))
 
     # -- computing ---------------------------------------------------------------------------------
 
@@ -188,7 +205,8 @@ class LanguageModel:
         self.set_text_length(layout.length, positions)
         numbers = self.positions.numbers(inputs, positions, layout.chunk, self.attention.rotates)
         # Where torch's own attention computes the same, leave it to transformers, torch and their compiler.
-        ours = {} if layout.is_plain and layout.store is None else {"layout": layout}
+        needed = not layout.is_plain or layout.store is not None
+        ours = {"layout": layout} if needed and self.receives_layouts else {}
         return {"position_ids": numbers, **ours}
 
     @property

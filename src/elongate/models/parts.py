@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 WHOLE = "full_attention"  # transformers' name for layers that see the whole sequence
 
 
-def language_body(network: PreTrainedModel) -> nn.Module:
+def language_body(network: PreTrainedModel) -> PreTrainedModel:
     """Return what maps tokens to hidden states, without the head and without the towers of other modalities."""
-    body = network.base_model
+    body = _base(network)
     while (inner := getattr(body, "language_model", None)) is not None:
         body = inner.base_model
     return body
@@ -19,7 +18,7 @@ def language_body(network: PreTrainedModel) -> nn.Module:
 def language_part(network: PreTrainedModel) -> nn.Module:
     """Return the network without the towers of other modalities; the network itself if it has none."""
     body = language_body(network)
-    return network if body is network.base_model else body
+    return network if body is _base(network) else body
 
 
 def language_config(network: PreTrainedModel) -> PreTrainedConfig:
@@ -39,3 +38,10 @@ def head_dim(config: PreTrainedConfig) -> int:
     """Return the dimensions of an attention head of the layers that see the whole sequence."""
     config = layer_config(config)
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _base(network: PreTrainedModel) -> PreTrainedModel:
+    base = network.base_model
+    if base is network:  # Llama 4 names a base model that it does not have
+        return next((child for child in network.children() if isinstance(child, PreTrainedModel)), network)
+    return base

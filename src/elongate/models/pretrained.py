@@ -95,7 +95,7 @@ class Pretrained(Model):
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise self._where.damaged(_KEY, "in its config.json architectures is not a list of names")
             opener, wrapper = _classes(config)
-            network, loaded = opener.from_pretrained(**self._loading_arguments(config, ours is not None))
+            network, loaded = _open(opener, self._loading_arguments(config, ours is not None))
         self._check_loaded(network, loaded)
         model = wrapper(network, word=self.word)
         check_vocabulary(model, vocab_size)
@@ -179,6 +179,25 @@ class Pretrained(Model):
             # A sum is quick and needs no further memory, but it can overflow.
             if not weight.sum().isfinite() and not weight.isfinite().all():
                 raise self._where.damaged(_KEY, f"{name} contains numbers that are not finite")
+
+
+def _open(opener: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Opens a checkpoint with our attention, or with its own if its code does not use the interface of transformers."""
+    from transformers import PreTrainedModel
+
+    from elongate.models.calls import uses_interface
+
+    try:
+        network, loaded = opener.from_pretrained(**arguments)
+    except KeyError as fault:
+        if fault.args != (arguments["attn_implementation"],):  # Falcon, GPT-J, GPT-Neo: a table of classes
+            raise
+        return opener.from_pretrained(**arguments | {"attn_implementation": "eager"})
+    if not uses_interface(network):
+        for module in network.modules():
+            if isinstance(module, PreTrainedModel):  # `set_attn_implementation` changes nothing in such networks
+                module.config._attn_implementation = "eager"
+    return network, loaded
 
 
 def check_vocabulary(model: LanguageModel, vocab_size: int) -> None:

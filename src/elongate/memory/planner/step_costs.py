@@ -107,14 +107,17 @@ def _scale(work: Work, factor: float) -> Work:
 
 def _num_pairs(model: LanguageModel, length: int) -> int:
     """Count the query-key pairs that the attention of all layers computes."""
+    from elongate.context.attention.kernel.layer_settings import chunk_size
     from elongate.context.attention.kernel.verification import num_pairs
     from elongate.models.parts import layer_config
 
     causal, heads = "causal" in model.has, layer_config(model.config).num_attention_heads
     layers = [module for module in model.network.modules() if hasattr(module, "is_causal")]
-    windows = Counter(getattr(layer, "sliding_window", None) for layer in layers)
+    limits = Counter((getattr(layer, "sliding_window", None), chunk_size(layer)) for layer in layers)
     total = 0
-    for window, count in windows.items():
+    for (window, chunks), count in limits.items():
         pattern = model.attention if window is None else model.attention.within_window(window + (not causal))
+        if chunks is not None:
+            pattern = pattern.within_chunks(chunks)
         total += count * sum(num_pairs(region, heads) for region in pattern.regions(length, heads, causal))
     return total
