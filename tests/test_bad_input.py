@@ -87,6 +87,10 @@ COMMAND_LINES = [
 
 # Words that the classes of the job refuse.
 CONFIGURATIONS = [
+    (
+        "evaluation=[gate]",
+        "evaluation=[gate]: gate compares the samples of curve or retrieval, and neither is chosen; use evaluation=[curve,gate]",
+    ),
     ("steps=1e3", "steps=1000.0: must be an integer; use steps=1000"),
     ("overwrite=maybe", "overwrite=maybe: must be true or false; write it like overwrite=true"),
     (

@@ -136,4 +136,4 @@ def plain(cell: Cell, folder: Path) -> PreTrainedModel:
 
 def logits(model: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
     model.network.eval()
-    return torch.nn.functional.linear(model.head_inputs(model.hidden(tokens)), *model.head)
+    return model.logits(model.hidden(tokens))

@@ -36,6 +36,35 @@ def config_directories(arguments: list[str], conf: Path) -> tuple[Path, ...]:
     return (Path(own), conf)
 
 
+def rerun_arguments(arguments: list[str]) -> list[str]:
+    """The arguments, with Hydra's settings if they name the config.yaml of a run: `--config-dir <run> --config-name config`.
+
+    The file is the resolved configuration, which has no settings of Hydra. The repeated run gets a directory of its own.
+    """
+    options = _parser().parse_args(arguments)
+    if options.config_dir is None or options.config_name is None:
+        return arguments
+    folder = Path(options.config_dir).resolve()
+    if not _is_of_run(folder / f"{options.config_name.removesuffix('.yaml')}.yaml"):
+        return arguments
+    added = {
+        "hydra.run.dir": f"runs/{folder.name}-again",
+        "hydra.sweep.dir": f"runs/sweep-{folder.name}-again",
+        "hydra.sweep.subdir": '"${slug:${hydra:job.override_dirname}}"',
+        "hydra.output_subdir": "null",
+        "hydra/job_logging": "none",
+        "hydra/hydra_logging": "none",
+        "+hydra.callbacks.comparison._target_": "elongate.cli.SweepComparison",
+    }
+    given = {word.partition("=")[0] for word in arguments}
+    return [*arguments, *(f"{key}={value}" for key, value in added.items() if key not in given)]
+
+
+def _is_of_run(file: Path) -> bool:
+    """Whether a file is a resolved configuration."""
+    return file.is_file() and re.search(rb"^(defaults|hydra):", file.read_bytes(), re.MULTILINE) is None
+
+
 def check_arguments(arguments: list[str], choices: Choices) -> None:
     """Raises `ConfigError` for several words of a group that takes one. Hydra would use the last one silently."""
     for text in _parser().parse_args(arguments).overrides:

@@ -27,6 +27,8 @@ def written_aside(target: Path) -> Iterator[Path]:
     try:
         yield aside
         for path in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
+            if path.is_file():
+                path.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
             _sync(path)
         if target.is_dir():
             remove(target)
@@ -57,6 +59,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:

@@ -48,9 +48,11 @@ def build_job(config: DictConfig, choices: Mapping[str, Any], command: str = "")
     """
     top = scalars(config, GROUPS)
     model = build(config.model, "model", Model)
+    strategy = build(config.context, "context", Strategy)
     job = Job(
         name=top.name,
-        context=str(choices["context"]),
+        # The configuration of an earlier run comes without choices: its position names the strategy.
+        context=str(choices["context"]) if "context" in choices else strategy.position.word,
         seed=top.seed,
         steps=top.steps,
         batch_tokens=top.batch_tokens,
@@ -60,7 +62,7 @@ def build_job(config: DictConfig, choices: Mapping[str, Any], command: str = "")
         overwrite=top.overwrite,
         plan=top.plan,
         model=model,
-        strategy=build(config.context, "context", Strategy),
+        strategy=strategy,
         objective=build(config.objective, "objective", ObjectiveChoice),
         optimizer=build(config.optimizer, "optimizer", Optimizer),
         schedule=build(config.schedule, "schedule", Schedule),
@@ -96,4 +98,9 @@ def build_evaluations(nodes: DictConfig) -> tuple[Evaluation, ...]:
         if "_target_" not in nodes[word]:
             rule = "is set, but not among the chosen evaluations"
             raise ConfigError(f"evaluation.{word}", "{…}", rule, f"add it: evaluation=[{word}]")
-    return tuple(build(nodes[word], f"evaluation.{word}", Evaluation) for word in words)
+    evaluations: tuple[Evaluation, ...] = tuple(build(nodes[word], f"evaluation.{word}", Evaluation) for word in words)
+    for word, evaluation in zip(words, evaluations, strict=True):
+        if evaluation.compares and not set(evaluation.compares) & set(words):
+            rule = f"{word} compares the samples of {' or '.join(evaluation.compares)}, and neither is chosen"
+            raise ConfigError("evaluation", words, rule, f"use {{key}}=[{','.join((evaluation.compares[0], *words))}]")
+    return evaluations

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from elongate.arguments import check_arguments, config_directories, remove_dashes
+from elongate.arguments import check_arguments, config_directories, remove_dashes, rerun_arguments
 from elongate.choices import Choices
 from elongate.errors import ConfigError, ElongateError, RunError, Stopped, require
 from elongate.process import prepare_process
@@ -175,7 +175,7 @@ def _run_hydra(config_name: str, task: Task) -> None:
     reporter = Reporter(Translator(config_name, Choices((conf_directory(),))).translate, shows_traceback)
 
     def run() -> None:
-        sys.argv[1:] = remove_dashes(sys.argv[1:])
+        sys.argv[1:] = rerun_arguments(remove_dashes(sys.argv[1:]))
         choices = Choices(config_directories(sys.argv[1:], conf_directory()))
         reporter.translate = Translator(config_name, choices).translate
         check_arguments(sys.argv[1:], choices)
@@ -240,9 +240,15 @@ def _remove_empty(folder: Path) -> None:
 
 def _command_line() -> str:
     """The command that repeats this run alone, also for a run of a sweep."""
-    overrides = HydraConfig.get().overrides
-    settings = [text for text in overrides.hydra if not text.startswith("hydra.mode=")]
-    return shlex.join([*_program("train").split(), *settings, *overrides.task])
+    hydra_config = HydraConfig.get()
+    own = [source.path for source in hydra_config.runtime.config_sources if source.provider == "command-line"]
+    options = [word for folder in own for word in ("--config-dir", folder)]
+    settings = [text for text in hydra_config.overrides.hydra if not text.startswith("hydra.mode=")]
+    if (name := hydra_config.job.config_name) != "train":
+        # What `rerun_arguments` has added is added again. The command repeats one run, never a sweep.
+        options += ["--config-name", name]
+        settings = [text for text in settings if text not in rerun_arguments(options) and not text.startswith("hydra.sweep.")]
+    return shlex.join([*_program("train").split(), *options, *settings, *hydra_config.overrides.task])
 
 
 def _require_one_process() -> None:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from elongate.errors import ConfigError, first_line, require
+from elongate.foreign import foreign
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -73,11 +74,9 @@ def _class_of(node: DictConfig, path: str, kind: type) -> type:
     key, target = f"{path}._target_", str(node.get("_target_", ""))
     module, _, name = target.rpartition(".")
     require(module != "", key, target, "must be a class with its module", "write {key}=my_package.my_module.MyClass")
-    try:
+    remedy = "start the command in the directory that contains the package, or install the package"
+    with foreign(lambda reason: ConfigError(key, target, f"cannot be imported ({reason})", remedy)):
         cls: Any = getattr(import_module(module), name, None)
-    except ImportError as fault:
-        remedy = "start the command in the directory that contains the package, or install the package"
-        raise ConfigError(key, target, f"cannot be imported ({first_line(fault)})", remedy) from fault
     require(isinstance(cls, type), key, target, f"names no class of {module}", f"check the spelling of {name}")
     require(is_dataclass(cls), key, target, "is not a dataclass", "decorate it with @dataclass(frozen=True, kw_only=True)")
     derived = issubclass(cls, kind)

@@ -23,6 +23,7 @@ from elongate.data.tokens import Tokens, load_corpus
 from elongate.errors import ConfigError, inside, require
 from elongate.evaluation.evaluation import Evaluation, Setting, add_row, run_evaluation
 from elongate.evaluation.measurement.samples import Samples, digest_of
+from elongate.foreign import foreign
 from elongate.models.pretrained import Pretrained, check_vocabulary
 from elongate.objectives.objective import usual_objective
 from elongate.report.page import write_report
@@ -100,8 +101,9 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> tupl
     # Before the model is opened: its position may be a class of the user's own, which this imports.
     attention = settings.context.attention or _run_attention(run)
     model, tokenizer, held_out = _open(settings, run, nodes)
-    original = settings.model.original_length or strategy.get("original_length") or model.original_length
-    target = settings.context.target_length or strategy.get("target_length") or model.original_length
+    with _naming(settings.checkpoint):
+        original = settings.model.original_length or strategy.get("original_length") or model.original_length
+        target = settings.context.target_length or strategy.get("target_length") or model.original_length
     with inside("objective"):
         objective = build(_objective_node(run, conf, model.has), "objective").bind(model.has, original)
     if objective.masks:
@@ -200,7 +202,17 @@ def _cache_key(configurations: list[Any], read: list[Path], held_out: Tokens, di
 def _run_config(folder: Path) -> dict[str, Any]:
     """The configuration of the run in the folder; empty if there is none."""
     file = folder / "config.yaml"
-    return dict(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+
+    def damaged(reason: str) -> ConfigError:
+        return ConfigError("checkpoint", folder, f"its config.yaml is damaged ({reason})", "name its model folder, {key}=<run>/model")
+
+    with foreign(damaged):
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not {"context", "objective", *_DEFAULTS} <= found.keys():
+        raise damaged("it lacks keys of a run")
+    return found
 
 
 def _results(folder: Path) -> dict[str, Any]:

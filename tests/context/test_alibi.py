@@ -20,7 +20,7 @@ from elongate.context.attention.global_local import GlobalLocalPattern
 from elongate.context.attention.kernel import layout as layouts
 from elongate.context.attention.kernel import operators
 from elongate.context.attention.kernel.attend import attend
-from elongate.context.attention.kernel.interface import _Attend
+from elongate.context.attention.kernel.interface import Scores, _Attend
 from elongate.context.attention.kernel.layout import Layout
 from elongate.context.attention.kernel.verification import verify_attention
 from elongate.context.attention.shifted import ShiftedPattern
@@ -142,7 +142,7 @@ def compare(
     wanted = [expected, *torch.autograd.grad(expected, exact, grad.double())]
     ours = [x.clone().requires_grad_() for x in (q, k, v)]
     regions = Layout.for_batch(chosen, (batch, length), given, None, slopes).batched_regions(heads, causal, None)
-    out = _Attend.apply(*ours, regions, scale, None)[0]
+    out = _Attend.apply(*ours, None, regions, Scores(scale, None, None), None)[0]
     found = [out, *torch.autograd.grad(out, ours, grad)]
     return [(a.double() - b).abs().max().item() for a, b in zip(found, wanted, strict=True)]
 

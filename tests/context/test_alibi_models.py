@@ -114,7 +114,7 @@ def test_logits_equal_those_of_mpt() -> None:
                 matrix.weight.copy_(given.weight.T)
         model = LanguageModel(gpt2.eval(), "gpt2")
         model.extend(strategy(), 64, 64)
-        found = nn.functional.linear(model.hidden(TOKENS), *model.head)
+        found = model.logits(model.hidden(TOKENS))
         # MPT computes its softmax in float32.
         assert_close(found, mpt(input_ids=TOKENS).logits, rtol=0, atol=1e-5)
 

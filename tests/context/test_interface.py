@@ -53,8 +53,8 @@ def test_logits_equal_those_of_sdpa(kind: str, length: int) -> None:
     model = LanguageModel(ours, kind)
     layout = model.layout(tokens, None)
     with torch.no_grad():
-        hidden = model.hidden(tokens, None, layout.for_chunk(layout.chunk, None)) @ model.head[0].T
-        blocks = model.network.base_model(input_ids=tokens, layout=layout).last_hidden_state @ model.head[0].T
+        hidden = model.hidden(tokens, None, layout.for_chunk(layout.chunk, None)) @ model.head.weight.T
+        blocks = model.network.base_model(input_ids=tokens, layout=layout).last_hidden_state @ model.head.weight.T
     assert_close(blocks, hidden, rtol=1e-6, atol=1e-6)
 
 
@@ -135,10 +135,11 @@ def test_a_static_cache_is_refused(kind: str) -> None:
         ours.generate(TOKENS[:, :5], max_new_tokens=4, cache_implementation="static", pad_token_id=0)
 
 
-def test_softcapped_scores_are_refused() -> None:
-    ours = network("gemma2", IMPLEMENTATION)
-    with pytest.raises(ValueError, match="Gemma2Attention needs softcap, which attention in regions does not support"):
-        logits(ours)
+@pytest.mark.parametrize("fields", [{"attn_logit_softcapping": 0.5}, {"attn_logit_softcapping": 2.0, "sliding_window": 64}], ids=str)
+def test_softcapped_scores_equal_those_of_eager(fields: dict[str, Any]) -> None:
+    theirs, ours = network("gemma2", "eager", **fields).eval(), network("gemma2", IMPLEMENTATION, **fields).eval()
+    assert_close(logits(ours), logits(theirs), rtol=1e-6, atol=1e-6)
+    assert (logits(network("gemma2", "eager", attn_logit_softcapping=None).eval()) - logits(theirs)).abs().max() > 1e-3
 
 
 def test_attention_dropout_is_refused_if_it_needs_the_whole_matrix() -> None:
@@ -173,11 +174,11 @@ def test_up_to_the_original_length_the_rotation_equals_that_of_the_network(kind:
     check_attention(model, chosen)
     model.attention = chosen.for_length(4 * LENGTH, LENGTH)
     with torch.no_grad():
-        found = model.hidden(TOKENS) @ model.head[0].T
+        found = model.hidden(TOKENS) @ model.head.weight.T
     assert_close(found, logits(theirs), rtol=1e-5, atol=1e-5)
     model.attention = chosen.for_length(LENGTH, LENGTH // 2)
     with torch.no_grad():
-        assert (model.hidden(TOKENS) @ model.head[0].T - found).abs().max() > 1e-2
+        assert (model.hidden(TOKENS) @ model.head.weight.T - found).abs().max() > 1e-2
 
 
 def test_a_network_that_rotates_interleaved_pairs_is_refused() -> None:
@@ -224,7 +225,7 @@ def test_factors_of_the_query_also_scale_unrotated_dimensions() -> None:
     model = LanguageModel(network("gpt_neox", IMPLEMENTATION).eval(), "gpt_neox")
     model.attention = chosen
     with torch.no_grad():
-        assert_close(model.hidden(TOKENS) @ model.head[0].T, expected, rtol=1e-5, atol=1e-5)
+        assert_close(model.hidden(TOKENS) @ model.head.weight.T, expected, rtol=1e-5, atol=1e-5)
 
 
 # -- documents -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from elongate.context.attention.kernel import operators
-from elongate.context.attention.kernel.attend import BatchedRegion, Rotation, attend, attend_backward
+from elongate.context.attention.kernel.attend import BatchedRegion, Rotation, attend, attend_backward, sink_gradient
 from elongate.context.attention.kernel.blocks import Block
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -39,6 +39,8 @@ class Case:
     parts: list[BatchedRegion]
     turns: list[tuple[Turn, Turn]]  # of queries and keys
     scale: float
+    softcap: float | None = None
+    sink: Tensor | None = None
 
     @classmethod
     def drawn(cls, seed: int, dtype: torch.dtype = torch.float64) -> Case:
@@ -60,15 +62,19 @@ class Case:
                     BatchedRegion(found, None if (start, stop) == (0, heads) else (start, stop), turn[0].rotation, turn[1].rotation)
                 )
                 turns.append(turn)
-        return cls(q, k, v, parts, turns, draw.choice([dim**-0.5, 1.0, 0.1]))
+        scale, softcap = draw.choice([dim**-0.5, 1.0, 0.1]), draw.choice([None, None, 0.7])
+        sink = torch.randn(heads, generator=numbers, dtype=torch.float64) if draw.random() < 0.5 else None
+        return cls(q, k, v, parts, turns, scale, softcap, sink)
 
-    def dense(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The definition: one softmax over the whole score matrix."""
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The definition: one softmax over the whole score matrix, with the sink as one more column."""
         heads = q.shape[1]
         k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
         scores = torch.full((*q.shape[:3], k.shape[2]), -torch.inf, dtype=torch.float64)
         for part, (turn_q, turn_k) in zip(self.parts, self.turns, strict=True):
             products = turn_q(q) @ turn_k(k).mT * self.scale
+            if self.softcap is not None:
+                products = self.softcap * (products / self.softcap).tanh()
             seen = torch.zeros(scores.shape, dtype=torch.bool)
             rows = part.rows if len(part.rows) > 1 else list(part.rows) * len(q)
             for row, blocks in enumerate(rows):
@@ -78,6 +84,9 @@ class Case:
                     half = {"all": half, "lower": half.tril(), "upper": half.triu()}[block.shape]
                     seen[row, slice(*(part.heads or (0, heads))), q0:q1, k0:k1] |= half
             scores = torch.where(seen, products, scores)
+        if sink is not None:
+            scores = torch.cat([scores, sink[:, None, None].expand(*scores.shape[:-1], 1)], dim=-1)
+            v = torch.cat([v, torch.zeros_like(v[:, :, :1])], dim=2)
         return scores.softmax(-1) @ v, scores.logsumexp(-1)
 
 
@@ -146,24 +155,26 @@ class Turn:
 
 
 def compare(case: Case, tolerance: float) -> None:
-    """Checks output, log-sum-exp and the three gradients; those of keys and values are added to existing ones.
+    """Checks output, log-sum-exp and the gradients; those of keys and values are added to existing ones.
 
     Errors are relative to the norm if it is above 1.
     """
     leaves = [x.double().clone().requires_grad_() for x in (case.q, case.k, case.v)]
-    expected, expected_lse = case.dense(*leaves)
+    sinks = [] if case.sink is None else [case.sink.clone().requires_grad_()]
+    expected, expected_lse = case.dense(*leaves, *sinks or [None])
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(case.q.dtype)
-    gradients = torch.autograd.grad(expected, leaves, grad.double())
+    gradients = torch.autograd.grad(expected, [*leaves, *sinks], grad.double())
 
-    out, lse = attend(case.q, case.k, case.v, case.parts, case.scale)
+    out, lse = attend(case.q, case.k, case.v, case.parts, case.scale, case.softcap, case.sink)
     wide = torch.promote_types(case.q.dtype, torch.float32)
     grad_k, grad_v = (torch.full(x.shape, 2.0, dtype=wide) for x in (case.k, case.v))
-    grad_q = attend_backward(grad, case.q, case.k, case.v, case.parts, case.scale, out, lse, grad_k, grad_v)
+    grad_q = attend_backward(grad, case.q, case.k, case.v, case.parts, case.scale, out, lse, grad_k, grad_v, case.softcap)
+    grad_sinks = [sink_gradient(grad, out, lse, sink) for sink in sinks]
     assert out.dtype == grad_q.dtype == case.q.dtype
     for found, wanted in (
         (out, expected),
         (lse, expected_lse),
-        *zip((grad_q, grad_k - 2, grad_v - 2), gradients, strict=True),
+        *zip((grad_q, grad_k - 2, grad_v - 2, *grad_sinks), gradients, strict=True),
     ):
         error = (found - wanted).norm() / wanted.norm().clamp(min=1)
         assert error < tolerance

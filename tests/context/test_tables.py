@@ -171,7 +171,7 @@ def opened(folder: Callable[[str], Path]) -> Callable[[str], LanguageModel]:
 
 def logits(model: LanguageModel, tokens: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
     with torch.no_grad():
-        return F.linear(model.head_inputs(model.hidden(tokens, positions)), *model.head)
+        return model.logits(model.hidden(tokens, positions))
 
 
 @pytest.mark.slow

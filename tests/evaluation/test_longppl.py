@@ -205,8 +205,12 @@ def test_impossible_settings_are_refused(setting: Setting) -> None:
             BertForMaskedLM(BertConfig(vocab_size=257, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)),
             "does not read from left to right",
         ),
+        (
+            GPT2LMHeadModel(GPT2Config(vocab_size=257, n_embd=8, n_layer=1, n_head=1, index_topk=2)),
+            "is a gpt2, whose attention chooses its keys with an indexer",
+        ),
     ],
-    ids=["vocabulary", "positions", "masked"],
+    ids=["vocabulary", "positions", "masked", "not computed alike"],
 )
 def test_an_evaluator_that_cannot_read_the_texts_is_refused(network: Any, rule: str, setting: Setting, tmp_path: Path) -> None:
     network.save_pretrained(tmp_path / "evaluator")

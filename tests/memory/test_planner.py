@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import composed
+from tests.exotic import exotic
 from tests.memory.peak import PLANS
 from tests.networks import network
 
@@ -23,6 +24,7 @@ from elongate.memory.plain import Plain
 from elongate.memory.planner.dry_run import dry_run
 from elongate.memory.planner.planner import Advice, PlanCost, advise
 from elongate.memory.planner.step_costs import StepCosts
+from elongate.memory.planner.throughput import seconds_of
 from elongate.memory.stream import Stream
 from elongate.models.language_model import LanguageModel
 
@@ -57,12 +59,43 @@ def model(build_tiny: Callable[..., Any]) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [128, 1024])
 def test_the_flops_of_plain_training_equal_the_closed_form(model: Any, length: int) -> None:
-    matrices = sum(p.numel() for name, p in model.network.named_parameters() if p.ndim == 2 and "embed" not in name) + model.head[0].numel()
+    matrices = (
+        sum(p.numel() for name, p in model.network.named_parameters() if p.ndim == 2 and "embed" not in name) + model.head.weight.numel()
+    )
     products = 6 * matrices * length
     # Two products in the forward and five in the backward pass, over the causal pairs.
     attention = 2 * (2 + 5) * 32 * length * length // 2
     predicted = dry_run(model, Plain(), 1, length)
     assert predicted.work.flops.total() == products + attention
+
+
+def test_the_flops_of_a_mixture_of_experts_equal_the_closed_form() -> None:
+    model, length = LanguageModel(exotic("mixtral", num_hidden_layers=1), "mixtral"), 48
+    config = model.network.config
+    layer = model.network.base_model.layers[0]
+    # Every token passes the attention, the router and two experts of three matrices each.
+    per_layer = sum(p.numel() for p in layer.self_attn.parameters()) + layer.mlp.gate.weight.numel()
+    per_layer += 2 * 3 * config.hidden_size * config.intermediate_size
+    products = 6 * (per_layer + model.head.weight.numel()) * length
+    attention = 2 * (2 + 5) * 32 * length * length // 2
+    assert dry_run(model, Plain(), 1, length).work.flops.total() == products + attention
+
+
+def test_a_convolution_is_planned() -> None:
+    model = LanguageModel(exotic("lfm2", num_hidden_layers=1, layer_types=["conv"]), "lfm2")
+    work = dry_run(model, Plain(), 1, 32).work
+    assert seconds_of(work, model.device) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["qwen3_moe", "qwen3_next", "bamba"])
+def test_experts_and_hybrids_are_planned(kind: str, precision: str) -> None:
+    model = LanguageModel(exotic(kind), kind)
+    model.precision = precision
+    plain, *others = advise(model, 32, 1).costs
+    assert others
+    assert all(0 < other.peak < plain.peak and other.seconds > 0 for other in others)
 
 
 @pytest.mark.slow
@@ -187,6 +220,14 @@ def test_the_longest_length_fits_and_a_longer_one_does_not(model: Any) -> None:
         longest = steps.longest(plan, room)
         assert dry_run(model, plan, 1, longest).peak <= 1.05 * room
         assert dry_run(model, plan, 1, longest + longest // 10).peak > room
+
+
+def test_the_longest_length_on_disk_fits_the_disk(build_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys, values and their gradients of 2 layers: 2 heads of 8 dimensions each, in float32."""
+    model = build_tiny("model.num_layers=2").model.build(257, seed=0)
+    monkeypatch.setattr("elongate.memory.planner.step_costs.free_disk", lambda: 2**22)
+    longest = StepCosts(model).longest(Stream(chunk_length=64, keep_attention=False, on_disk=True), 2**34)
+    assert longest == 2**22 // (2 * 4 * 2 * 8 * 4)
 
 
 def test_the_command_line_accepts_the_recommended_overrides() -> None:

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.exotic import exotic
 from tests.networks import network
 from torch import nn
 
 from elongate.errors import ConfigError, RunError, inside
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.stream import Stream
+from elongate.models.compatibility import check_network
 from elongate.models.language_model import LanguageModel
 from elongate.objectives.objective import Example
 
@@ -66,6 +68,19 @@ def test_a_model_whose_tokens_interact_outside_attention_is_refused() -> None:
     built.model.layers[1].mlp.up_proj = Neighbours(built.model.layers[1].mlp.up_proj)
     with pytest.raises(ConfigError, match="memory=stream: cannot train a llama: its tokens interact outside its attention; use "):
         Stream().prepare(LanguageModel(built, "llama"), 36)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+def test_a_network_in_bfloat16_is_streamed(kind: str) -> None:
+    model = LanguageModel(exotic(kind, dtype=torch.bfloat16), kind)
+    check_network(model)
+    Stream(chunk_length=12).prepare(model, 36)
+    step(model)
+
+
+def test_in_bfloat16_too_a_model_whose_tokens_interact_outside_attention_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot train a lfm2: its tokens interact outside its attention"):
+        Stream().prepare(LanguageModel(exotic("lfm2", dtype=torch.bfloat16), "lfm2"), 32)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,8 @@ from tests.networks import VOCAB
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import (
-    AlbertConfig,
-    AlbertForMaskedLM,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    BertConfig,
-    BertForMaskedLM,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    ElectraConfig,
-    ElectraForMaskedLM,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaForMaskedLM,
 )
 
 from elongate.data.tokenizer.byte import ByteTokenizer
@@ -135,58 +121,6 @@ def test_a_local_layer_of_modernbert_sees_a_window_and_a_global_one_everything()
         layer.register_forward_hook(keep)
     model.hidden(torch.arange(LENGTH)[None])
     assert [found.tolist() for found in seen] == [list(range(LENGTH)), list(range(AT - 3, AT + 4))]
-
-
-# -- the head ----------------------------------------------------------------------------------
-
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "pad_token_id": None,
-}
-NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "cls_token_id": None, "sep_token_id": None}
-HEADS: dict[str, Callable[[], PreTrainedModel]] = {
-    "bert": lambda: BertForMaskedLM(BertConfig(**SIZES)),
-    "modernbert": lambda: ModernBertForMaskedLM(ModernBertConfig(**SIZES | NO_SPECIAL)),
-    "electra": lambda: ElectraForMaskedLM(ElectraConfig(**SIZES, embedding_size=16)),
-    "roberta": lambda: RobertaForMaskedLM(RobertaConfig(**SIZES | {"pad_token_id": 0})),
-    "distilbert": lambda: DistilBertForMaskedLM(
-        DistilBertConfig(vocab_size=VOCAB, dim=32, hidden_dim=48, n_layers=1, n_heads=4, max_position_embeddings=64, pad_token_id=None)
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", HEADS)
-def test_head_inputs_are_those_of_the_network(kind: str) -> None:
-    torch.manual_seed(0)
-    network = HEADS[kind]().double().eval()
-    network.set_attn_implementation("elongate")
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    model = LanguageModel(network, kind)
-    tokens = torch.arange(1, 41).view(2, 20)
-    with torch.no_grad():
-        hidden = model.hidden(tokens)
-        logits = model.logits(hidden)
-        assert_close(logits, network(tokens).logits, rtol=0, atol=1e-12)
-        # It acts token by token, so scored tokens may be selected before it.
-        assert_close(model.head_inputs(hidden[:, 3:5]), model.head_inputs(hidden)[:, 3:5], rtol=0, atol=1e-12)
-    check_head(model)
-
-
-def test_an_unknown_head_is_refused() -> None:
-    network = AlbertForMaskedLM(AlbertConfig(**SIZES, embedding_size=32)).eval()
-    network.set_attn_implementation("elongate")
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    with pytest.raises(
-        ConfigError, match=r"is a albert, which changes its logits after the head; name a checkpoint whose head is one matrix"
-    ):
-        check_head(LanguageModel(network, "albert"))
 
 
 # -- extended and exported ---------------------------------------------------------------------

@@ -10,13 +10,10 @@ from typing import Any
 import pytest
 import torch
 from tests.models.small import LENGTH, SCALINGS, TARGET, TOKENS, VOCAB, attending, gpt, opened, saved, strategy
-from torch.nn import functional as F
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    CohereConfig,
-    CohereForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -28,8 +25,7 @@ from elongate.context.position.pi import PositionInterpolation
 from elongate.context.sampling.sampling import Sampling
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.errors import ConfigError
-from elongate.models.compatibility import check_head, check_strategy
-from elongate.models.language_model import LanguageModel
+from elongate.models.compatibility import check_strategy
 from elongate.scoring.left_to_right import LeftToRight
 from elongate.training.export import export
 
@@ -47,7 +43,7 @@ def test_plain_transformers_computes_our_logits(word: str, tmp_path: Path) -> No
         plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
         assert plain.config.max_position_embeddings == chosen.position.stated_length(LENGTH, TARGET)
         with torch.no_grad():
-            ours = F.linear(model.hidden(TOKENS[:, :length]), *model.head)
+            ours = model.logits(model.hidden(TOKENS[:, :length]))
             assert_close(plain(TOKENS[:, :length]).logits, ours, rtol=0, atol=1e-5)
 
 
@@ -226,12 +222,4 @@ def test_a_scaling_acts_on_the_layers_that_see_the_whole_sequence(tmp_path: Path
     export(gemma, ByteTokenizer(), tmp_path / "model")
     with torch.no_grad():
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model")(TOKENS[:, :TARGET]).logits
-        assert_close(theirs, F.linear(gemma.hidden(TOKENS[:, :TARGET]), *gemma.head), rtol=0, atol=1e-5)
-
-
-def test_a_network_that_changes_its_logits_after_the_head_is_refused(tmp_path: Path) -> None:
-    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    network = CohereForCausalLM(CohereConfig(vocab_size=VOCAB, logit_scale=0.1, num_key_value_heads=1, **shape))
-    cohere: LanguageModel = opened(saved(network, tmp_path / "cohere"))
-    with pytest.raises(ConfigError, match="is a cohere, which changes its logits after the head"):
-        check_head(cohere)
+        assert_close(theirs, gemma.logits(gemma.hidden(TOKENS[:, :TARGET])), rtol=0, atol=1e-5)

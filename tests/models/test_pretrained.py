@@ -237,7 +237,7 @@ def test_a_folder_without_a_checkpoint_is_refused_before_it_is_opened(tmp_path: 
 
 def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path: Path) -> None:
     folder = saved(GPT2LMHeadModel(GPT2), tmp_path / "checkpoint")
-    with pytest.raises(ConfigError, match="tokenizer: has 259 tokens, the checkpoint's embedding 258"):
+    with pytest.raises(ConfigError, match="tokenizer: gives ids up to 258, and the checkpoint's embedding has 258 rows"):
         Pretrained(source=str(folder)).build(259, seed=0)
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from tests.covering import all_values
 from tests.models.small import LENGTH, SCALINGS, TOKENS, VOCAB, opened, saved, strategy
-from torch.nn import functional as F
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
@@ -59,7 +58,7 @@ def network(rope_type: str, **more: Any) -> PreTrainedModel:
 
 def logits(model: LanguageModel, length: int) -> torch.Tensor:
     with torch.no_grad():
-        return F.linear(model.hidden(TOKENS[:, :length]), *model.head)
+        return model.logits(model.hidden(TOKENS[:, :length]))
 
 
 def assert_plain_transformers_agrees(model: LanguageModel, folder: Path) -> None:

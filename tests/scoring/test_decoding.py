@@ -40,7 +40,7 @@ def token_by_token(model: LanguageModel, prefix: np.ndarray, count: int) -> list
     for _ in range(count):
         with torch.no_grad():
             states = model.hidden(torch.tensor([text]))
-            text.append(int(torch.nn.functional.linear(model.head_inputs(states[0, -1]), *model.head).argmax()))
+            text.append(int(model.logits(states[0, -1]).argmax()))
     return text[len(prefix) :]
 
 
@@ -93,7 +93,7 @@ def test_an_autoencoder_encodes_whole_segments_of_what_it_wrote() -> None:
         encoded = 2 * BLOCK if text.shape[1] < 2 * BLOCK + segment else 2 * BLOCK + segment
         with torch.no_grad():
             states = model.network.base_model(text[:, encoded - 1 :], text[:, :encoded]).last_hidden_state
-            best = torch.nn.functional.linear(states[:, -1], *model.head).argmax(-1, keepdim=True)
+            best = model.logits(states[:, -1]).argmax(-1, keepdim=True)
         text = torch.cat([text, best], dim=1)
     np.testing.assert_array_equal(written, text[:, prefix.shape[1] :].numpy())
 

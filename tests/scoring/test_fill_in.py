@@ -27,6 +27,8 @@ class Watched(LanguageModel):
         self.network.set_attn_implementation("elongate")
         self.mask_token = MASK
         self.read: list[torch.Tensor] = []
+        assert self.adjustment is not None  # found by a call
+        self.read.clear()
 
     def hidden(self, inputs: Any, *others: Any, **more: Any) -> Any:
         self.read.append(inputs)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from tests.exotic import exotic
 from tests.networks import VOCAB, network
 from torch.nn import functional as F
 
@@ -69,3 +70,29 @@ def test_answers_beyond_the_table_of_positions_are_nan() -> None:
     totals, written = LeftToRight().answers(model, prefix[:, : 66 - SIZE], TEXTS[:, None, :SIZE])
     assert np.isnan(totals).all()
     assert not written.any()
+
+
+# -- caches that cannot be repeated, or do not tell where chunks begin -----------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["lfm2", "bamba", "llama4", "gpt_oss"])
+def test_answers_and_continuations_are_those_of_transformers_without_a_cache(kind: str) -> None:
+    model, plain = LanguageModel(exotic(kind).eval(), kind), exotic(kind, "eager").eval()
+    prefix, choices = TEXTS[:, :16], np.stack([TEXTS[:, 16:19], TEXTS[:, 19:22]], axis=1)
+    totals, _ = LeftToRight().answers(model, prefix, choices)
+    for number in range(2):
+        tokens = torch.from_numpy(np.concatenate([prefix, choices[:, number]], axis=1))
+        with torch.no_grad():
+            chances = plain(tokens, use_cache=False).logits[:, 15:-1].log_softmax(-1)
+        assert_allclose(totals[:, number], chances.gather(-1, tokens[:, 16:, None]).sum((1, 2)), rtol=1e-4)
+    written = LeftToRight().continuation(model, prefix, 4, lambda tokens: False)
+    texts = torch.from_numpy(prefix)
+    for _ in range(4):
+        with torch.no_grad():
+            texts = torch.cat([texts, plain(texts, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
+    assert np.array_equal(np.stack(written or []), texts[:, 16:])
+
+
+def test_a_cache_is_used_where_it_gives_the_same() -> None:
+    assert built("llama-2").continues_from_cache
+    assert not LanguageModel(exotic("bamba").eval(), "bamba").continues_from_cache

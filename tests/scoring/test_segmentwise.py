@@ -24,7 +24,7 @@ def test_losses_are_those_of_each_segment_alone(size: int, latents: int) -> None
     for start in range(segment, 25, segment):
         stop = min(start + segment, 25)
         hidden = model.hidden(tokens[:, start - 1 : stop - 1], context=tokens[:, :start])
-        logits = F.linear(hidden, *model.head).detach()
+        logits = model.logits(hidden).detach()
         expected = F.cross_entropy(logits.flatten(0, 1), tokens[:, start:stop].flatten(), reduction="none")
         assert_allclose(losses[:, start:stop].flatten(), expected, rtol=1e-10)
 
@@ -42,7 +42,7 @@ def test_an_answer_is_as_likely_as_its_tokens_one_after_the_other(prefix: int) -
     def chances(text: np.ndarray) -> torch.Tensor:
         tokens = torch.from_numpy(text)[None]
         hidden = model.hidden(tokens[:, encoded - 1 :], context=tokens[:, :encoded])
-        return F.linear(hidden[0, -1], *model.head).log_softmax(-1).detach()
+        return model.logits(hidden[0, -1]).log_softmax(-1).detach()
 
     for row in range(2):  # one choice of each text is what greedy decoding writes
         first = int(chances(texts[row]).argmax())

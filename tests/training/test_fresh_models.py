@@ -43,7 +43,7 @@ def test_a_run_of_every_fresh_model(word: str, start: Workshop, tmp_path: Path) 
     ours = Pretrained(source=str(directory.model)).build(opened.config.vocab_size, seed=0)
     tokens = torch.randint(256, (2, 128), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = torch.nn.functional.linear(ours.head_inputs(ours.hidden(tokens)), *ours.head)
+        logits = ours.logits(ours.hidden(tokens))
         assert_close(opened(tokens).logits, logits, rtol=0, atol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(directory.model)
     assert tokenizer.mask_token_id == (257 if masked else None)

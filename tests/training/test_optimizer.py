@@ -68,3 +68,17 @@ def test_adafactor_needs_a_twentieth_of_the_state_of_adamw_at_the_default_size(b
         sizes[word] = _state_bytes(optimizers)
     assert sizes["adamw"] >= 2 * 4 * sum(p.numel() for p in network.parameters())
     assert sizes["adafactor"] <= 0.05 * sizes["adamw"]
+
+
+def test_the_logged_rate_of_adafactor_is_the_one_that_is_applied(build_tiny: Callable[..., Any]) -> None:
+    """Under a constant gradient every step is the sign of the gradient, times the rate and the parameter's own size."""
+    optimizer = build_tiny("optimizer=adafactor", "optimizer.lr=0.5").optimizer
+    layer = torch.nn.Linear(1, 4, bias=False)
+    (torch_optimizer,) = optimizer.build(layer)
+    applied = []
+    for _ in range(9):
+        before = layer.weight.detach().clone()
+        layer.weight.grad = torch.ones_like(before)
+        torch_optimizer.step()
+        applied.append(float((before - layer.weight.detach()).abs().mean() / before.square().mean().sqrt()))
+    torch.testing.assert_close(applied, [optimizer.step_size(0.5, step) for step in range(1, 10)], rtol=1e-5, atol=0)

@@ -103,4 +103,6 @@ def _remedy(group: str, missing: frozenset[str], has: frozenset[str], original_l
         return "use context/attention=full" if "regions" in missing else "use context/attention=window"
     if "learned_positions" in has:
         return f"use context/position=interpolate, or context=none with context.target_length={original_length}"
-    return "use context/position=yarn" if "rotary" in has else "use model=gpt"
+    if "rotary" in has:
+        return "use context/position=yarn"
+    return "use context=none" if "computed_positions" in has else "use model=gpt"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elongate.data.files import digest, files_below
+from elongate.data.files import File, digest, files_below
+from elongate.data.hub_files import check_nesting, damaged_file
 from elongate.data.source import Document, Source, text_of
-from elongate.errors import ConfigError, first_line, require
+from elongate.errors import ConfigError, require
+from elongate.foreign import foreign, reason
 from elongate.hub import hub_answers
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Hub(Source):
     def fingerprint(self) -> str:
         settings = (self.name, self.split, self.field, self.revision, self.num_documents)
         if self._is_local():
-            return digest(files_below(Path(self.path).expanduser()), "hub", *settings)
+            return digest(self._files(), "hub", *settings)
         return hashlib.sha256(json.dumps(["hub", self.path, *settings]).encode()).hexdigest()
 
     def _is_local(self) -> bool:
@@ -72,26 +74,34 @@ class Hub(Source):
             features = self._load().features or {}
         return {column: kind.names for column, kind in features.items() if isinstance(kind, ClassLabel)}
 
-    @contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
+    def _one_line_errors(self) -> AbstractContextManager[None]:
         """Turns every fault of the library into one line."""
-        from datasets.exceptions import DatasetsError
+        return foreign(self._refusal, _cause)
 
-        try:
-            yield
-        except (DatasetsError, OSError, ValueError) as fault:
-            # The message "An error occurred while generating the dataset" does not help; its cause does.
-            reason = first_line(fault.__cause__ if isinstance(fault.__cause__, Exception) else fault)
-            remedy = "check the id, name, split and revision at huggingface.co/datasets"
-            if self._is_local():
-                remedy = "check the files, name and split"
-            raise ConfigError("path", self.path, f"cannot be loaded ({reason})", remedy) from fault
+    def _refusal(self, why: str) -> ConfigError:
+        if not self._is_local():
+            return ConfigError(
+                "path", self.path, f"cannot be loaded ({why})", "check the id, name, split and revision at huggingface.co/datasets"
+            )
+        file = damaged_file(self._files())
+        return ConfigError("path", file or self.path, f"cannot be loaded ({why})", "check the files, name and split")
+
+    def _files(self) -> list[File]:
+        return files_below(Path(self.path).expanduser())
 
     def _load(self) -> Dataset | IterableDataset:
         import datasets
 
         path = str(Path(self.path).expanduser()) if self._is_local() else self.path
-        if not self._is_local():
+        # It logs a fault before it raises it.
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+        if self._is_local():
+            files = self._files()
+            require(
+                any(file.path.stat().st_size for file in files), "path", path, "contains no file with text", "give {key} another folder"
+            )
+            check_nesting(files)
+        else:
             looks_local = path.count("/") > 1 or path.startswith((".", "/", "~"))
             require(not looks_local, "path", path, "no such folder", "give {key} a folder or a hub id (owner/name)")
             rule = "no such folder here, and the hub cannot be reached to look there"
@@ -100,3 +110,10 @@ class Hub(Source):
         options = {"split": self.split, "revision": self.revision, "streaming": self.streaming}
         rows: Dataset | IterableDataset = datasets.load_dataset(path, self.name, **options)
         return rows
+
+
+def _cause(fault: BaseException) -> str:
+    """The message "An error occurred while generating the dataset" does not help; its cause does."""
+    from datasets.exceptions import DatasetGenerationError
+
+    return reason(fault.__cause__ if isinstance(fault, DatasetGenerationError) and fault.__cause__ else fault)

@@ -10,6 +10,7 @@ from typing import Any
 from elongate.data.files import File, digest, find_files
 from elongate.data.source import Document, Source, text_of
 from elongate.errors import ConfigError, require
+from elongate.foreign import foreign
 
 
 @dataclass(kw_only=True)
@@ -41,9 +42,12 @@ class Jsonl(Source):
 def parsed(line: bytes, where: str) -> Any:
     """The value of a line of JSON. Raises `ConfigError` with the place `where`."""
     try:
-        return json.loads(line.decode("utf-8-sig").rstrip())
+        text = line.decode("utf-8-sig").rstrip()
     except UnicodeDecodeError as fault:
         raise ConfigError("path", where, "this line is not UTF-8", "fix or remove it") from fault
-    except json.JSONDecodeError as fault:
-        rule = f"this line is not JSON ({fault.msg} at column {fault.colno})"
-        raise ConfigError("path", where, rule, "fix or remove it") from fault
+    with foreign(lambda reason: ConfigError("path", where, f"this line cannot be read ({reason})", "fix or remove it")):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as fault:
+            rule = f"this line is not JSON ({fault.msg} at column {fault.colno})"
+            raise ConfigError("path", where, rule, "fix or remove it") from fault

@@ -91,18 +91,28 @@ def pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
+def _another_field(field: str, record: dict[str, Any]) -> str:
+    """A remedy: the field with a text whose name is nearest, or what to do with a record that has none."""
+    texts = [name for name, value in record.items() if isinstance(value, str)]
+    if nearest := get_close_matches(field, texts, n=1, cutoff=0.0):
+        return f"use {{key}}={nearest[0]}"
+    chats = [name for name, value in record.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if chats:
+        return f'{chats[0]} contains a chat: write each as one text, such as that of its chat template, in records like {{"text": "…"}}'
+    return 'write records like {"text": "…"}'
+
+
 def text_of(record: Any, field: str, where: str) -> str:
     """The text of one record. Raises `ConfigError` with the place `where` and the nearest field that exists."""
     if not isinstance(record, dict):
         rule = f"{where} is a {type(record).__name__}, not an object with fields"
         raise ConfigError("field", field, rule, 'write records like {"text": "…"}')
     if field not in record:
-        nearest = get_close_matches(field, record, n=1, cutoff=0.0) or ["…"]
-        known = ", ".join(record) or "none"
-        raise ConfigError("field", field, f"{where} has no such field (it has: {known})", f"use {{key}}={nearest[0]}")
+        rule = f"{where} has no such field (it has: {', '.join(record) or 'none'})"
+        raise ConfigError("field", field, rule, _another_field(field, record))
     text = record[field]
-    rule = f"{where} has a {type(text).__name__} in this field, not a text"
     if not isinstance(text, str):
-        raise ConfigError("field", field, rule, "name another field with {key}=<name>")
+        rule = f"{where} has a {type(text).__name__} in this field, not a text"
+        raise ConfigError("field", field, rule, _another_field(field, record))
     # Half a surrogate pair, which JSON can spell, has no bytes in UTF-8.
     return text.encode("utf-8", errors="replace").decode("utf-8")

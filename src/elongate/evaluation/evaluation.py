@@ -48,6 +48,8 @@ class Evaluation(Presentation, ABC):
     word: ClassVar[str]
     is_measured: ClassVar[bool] = True  # false: it draws conclusions from what others have measured
 
+    compares: ClassVar[tuple[str, ...]] = ()  # evaluations whose samples it compares: it needs one of them
+
     def check_alone(self) -> None:  # most evaluations need no other model
         """Raise `ConfigError` if it cannot be measured on one model alone."""
 

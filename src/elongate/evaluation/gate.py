@@ -37,6 +37,7 @@ class Gate(GatePresentation, Evaluation):
     share_margin: float = 0.05  # by which the share of right answers may fall, 0 to 1
 
     is_measured: ClassVar[bool] = False
+    compares: ClassVar[tuple[str, ...]] = ("curve", "retrieval")
 
     def __post_init__(self) -> None:
         require(self.loss_margin >= 0, "loss_margin", self.loss_margin, "must be at least 0 nats", "use {key}=0.05")

@@ -138,6 +138,7 @@ class LongPPL(LongPPLPresentation, Evaluation):
 
     def _evaluator(self, setting: Setting, length: int) -> LanguageModel:
         """The evaluator's model. Raises `ConfigError` if it cannot read such texts as it was measured."""
+        from elongate.models.compatibility import check_network
         from elongate.models.pretrained import Pretrained, check_vocabulary
 
         assert self.evaluator is not None, "only called with an evaluator"
@@ -149,6 +150,7 @@ class LongPPL(LongPPLPresentation, Evaluation):
             rule = f"was measured with attention {attention}, and is read with full attention here"
             require(attention == "full", "", "", rule, "name another")
             require("causal" in found.has, "", "", "does not read from left to right", "name a causal model")
+            check_network(found)
             reaches = found.last_position(length - 1) == length - 1
             require(reaches, "", "", f"has no positions for {length} tokens", "use a shorter evaluation.longppl.length")
         except ConfigError as fault:

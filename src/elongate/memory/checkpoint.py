@@ -111,15 +111,28 @@ def _mlps(network: nn.Module) -> list[nn.Module]:
     return [layer.mlp for layer in layers if hasattr(layer, "mlp")]
 
 
-def _apply_in_pieces(forward: Callable[[Tensor], Tensor], size: int, states: Tensor) -> Tensor:
+def _apply_in_pieces(forward: Callable[..., Any], size: int, states: Tensor, *others: Tensor) -> Any:
     """Apply the module to a few tokens at a time and recompute each piece in the backward pass."""
     import torch
     from torch.utils.checkpoint import checkpoint
 
     if states.shape[1] <= size:
-        return forward(states)
-    # GPT-2 flattens rows and tokens with a view, so each piece must be contiguous.
-    pieces = [piece.contiguous() for piece in states.split(size, dim=1)]
+        return forward(states, *others)
+    # GPT-2 flattens rows and tokens with a view, so each piece must be contiguous. Cloned: a router with noise
+    # (Mixtral) changes the piece in place. MLPs of BLOOM and MPT also take the residual.
+    cut = (tensor.split(size, dim=1) for tensor in (states, *others))
+    pieces = [[part.clone(memory_format=torch.contiguous_format) for part in parts] for parts in zip(*cut, strict=True)]
     if not torch.is_grad_enabled():
-        return torch.cat([forward(piece) for piece in pieces], dim=1)
-    return torch.cat([checkpoint(forward, piece, use_reentrant=False) for piece in pieces], dim=1)
+        return _joined([forward(*piece) for piece in pieces], len(states))
+    return _joined([checkpoint(forward, *piece, use_reentrant=False) for piece in pieces], len(states))
+
+
+def _joined(pieces: list[Any], rows: int) -> Any:
+    """Join what the module returned for each piece: states, or several tensors with a row per token (gpt-oss)."""
+    import torch
+
+    if isinstance(pieces[0], tuple):
+        return tuple(_joined(list(parts), rows) for parts in zip(*pieces, strict=True))
+    if pieces[0].ndim > 2:
+        return torch.cat(pieces, dim=1)
+    return torch.cat([piece.unflatten(0, (rows, -1)) for piece in pieces], dim=1).flatten(0, 1)

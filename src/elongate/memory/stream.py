@@ -74,6 +74,9 @@ class Stream(Plan):
 
     def check_model(self, model: LanguageModel) -> None:
         self.check_able(model.has, model.word)
+        if "regions" not in model.has:
+            rule = f"cannot train a {model.network.config.model_type}, whose attention does not use the interface of transformers"
+            raise ConfigError("memory", self.word, rule, "use memory=checkpoint")
         if not model.meets_in_attention:
             rule = f"cannot train a {model.network.config.model_type}: its tokens interact outside its attention"
             raise ConfigError("memory", self.word, rule, "use memory=checkpoint")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from elongate.context.position.rotary import Rotary
 from elongate.errors import require
-from elongate.models.checks import require_grouped_heads, require_heads, require_positive, require_theta
+from elongate.models.checks import require_export_dtype, require_grouped_heads, require_heads, require_positive, require_theta
 from elongate.models.model import Model
 from elongate.models.source import ModelSource
 
@@ -39,6 +39,7 @@ class BidirectionalAutoencoder(Model):
     rope_theta: float = 10_000.0  # above 1
     tie_weights: bool = True  # the head is the embedding
     encoder: str | None = None  # hub id or folder of a pretrained BERT; null: random weights
+    export_dtype: str = "auto"  # of the exported weights: auto (float32), float32, bfloat16 or float16
 
     word: ClassVar[str] = "bidirectional_autoencoder"
     fresh: ClassVar[bool] = True
@@ -46,6 +47,7 @@ class BidirectionalAutoencoder(Model):
     has: ClassVar[frozenset[str]] = frozenset({"bidirectional", "autoencoder", "rotary", "computed_positions"})
 
     def __post_init__(self) -> None:
+        require_export_dtype(self)
         sizes = ("original_length", "block_length", "latents_per_block", "num_encoder_layers", "num_decoder_layers")
         require_positive(self, *sizes, "dim", "num_heads", "num_kv_heads", "mlp_dim")
         require_theta(self.rope_theta)

@@ -42,5 +42,11 @@ def require_theta(theta: float) -> None:
     require(theta > 1, "rope_theta", theta, "must be above 1", "use {key}=10000")
 
 
+def require_export_dtype(model: Any) -> None:
+    """Raises `ConfigError` for a word that names no dtype of exported weights."""
+    rule = "must be auto, float32, bfloat16 or float16"
+    require(model.export_dtype in ("auto", "float32", "bfloat16", "float16"), "export_dtype", model.export_dtype, rule, "use {key}=auto")
+
+
 def _default(model: Any, name: str) -> Any:
     return type(model).__dataclass_fields__[name].default

@@ -19,14 +19,19 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 
 from elongate.context.position.position import Position
 from elongate.errors import ConfigError
+from elongate.models.saving import save_network
+from elongate.models.source import ModelSource
+from elongate.models.stored_dtype import StoredDtypes
 
 VARIANT = "elongate"  # transformers' name for another set of weights: model.elongate.safetensors
 _TYPE, _ARCHITECTURE = "elongate-", "Elongate"
 
 
-def save(network: PreTrainedModel, position: Position, original_length: int, length: int, folder: Path) -> None:
+def save(
+    network: PreTrainedModel, position: Position, original_length: int, length: int, folder: Path, dtypes: StoredDtypes | None = None
+) -> None:
     """Write the folder. `position` was set for a model of `original_length` and sequences of `length` tokens."""
-    network.save_pretrained(folder, safe_serialization=True, variant=VARIANT)
+    save_network(network, folder, StoredDtypes() if dtypes is None else dtypes, VARIANT)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["model_type"] = _TYPE + config["model_type"]
@@ -36,18 +41,28 @@ def save(network: PreTrainedModel, position: Position, original_length: int, len
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def read_config(**source: Any) -> tuple[PreTrainedConfig, dict[str, Any] | None]:
+def read_config(key: str, source: ModelSource) -> tuple[PreTrainedConfig, dict[str, Any] | None]:
     """Return the configuration as transformers knows it, and our part of it (None: a plain checkpoint).
 
-    `source`: the arguments of `from_pretrained`.
+    Raises `ConfigError`, which names `key`, and what transformers raises.
     """
-    config, _ = PreTrainedConfig.get_config_dict(**source)
+    config, _ = PreTrainedConfig.get_config_dict(**source.arguments())
     kind = str(config.pop("model_type", ""))
     if not kind.startswith(_TYPE):
-        return AutoConfig.from_pretrained(**source), None
-    ours = config.pop("elongate")
-    config["architectures"] = [name.removeprefix(_ARCHITECTURE) for name in config["architectures"]]
-    return CONFIG_MAPPING[kind.removeprefix(_TYPE)].from_dict(config), ours
+        return AutoConfig.from_pretrained(**source.arguments()), None
+    ours, names, known = config.pop("elongate", None), config.get("architectures"), kind.removeprefix(_TYPE)
+    if not (_is_complete(ours) and isinstance(names, list) and all(isinstance(name, str) for name in names) and known in CONFIG_MAPPING):
+        raise source.damaged(key, "its config.json is not as Elongate writes it")
+    config["architectures"] = [name.removeprefix(_ARCHITECTURE) for name in names]
+    return CONFIG_MAPPING[known].from_dict(config), ours
+
+
+def _is_complete(ours: Any) -> bool:
+    """Return whether our part of a configuration has the form that `save` gives it."""
+    if not isinstance(ours, dict) or not isinstance(position := ours.get("position"), dict):
+        return False
+    lengths = [ours.get(key) for key in ("original_length", "length")]
+    return isinstance(position.get("word"), str) and all(type(length) is int and length > 0 for length in lengths)
 
 
 def read_position(ours: dict[str, Any], source: str) -> Position:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from elongate.context.position.rotary import Rotary
-from elongate.models.checks import require_grouped_heads, require_heads, require_positive, require_theta
+from elongate.models.checks import require_export_dtype, require_grouped_heads, require_heads, require_positive, require_theta
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ class Gpt(Model):
     mlp_dim: int = 352  # width of the MLP, at least 1
     rope_theta: float = 10_000.0  # above 1
     tie_weights: bool = True  # the head is the embedding
+    export_dtype: str = "auto"  # of the exported weights: auto (float32), float32, bfloat16 or float16
 
     word: ClassVar[str] = "gpt"
     fresh: ClassVar[bool] = True
     has: ClassVar[frozenset[str]] = frozenset({"causal", "rotary", "computed_positions", "regions"})
 
     def __post_init__(self) -> None:
+        require_export_dtype(self)
         require_positive(self, "original_length", "num_layers", "dim", "num_heads", "num_kv_heads", "mlp_dim")
         require_theta(self.rope_theta)
         require_heads(self.dim, self.num_heads, pairs=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from elongate.models.checks import require_dropouts, require_heads, require_positive
+from elongate.models.checks import require_dropouts, require_export_dtype, require_heads, require_positive
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ class Gpt2(Model):
     mlp_dim: int = 512  # width of the MLP, at least 1
     dropout: float = 0.1  # of embeddings and of the output of each sublayer, in [0, 1)
     attention_dropout: float = 0.0  # in [0, 1); above 0 memory is quadratic in the length
+    export_dtype: str = "auto"  # of the exported weights: auto (float32), float32, bfloat16 or float16
 
     word: ClassVar[str] = "gpt2"
     fresh: ClassVar[bool] = True
     has: ClassVar[frozenset[str]] = frozenset({"causal", "learned_positions", "regions"})
 
     def __post_init__(self) -> None:
+        require_export_dtype(self)
         require_positive(self, "original_length", "num_layers", "dim", "num_heads", "mlp_dim")
         require_heads(self.dim, self.num_heads)
         require_dropouts(self, "dropout", "attention_dropout")

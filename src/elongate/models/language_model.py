@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from elongate.context.attention.attention import Attention, Pattern
@@ -25,11 +25,14 @@ from elongate.context.attention.kernel.layout import Layout
 from elongate.context.attention.kernel.verification import verify_attention
 from elongate.context.position.position import Position
 from elongate.context.strategy import Strategy
-from elongate.models import elongate_format
+from elongate.models import calls, elongate_format
+from elongate.models.adjustment import find_adjustment
 from elongate.models.gradient_sink import GradientSink
-from elongate.models.head import HeadWeights, head_transform, head_weights
+from elongate.models.head import Adjustment, Head, head_transform, head_weights
+from elongate.models.parts import head_dim, language_body, language_config, language_part, layer_config
 from elongate.models.positions import NetworkPositions
-from elongate.models.rotary import head_dim
+from elongate.models.saving import save_network
+from elongate.models.stored_dtype import StoredDtypes
 
 # Show one progress bar at a time: the one of the training.
 transformers_logging.disable_progress_bar()
@@ -48,6 +51,11 @@ class LanguageModel:
         self.attention: Pattern = Full()
         self.positions = NetworkPositions(network)
         self.mask_token: int | None = None  # the token that hides others; None: the tokenizer has none
+        if language_part(network) is not network:
+            # Only the language part of a multimodal network is trained.
+            network.requires_grad_(False)
+            for part in (self.body, network.get_output_embeddings()):
+                part.requires_grad_(True)
 
     # -- properties --------------------------------------------------------------------------------
 
@@ -57,15 +65,31 @@ class LanguageModel:
         return self.positions.reach
 
     @property
+    def vocab_size(self) -> int:
+        """Return the number of tokens that have an embedding. Not every configuration states it in the same place."""
+        return int(self.network.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr, operator, index]  # a matrix
+
+    @property
     def has(self) -> frozenset[str]:
         """Return the properties that strategies, objectives and memory plans can rely on."""
         direction = ("causal",) if self.is_causal else ("bidirectional", "masked")
-        return frozenset({"regions", *self.positions.has, *direction})
+        attention = ("regions",) if calls.uses_interface(self.network) else ()
+        return frozenset({*attention, *self.positions.has, *direction})
 
     @property
     def position(self) -> Position:
         """Return the context position that is set."""
         return self.positions.current
+
+    @property
+    def body(self) -> PreTrainedModel:
+        """Return what maps tokens to hidden states."""
+        return language_body(self.network)
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """Return the configuration of the language part."""
+        return language_config(self.network)
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +104,7 @@ class LanguageModel:
         with self.probed():
             states, changed = (self.hidden(text)[:, :-1] for text in (tokens, other))
         # Experts multiply the tokens that they share in one product, whose rounding depends on all of them.
-        return bool((states - changed).norm() <= 1e-5 * states.norm())
+        return calls.same_states(changed, states, 1e-5)
 
     @cached_property
     def meets_in_attention(self) -> bool:
@@ -89,13 +113,13 @@ class LanguageModel:
         A short text then has the same hidden states in two chunks as in one.
         """
         length = min(24, self.original_length)
-        tokens = torch.arange(1, length + 1, device=self.device)[None] % self.network.config.vocab_size
+        tokens = torch.arange(1, length + 1, device=self.device)[None] % self.vocab_size
         layout, kept = self.layout(tokens, None), KeyValueStore(past={})
         with self.probed():
             whole = self.hidden(tokens, None)
             chunks = ((0, length // 2), (length // 2, length))
             halves = [self.hidden(tokens[:, slice(*chunk)], None, layout.for_chunk(chunk, kept)) for chunk in chunks]
-        return torch.allclose(torch.cat(halves, dim=1), whole, rtol=1e-3, atol=1e-3)
+        return calls.same_states(torch.cat(halves, dim=1), whole)
 
     @cached_property
     def separates_documents(self) -> bool:
@@ -111,7 +135,23 @@ class LanguageModel:
             together = self.hidden(tokens, positions)
             alone = torch.cat([self.hidden(document) for document in tokens.split(length, dim=1)], dim=1)
         self.attention = attention
-        return torch.allclose(together, alone, rtol=1e-3, atol=1e-3)
+        return calls.same_states(together, alone)
+
+    @cached_property
+    def continues_from_cache(self) -> bool:
+        """Return whether transformers computes a text from a cache of its start as it does without one."""
+        tokens = self.probe_text(16)
+        self.set_text_length(tokens.shape[1])
+        with self.probed():
+            return calls.continues_from_cache(self.network, tokens)
+
+    @cached_property
+    def receives_layouts(self) -> bool:
+        """Return whether layouts reach the attention of the layers, after a remedy where layers drop them."""
+        if not calls.uses_interface(self.network):
+            return False
+        with self.probed():
+            return calls.receives_layouts(self.network, self.body, self.probe_text(2))
 
     # -- computing ---------------------------------------------------------------------------------
 
@@ -151,7 +191,7 @@ class LanguageModel:
         assert context is None, "objectives that have one are refused"
         arguments = self.call_arguments(inputs, positions, layout)
         with self.autocast():
-            return self.network.base_model(input_ids=inputs, use_cache=False, **arguments).last_hidden_state
+            return self.body(input_ids=inputs, use_cache=False, **arguments).last_hidden_state
 
     def call_arguments(
         self,
@@ -165,13 +205,28 @@ class LanguageModel:
         self.set_text_length(layout.length, positions)
         numbers = self.positions.numbers(inputs, positions, layout.chunk, self.attention.rotates)
         # Where torch's own attention computes the same, leave it to transformers, torch and their compiler.
-        ours = {} if layout.is_plain and layout.store is None else {"layout": layout}
+        needed = not layout.is_plain or layout.store is not None
+        ours = {"layout": layout} if needed and self.receives_layouts else {}
         return {"position_ids": numbers, **ours}
 
     @property
-    def head(self) -> HeadWeights:
-        """Return the matrix and the bias that map states to logits."""
-        return head_weights(self.network)
+    def head(self) -> Head:
+        """Return what maps states to logits."""
+        return Head(*head_weights(self.network), self.adjustment or Adjustment())
+
+    @cached_property
+    def adjustment(self) -> Adjustment | None:
+        """Return what the network does to its logits after the head; None: something that is not supported.
+
+        Raises `ValueError` if our attention does not support the network.
+        """
+        tokens = self.probe_text(8)
+
+        def run() -> Tensor:
+            return self.network(input_ids=tokens, use_cache=False, **self.call_arguments(tokens)).logits
+
+        with self.probed(), self.autocast():
+            return find_adjustment(self.network, self.head_inputs(self.hidden(tokens)), run)
 
     def head_inputs(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch width"]:
         """Return what the matrix of the head is applied to: in a causal network, the last hidden states."""
@@ -182,14 +237,13 @@ class LanguageModel:
 
     def logits(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         """Return the logits of a few hidden states. Losses of whole texts never need them."""
-        weight, bias = self.head
-        return nn.functional.linear(self.head_inputs(states).to(weight.dtype), weight, bias)
+        return self.head.logits(self.head_inputs(states))
 
     def probe_text(self, length: int) -> Int[Tensor, "1 length"]:
         """Return a row of different tokens without padding, not longer than the positions reach."""
-        config = self.network.config
+        config = self.config
         padding = getattr(config, "pad_token_id", None)  # RoBERTa-style models give it no position
-        words = torch.tensor([word for word in range(config.vocab_size) if word != padding], device=self.device)
+        words = torch.tensor([word for word in range(self.vocab_size) if word != padding], device=self.device)
         return words[torch.arange(self.last_position(length - 1) + 1) % len(words)][None]
 
     @contextmanager
@@ -231,7 +285,7 @@ class LanguageModel:
     def attend(self, attention: Attention, original_length: int, length: int) -> dict[str, Any]:
         """Set and verify the attention for sequences of `length` tokens. Weights and positions stay the same."""
         self.attention = attention.for_length(length, original_length)
-        config = self.network.config
+        config = layer_config(self.config)
         heads = config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         layout = self.layout(torch.zeros(1, length, dtype=torch.long), None)
@@ -251,9 +305,10 @@ class LanguageModel:
         """Return the number of all weights."""
         return sum(p.numel() for p in self.network.parameters())
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, dtypes: StoredDtypes | None = None) -> None:
         """Write a folder for `from_pretrained`; with a position that plain transformers lacks, in our own format."""
+        stored = StoredDtypes() if dtypes is None else dtypes
         if self.position.is_plain:
-            self.network.save_pretrained(folder, safe_serialization=True)
+            save_network(self.network, folder, stored)
         else:
-            elongate_format.save(self.network, self.position, *self.positions.lengths, folder)
+            elongate_format.save(self.network, self.position, *self.positions.lengths, folder, stored)

@@ -7,11 +7,13 @@ that training and evaluation need. No other package distinguishes architectures.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from elongate.context.position.rotary import Rotary
     from elongate.models.language_model import LanguageModel
+    from elongate.models.stored_dtype import StoredDtypes
 
 
 class Model(ABC):
@@ -23,6 +25,7 @@ class Model(ABC):
     original_length: int | None  # tokens; None: unknown until the model is opened
     block_length: int = 1  # tokens that are encoded together; an objective encodes whole blocks
     attention_dropout: float = 0.0  # of attention weights in training; above 0 their whole matrix must exist
+    export_dtype: str = "auto"  # of the exported weights: auto (that of the checkpoint), float32, bfloat16 or float16
 
     @property
     def rotary(self) -> Rotary | None:
@@ -37,6 +40,21 @@ class Model(ABC):
     @property
     def fingerprint(self) -> str | None:
         """Return a hash that changes with the stored weights; None if there are none, or a hub keeps them."""
+        return None
+
+    def stored_dtypes(self) -> StoredDtypes:
+        """Return the dtypes in which the model is exported: `export_dtype`, or those of the checkpoint."""
+        import torch
+
+        from elongate.models.stored_dtype import StoredDtypes, read_stored_dtypes
+
+        if self.export_dtype != "auto":
+            return StoredDtypes(getattr(torch, self.export_dtype))
+        folder = self.files()
+        return StoredDtypes() if folder is None else read_stored_dtypes(folder)
+
+    def files(self) -> Path | None:
+        """Return the folder of the checkpoint's files; None for a model with random weights."""
         return None
 
     @abstractmethod

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from elongate.context.position.rotary import Rotary
 from elongate.errors import require
-from elongate.models.checks import require_dropouts, require_heads, require_positive, require_theta
+from elongate.models.checks import require_dropouts, require_export_dtype, require_heads, require_positive, require_theta
 from elongate.models.model import Model
 
 if TYPE_CHECKING:
@@ -31,12 +31,14 @@ class ModernBert(Model):
     local_length: int = 64  # tokens that a local layer sees besides the query's own, half on either side; even
     rope_theta: float = 10_000.0  # above 1
     dropout: float = 0.0  # of embeddings and within the MLP, in [0, 1)
+    export_dtype: str = "auto"  # of the exported weights: auto (float32), float32, bfloat16 or float16
 
     word: ClassVar[str] = "modernbert"
     fresh: ClassVar[bool] = True
     has: ClassVar[frozenset[str]] = frozenset({"bidirectional", "masked", "rotary", "computed_positions", "regions"})
 
     def __post_init__(self) -> None:
+        require_export_dtype(self)
         counts = ("original_length", "num_layers", "dim", "num_heads", "mlp_dim", "global_every", "local_length")
         require_positive(self, *counts)
         require_heads(self.dim, self.num_heads, pairs=True)

@@ -6,17 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elongate.context.position.none import Unchanged
 from elongate.context.position.position import Position
 from elongate.errors import ConfigError
+from elongate.models.parts import language_body, language_config, layer_config
 from elongate.models.rotary import RotaryPositions
 from elongate.models.tables import LearnedPositions
 
@@ -25,7 +27,7 @@ class NetworkPositions:
     """Sets the positions of a network and numbers the tokens of a call."""
 
     def __init__(self, network: PreTrainedModel) -> None:
-        self.network = network
+        self.network, self.config = network, language_config(network)
         self.rotary = RotaryPositions(network)
         self.learned = LearnedPositions(network)
         self.slopes: tuple[float, ...] | None = None  # subtracted from a head's scores per token of distance
@@ -40,16 +42,29 @@ class NetworkPositions:
             return frozenset({"computed_positions"})
         if self.rotary:
             return frozenset({"rotary", "computed_positions"})
-        return frozenset({"learned_positions"}) if self.learned else frozenset()
+        if self.learned:
+            return frozenset({"learned_positions"})
+        return frozenset() if self._has_other_table else frozenset({"computed_positions"})
+
+    @cached_property
+    def _has_other_table(self) -> bool:
+        """Return whether the network keeps numbers per position that are neither rotary nor a known table.
+
+        Without any, as in many hybrids, it reads texts of every length.
+        """
+        reach, body = getattr(self.config, "max_position_embeddings", 0), language_body(self.network)
+        tokens = body.get_input_embeddings()  # type: ignore[operator]  # every network of transformers has them
+        tables = [module for module in body.modules() if isinstance(module, nn.Embedding) and module is not tokens]
+        return any(table.num_embeddings >= reach for table in tables) or any(b.ndim > 1 and max(b.shape) >= reach for b in body.buffers())
 
     @property
     def reach(self) -> int:
         """Return the length in tokens that the positions reach to at present. Raises `ConfigError`."""
-        config = self.network.config
+        config = self.config
         if not hasattr(config, "max_position_embeddings"):
             rule = f"is a {config.model_type}, whose configuration does not say how long it was trained"
             remedy = "name a checkpoint with max_position_embeddings"
-            raise ConfigError("model.source", config.name_or_path, rule, remedy)
+            raise ConfigError("model.source", self.network.config.name_or_path, rule, remedy)
         return int(config.max_position_embeddings) - self.learned.first
 
     def place(self, position: Position, original_length: int, length: int) -> dict[str, Any]:
@@ -58,12 +73,14 @@ class NetworkPositions:
             # The position that was set when the checkpoint was opened is the one it was trained with.
             position = self.current
         self.current, self.lengths = position, (original_length, length)
+        if not (self.rotary or self.learned):
+            self.config.max_position_embeddings = max(length, self.reach)
         return position.act(self, original_length, length)
 
     def set_slopes(self, slopes: Callable[[int], Float[np.ndarray, " heads"]], length: int) -> list[float]:
         """Switch the network's own positions off, and return the slopes of its heads, which the attention applies."""
-        config = self.network.config
-        self.slopes = tuple(slopes(config.num_attention_heads).tolist())
+        config = self.config
+        self.slopes = tuple(slopes(layer_config(config).num_attention_heads).tolist())
         if self.learned:
             self.learned.switch_off(length)
         elif self.rotary:

@@ -15,6 +15,7 @@ from elongate.context.attention.kernel import blocks
 from elongate.context.attention.kernel.blocks import Block
 from elongate.context.attention.kernel.kv_store import KeyValueStore
 from elongate.models.language_model import LanguageModel
+from elongate.models.parts import layer_config
 
 _SPARSE = re.compile("window|local_attention|attention_chunk|^index_")  # settings from which length on attention is sparse
 _LONGEST = 512  # tokens of a probe: longer ones take minutes on a CPU
@@ -52,7 +53,7 @@ def kernel_rotates_alike(model: LanguageModel) -> bool:
     """Return whether full attention gives the same states when the kernel rotates queries and keys."""
     if "rope_type" not in model.positions.rotary.trained:
         return False  # layers differ, and the kernel has one set of frequencies
-    tokens = torch.arange(1, 17, device=model.device)[None] % model.network.config.vocab_size
+    tokens = torch.arange(1, 17, device=model.device)[None] % model.vocab_size
     attention = model.attention
     with model.probed():
         model.attention = Full()
@@ -65,11 +66,11 @@ def kernel_rotates_alike(model: LanguageModel) -> bool:
 
 def distance_matters(model: LanguageModel) -> bool:
     """Return whether, with slopes of zero, a token's state depends on how far away the token is that it sees."""
-    positions, attention, config = model.positions, model.attention, model.network.config
+    positions, attention, config = model.positions, model.attention, model.config
     slopes = positions.slopes
     with model.probed():
-        positions.slopes, model.attention = (0.0,) * config.num_attention_heads, _LastSeesFirst()
-        texts = [torch.tensor([[1, *between, 2]], device=model.device) % config.vocab_size for between in ([], [0] * 6)]
+        positions.slopes, model.attention = (0.0,) * layer_config(config).num_attention_heads, _LastSeesFirst()
+        texts = [torch.tensor([[1, *between, 2]], device=model.device) % model.vocab_size for between in ([], [0] * 6)]
         near, far = (model.hidden(text)[:, -1] for text in texts)
     positions.slopes, model.attention = slopes, attention
     return not torch.allclose(near, far, rtol=1e-3, atol=1e-3)
@@ -80,7 +81,7 @@ def attention_error(model: LanguageModel) -> float:
 
     The text is long enough for attention to become sparse, if the configuration states such a length below 512 tokens.
     """
-    config = model.network.config
+    config = model.config
     sparse = [n for key, n in config.to_dict().items() if _SPARSE.search(key) and isinstance(n, int) and n < _LONGEST]
     tokens = model.probe_text(max(16, *sparse, 0) + 8)
     with model.probed():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elongate.errors import ConfigError, require
+from elongate.console import warn
+from elongate.errors import ConfigError, first_line, require
+from elongate.trees import flatten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -18,6 +22,7 @@ CONTAINS_ADAPTER = (
     "merge it into its model with peft's merge_and_unload, and name the folder of that",
 )
 _END = 1 << 20  # bytes
+_DESCRIBING = ["*.json", "*.jinja", "*.txt", "*.md", "LICENSE*", "NOTICE*", "USE_POLICY*"]  # files besides the weights
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,23 @@ class ModelSource:
             "local_files_only": self.is_folder or not hub_answers(),
         }
 
+    def files(self) -> Path:
+        """Return the folder, or the cached copy of the hub's repository with the files that describe it."""
+        if self.is_folder:
+            return self.folder
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        from elongate.hub import hub_answers
+
+        fetch = partial(huggingface_hub.snapshot_download, self.name, revision=self.revision, allow_patterns=_DESCRIBING)
+        try:
+            return Path(fetch(local_files_only=not hub_answers()))
+        except (HfHubHTTPError, LocalEntryNotFoundError) as fault:
+            # Opening the model has stored its weights and its configuration.
+            warn(f"the files of {self.name} besides its weights cannot be downloaded ({first_line(fault)}); the export lacks them")
+            return Path(fetch(local_files_only=True))
+
     def fingerprint(self) -> str | None:
         """Return a hash of names, sizes and both ends of the weight files, because large files take minutes to read; None for a hub id."""
         if not self.is_folder:
@@ -80,6 +102,18 @@ class ModelSource:
                     rule = f"contains quantized weights ({method}), which cannot be trained or exported"
                     remedy = "dequantize it and save it with save_pretrained, or name the repository of the unquantized weights"
                     raise ConfigError(key, self.name, rule, remedy)
+
+    def require_numbers(self, key: str, config: PreTrainedConfig) -> None:
+        """Raises `ConfigError` for parameters of the positions that are not numbers. transformers does not check them."""
+        for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+            parameters = getattr(part, "rope_parameters", None) or {}
+            if not isinstance(parameters, dict):
+                raise self.damaged(key, "in its config.json rope_parameters is not an object")
+            for name, value in flatten(parameters).items():
+                numbers = value if isinstance(value, list) else [value]
+                is_word = name.rpartition(".")[2] in ("rope_type", "type")
+                if not is_word and any(number is not None and not isinstance(number, int | float) for number in numbers):
+                    raise self.damaged(key, f"in its config.json {name} is {json.dumps(value, default=str)}, not a number")
 
     def damaged(self, key: str, what: str) -> ConfigError:
         """Return the error for a checkpoint whose files are damaged."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elongate.context.position.table import Table
+from elongate.models.parts import language_body, language_config, language_part
 
 _NAMES = ("wpe", "position_embeddings", "embed_positions")  # GPT-2's, BERT's, OPT's
 # Buffers that BERT-style embeddings keep for every row of the table.
@@ -28,7 +29,7 @@ class LearnedPositions:
     """All tables of learned positions of a network; false if it has none."""
 
     def __init__(self, network: PreTrainedModel) -> None:
-        self.network = network
+        self.network, self.body = network, language_body(network)
         self._evidence: dict[str, Any] | None = None
         tables = self._tables()
         padding = tables[0][1].padding_idx if tables else None
@@ -66,7 +67,7 @@ class LearnedPositions:
             for name, make in _BUFFERS.items():
                 if (buffer := parent._buffers.get(name)) is not None and buffer.shape[-1] == before:
                     parent._buffers[name] = make(length + self._reserved)[None].to(buffer.device)
-        self.network.config.max_position_embeddings = length + self.first
+        language_config(self.network).max_position_embeddings = length + self.first
 
     def _longer(self, old: nn.Parameter, rows: Float[Tensor, "length dim"]) -> nn.Parameter:
         reserved = old.detach()[: self._reserved]
@@ -99,7 +100,7 @@ class LearnedPositions:
         hooks = [module.register_forward_hook(remember) for _, module in self._tables()]
         numbers = positions[None] + self.first
         with torch.no_grad():
-            self.network.base_model(input_ids=torch.zeros_like(numbers), position_ids=numbers, use_cache=False)
+            self.body(input_ids=torch.zeros_like(numbers), position_ids=numbers, use_cache=False)
         for hook in hooks:
             hook.remove()
         return found
@@ -116,7 +117,7 @@ class LearnedPositions:
         """Return (parent, table) of every table of positions."""
         return [
             (parent, module)
-            for parent in self.network.modules()
+            for parent in language_part(self.network).modules()
             for name, module in parent.named_children()
             if name in _NAMES and isinstance(module, nn.Embedding)
             # RoFormer's `embed_positions` are computed; they have no offset.

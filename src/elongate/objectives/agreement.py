@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import functional as F
 
-from elongate.models.head import HeadWeights
+from elongate.models.head import Adjustment, Head
 from elongate.scoring.token_loss import LOGIT_TOKENS
 
 
@@ -37,12 +36,12 @@ def states_of_both(
 def summed_disagreement(
     forward: Float[Tensor, "tokens dim"],
     backward: Float[Tensor, "tokens dim"],
-    head: HeadWeights,
+    head: Head,
     precision: str = "fp32",
 ) -> Float[Tensor, ""]:
     """Return the sum of the total variation distance (0 to 1 per token); differentiable in states and head."""
-    dtype = torch.bfloat16 if precision == "bf16" else head[0].dtype
-    return _SummedDisagreement.apply(forward, backward, *head, dtype)
+    dtype = torch.bfloat16 if precision == "bf16" else head.weight.dtype
+    return _SummedDisagreement.apply(forward, backward, head.weight, head.bias, head.adjustment, dtype)
 
 
 class _SummedDisagreement(torch.autograd.Function):
@@ -53,9 +52,10 @@ class _SummedDisagreement(torch.autograd.Function):
         backward: Float[Tensor, "tokens dim"],
         weight: Float[Tensor, "vocab dim"],
         bias: Float[Tensor, " vocab"] | None,
+        adjustment: Adjustment,
         dtype: torch.dtype,
     ) -> Float[Tensor, ""]:
-        matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
+        head = Head(weight, bias, adjustment).to(dtype)
         wide = torch.promote_types(dtype, torch.float32)
         needed = zip((forward, backward, weight, bias), ctx.needs_input_grad, strict=False)
         grads = [torch.zeros_like(x) if is_needed else None for x, is_needed in needed]
@@ -63,15 +63,16 @@ class _SummedDisagreement(torch.autograd.Function):
         for start in range(0, len(forward), LOGIT_TOKENS):
             at = slice(start, start + LOGIT_TOKENS)
             states = [x[at].to(dtype) for x in (forward, backward)]
-            chances = [F.linear(x, matrix, offset).to(wide).softmax(-1) for x in states]
+            scores = [head.logits(x) for x in states]
+            chances = [x.softmax(-1) for x in scores]
             difference = chances[0] - chances[1]
             total += difference.abs().sum() / 2
             for row, sign in enumerate((difference.sign() / 2, difference.sign() / -2)):
                 # Through the softmax: p · (g − Σ p·g), where g is the gradient of the probabilities.
-                logits = chances[row] * (sign - (chances[row] * sign).sum(-1, keepdim=True))
+                logits = chances[row] * (sign - (chances[row] * sign).sum(-1, keepdim=True)) * adjustment.slope(scores[row])
                 grad = logits.to(dtype)
                 if (own := grads[row]) is not None:
-                    own[at] = grad @ matrix
+                    own[at] = grad @ head.weight
                 if grads[2] is not None:
                     grads[2] += grad.mT @ states[row]
                 if grads[3] is not None:
@@ -82,4 +83,4 @@ class _SummedDisagreement(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, scale: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None
+        return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None, None

@@ -14,7 +14,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from elongate.models.gradient_sink import GradientSink, NewGradients
-from elongate.models.head import HeadWeights
+from elongate.models.head import Adjustment, Head
 from elongate.scoring.token_loss import LOGIT_TOKENS
 
 GATHERED = 4  # groups of tokens whose gradients share one product with the head, where the product is rounded
@@ -22,7 +22,7 @@ GATHERED = 4  # groups of tokens whose gradients share one product with the head
 
 def summed_cross_entropy(
     states: Float[Tensor, "tokens dim"],
-    head: HeadWeights,
+    head: Head,
     targets: Int[Tensor, " tokens"],
     weights: Float[Tensor, " tokens"] | None = None,
     precision: str = "fp32",
@@ -35,9 +35,9 @@ def summed_cross_entropy(
     Ignored if the head is computed from other parameters.
     """
     # The type of the weights, unless the network computes in bfloat16.
-    dtype = torch.bfloat16 if precision == "bf16" else head[0].dtype
-    used = sink if sink is not None and sink.takes(head[0]) else None
-    return _SummedCrossEntropy.apply(states, *head, targets, weights, dtype, used)
+    dtype = torch.bfloat16 if precision == "bf16" else head.weight.dtype
+    used = sink if sink is not None and sink.takes(head.weight) else None
+    return _SummedCrossEntropy.apply(states, head.weight, head.bias, targets, weights, head.adjustment, dtype, used)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -49,6 +49,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         bias: Float[Tensor, " vocab"] | None,
         targets: Int[Tensor, " tokens"],
         weights: Float[Tensor, " tokens"] | None,
+        adjustment: Adjustment,
         dtype: torch.dtype,
         sink: GradientSink | None,
     ) -> Float[Tensor, ""]:
@@ -63,9 +64,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
         buffer = torch.empty(min(LOGIT_TOKENS, len(states)), len(weight), dtype=wide, device=hidden.device)
         for start in range(0, len(states), LOGIT_TOKENS):
             at = slice(start, min(start + LOGIT_TOKENS, len(states)))
-            logits = _write_logits(buffer[: at.stop - start], states[at], matrix, offset)
-            own_weights = None if weights is None else weights[at].to(wide)
+            logits = adjustment.apply_(_write_products(buffer[: at.stop - start], states[at], matrix, offset))
+            own_weights, slope = None if weights is None else weights[at].to(wide), adjustment.slope(logits)
             loss, exact = _loss_and_gradient(logits, targets[at, None], own_weights)
+            if adjustment != Adjustment():
+                exact.mul_(slope)
             total += loss
             grad = exact.to(dtype)
             if grad_hidden is not None:
@@ -78,7 +81,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, scale: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
         # In place, since they are as large as the head; autograd already refuses a second backward pass.
-        return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None, None, None, None
+        return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None, None, None, None, None
 
 
 class _HeadGradient:
@@ -121,10 +124,10 @@ def _loss_and_gradient(
     return loss, logits.mul_(factors / sums).scatter_add_(1, targets, -factors)
 
 
-def _write_logits(
+def _write_products(
     buffer: Float[Tensor, "tokens vocab"], states: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Float[Tensor, "tokens vocab"]:
-    """Compute the logits into the buffer."""
+    """Compute the products of states and head into the buffer."""
     if buffer.dtype != weight.dtype:
         return buffer.copy_(F.linear(states, weight, bias))
     if bias is None:

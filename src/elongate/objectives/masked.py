@@ -46,7 +46,7 @@ class Masked(Objective):
         assert model.mask_token is not None, "the tokenizer was fitted for an objective that masks"
         tokens = batch.tokens[:, :-1]
         random = generator_for(batch.tokens, self.word)
-        vocab_size = model.network.config.vocab_size
+        vocab_size = model.vocab_size
         hidden, chosen = hide_tokens(tokens, self.mask_ratio, model.mask_token, vocab_size, random)
         positions = None if batch.positions is None else torch.from_numpy(batch.positions)
         return [Example(torch.from_numpy(hidden), torch.from_numpy(tokens), torch.from_numpy(chosen), positions)]

@@ -45,7 +45,7 @@ class Reconstruction(Objective):
         assert model.mask_token is not None, "the tokenizer was fitted for an objective that masks"
         tokens = batch.tokens[:, :-1]
         random = generator_for(tokens, self.word)
-        hidden, _ = hide_tokens(tokens, self.mask_ratio, model.mask_token, model.network.config.vocab_size, random)
+        hidden, _ = hide_tokens(tokens, self.mask_ratio, model.mask_token, model.vocab_size, random)
         targets = torch.from_numpy(tokens)
         positions = None if batch.positions is None else torch.from_numpy(batch.positions)
         return [Example(torch.from_numpy(hidden), targets, torch.ones_like(targets, dtype=torch.bool), positions)]

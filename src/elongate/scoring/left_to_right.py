@@ -51,10 +51,11 @@ class LeftToRight(Scorer):
         prefixes = torch.from_numpy(prefix).to(model.device)
         with torch.no_grad(), model.autocast():
             texts = torch.cat([prefixes.repeat_interleave(num_choices, dim=0), wanted[:, :-1]], dim=1)
-            if model.layout(texts, None).is_plain:
+            # The cache of transformers does not support attention in regions, and only keys and values can be repeated
+            # for every choice: the states of convolutions and recurrences cannot.
+            if model.layout(texts, None).is_plain and model.separates_documents and model.continues_from_cache:
                 logits = self._cached_logits(model, prefixes, wanted, num_choices)
             else:
-                # The cache of transformers does not support attention in regions.
                 logits = model.logits(model.hidden(texts)[:, -size:])
         return score_answers(logits, wanted, num_choices)
 
@@ -89,8 +90,8 @@ class LeftToRight(Scorer):
         if model.last_position(length - 1) < length - 1:
             return None
         shape = torch.zeros(1, length, dtype=torch.long, device=model.device)
-        is_plain = model.layout(shape, None).is_plain
-        next_logits = _cached_next_logits(model, length) if is_plain else _recomputed_next_logits(model)
+        cached = model.layout(shape, None).is_plain and model.continues_from_cache
+        next_logits = _cached_next_logits(model, length) if cached else _recomputed_next_logits(model)
         return decode_greedily(model, prefixes, num_tokens, stop, next_logits)
 
 
@@ -111,5 +112,5 @@ def _cached_next_logits(model: LanguageModel, length: int) -> Callable[[Tensor],
 
 
 def _recomputed_next_logits(model: LanguageModel) -> Callable[[Tensor], Tensor]:
-    """Return a function that reads the whole texts in each call: no cache of transformers supports regions."""
+    """Return a function that reads the whole texts in each call, where no cache of transformers can be used."""
     return lambda texts: model.logits(model.hidden(texts)[:, -1])

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from elongate.models.head import HeadWeights
+    from elongate.models.head import Head
 
 LOGIT_TOKENS = 256  # tokens whose logits exist at a time, so that they stay in the cache
 
@@ -21,18 +21,15 @@ LOGIT_TOKENS = 256  # tokens whose logits exist at a time, so that they stay in 
 @torch.no_grad()
 def token_cross_entropy(
     states: Float[Tensor, "batch length dim"],
-    head: HeadWeights,
+    head: Head,
     targets: Int[Tensor, "batch length"],
     precision: str = "fp32",
 ) -> Float[Tensor, "batch length"]:
-    """Return the loss of each target in nats. `states` are what the matrix of the head is applied to."""
-    weight, bias = head
-    dtype = torch.bfloat16 if precision == "bf16" else weight.dtype
-    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    wide = torch.promote_types(dtype, torch.float32)
-    inputs, wanted = states.flatten(0, 1).to(dtype).split(LOGIT_TOKENS), targets.flatten().split(LOGIT_TOKENS)
+    """Return the loss of each target in nats. `states` are the inputs of the head's matrix."""
+    if precision == "bf16":
+        head = head.to(torch.bfloat16)
+    inputs, wanted = states.flatten(0, 1).split(LOGIT_TOKENS), targets.flatten().split(LOGIT_TOKENS)
     losses = [
-        F.cross_entropy(F.linear(some, weight, bias).to(wide), targets_of_some, reduction="none")
-        for some, targets_of_some in zip(inputs, wanted, strict=True)
+        F.cross_entropy(head.logits(some), targets_of_some, reduction="none") for some, targets_of_some in zip(inputs, wanted, strict=True)
     ]
     return torch.cat(losses).view_as(targets)

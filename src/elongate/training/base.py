@@ -123,6 +123,8 @@ class _Waiting:
 def _identity(job: Job, base: Base, position: Position, fingerprint: str) -> dict[str, Any]:
     """Everything that the weights of the base depend on."""
     identity = {key: job.config[key] for key in _SHARED}
+    # A base keeps all digits of its weights.
+    identity["model"] = {key: value for key, value in job.config["model"].items() if key != "export_dtype"}
     identity |= {"clip_norm": job.training.clip_norm, "steps": base.steps, "lr_ratio": base.lr_ratio}
     identity |= {"tokens": fingerprint, "version": __version__, "isolate_documents": job.data.isolate_documents}
     return identity | ({"position": job.config["context"]["position"]} if position.from_the_start else {})

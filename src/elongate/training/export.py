@@ -1,32 +1,62 @@
-"""The folder that a run leaves for others: weights, configuration and tokenizer."""
+"""The folder that a run leaves for others: weights, configuration, tokenizer and what came with the checkpoint.
+
+Every export is opened again before it gets its name, as its readers open it, and compared with the model in memory.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from elongate.atomic import written_aside
 from elongate.console import say
+from elongate.data.tokenizer.comparison import verify_saved
+from elongate.data.tokenizer.subword import special_ids
+from elongate.training.companions import complete_config, copy_companions, state_length
 
 if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
+    from elongate.models.model import Model
     from elongate.training.job import Job
     from elongate.training.run_directory import RunDirectory
 
 
-def export(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes a folder that plain transformers opens if it can express the model."""
+def export(model: LanguageModel, tokenizer: Tokenizer, folder: Path, source: Model | None = None) -> dict[str, Any]:
+    """Write a folder that plain transformers opens if it can express the model, and return how that was verified.
+
+    `source` decides the dtype and brings further files; without one, weights are stored in float32. The weights of the
+    model are rounded to what is stored. Raises `RunError` if the folder, opened again, is not the model in memory.
+    """
+    from elongate.models.reopened import verify_reopened
+    from elongate.models.stored_dtype import StoredDtypes
+
+    dtypes = StoredDtypes() if source is None else source.stored_dtypes()
+    dtypes.round_(model.network)
+    length = model.positions.lengths[1] or model.original_length
+    original_length = model.positions.lengths[0] or length
     with written_aside(folder) as aside:
-        model.save(aside)
+        model.save(aside, dtypes)
         tokenizer.save(aside)
+        files = source.files() if source is not None else None
+        copied = copy_companions(files, aside) if files is not None else []
+        complete_config(aside, special_ids(aside))
+        state_length(aside, original_length, length)
+        verified = verify_reopened(model, aside, original_length, length)
+        verified["tokenizer"] = verify_saved(tokenizer, aside, length)
+    return {"dtype": str(dtypes), "copied": copied, "verified": verified}
 
 
-def export_run(job: Job, model: LanguageModel, tokenizer: Tokenizer, directory: RunDirectory) -> None:
-    """Exports the trained model if that is not done yet, and says what plain transformers does with it."""
-    if directory.model.exists():
+def export_run(job: Job, model: LanguageModel, tokenizer: Tokenizer, directory: RunDirectory, results: dict[str, Any]) -> None:
+    """Export the trained model if that is not done yet, and say what plain transformers does with it.
+
+    Afterwards the weights of the model are those that are exported, so that they are the ones that are measured.
+    """
+    if directory.model.exists() and "export" in results:
+        job.model.stored_dtypes().round_(model.network)
         return
-    export(model, tokenizer, directory.model)
+    results["export"] = export(model, tokenizer, directory.model, job.model)
+    directory.write_results(results)
     command = f"evaluate.py checkpoint={directory.path}"
     if not model.position.is_plain:
         say(f"plain transformers cannot express {model.position.word}: evaluate with python {command}")

@@ -122,7 +122,7 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
                     seconds = time.perf_counter() - began
                     progress = _advance(progress, step, span.stage, batch, seconds)
                     if step % options.log_steps == 0 or step == span.last:
-                        figures = {"loss": loss, "lr": rate, "grad_norm": norm}
+                        figures = {"loss": loss, "lr": job.optimizer.step_size(rate, step - start.step), "grad_norm": norm}
                         line = _metrics(progress, span.stage, batch, figures, seconds, model.device)
                         metrics.append(line)
                         session.tracker.log(line)

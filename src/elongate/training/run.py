@@ -22,6 +22,7 @@ from elongate.training.export import export_run
 from elongate.training.interrupt import Interrupt
 from elongate.training.job import Job
 from elongate.training.measure import measure
+from elongate.training.model_card import write_card
 from elongate.training.progress import describe_steps, forecast
 from elongate.training.results import (
     TrainingSections,
@@ -59,7 +60,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
             directory.discard_results()
         extension = search(extension, text, session)
         results = extension.headers | extend(extension, text, session)
-        export_run(extension.job, extension.model, text.tokenizer, directory)
+        export_run(extension.job, extension.model, text.tokenizer, directory, results)
         measure(extension.job, extension.model, extension.setting, extension.origin, session, results)
         report(job, results, directory, tracker)
     # Set this last: a finished run is never modified again.
@@ -162,7 +163,8 @@ def extend(extension: Extension, text: Text, session: Session) -> dict[str, Any]
 
 
 def report(job: Job, results: dict[str, Any], directory: RunDirectory, tracker: Tracker) -> None:
-    """Writes the report and sends the results to the tracker."""
+    """Writes the report and the model card, and sends the results to the tracker."""
+    write_card(job, results, directory)
     pages = write_report(directory.path, job.evaluations)
     tracker.report(scalars(results, job.evaluations), pages["images"], pages["tables"])
 
@@ -197,7 +199,7 @@ def _warn_of_lost_positions(job: Job, model: LanguageModel) -> None:
 
 def _warn_of_router_loss(model: LanguageModel) -> None:
     """Of a mixture of experts, transformers adds a loss that balances the experts if the configuration says so."""
-    config = model.network.config
+    config = model.config
     if getattr(config, "output_router_logits", False) and (weight := getattr(config, "router_aux_loss_coef", 0)):
         asked = f"output_router_logits=true, router_aux_loss_coef={weight}"
         warn(f"the auxiliary loss of the router, which the checkpoint asks for ({asked}), is not part of the training loss")

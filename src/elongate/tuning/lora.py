@@ -42,6 +42,7 @@ class Lora(Tuning):
     def apply(self, model: LanguageModel, seed: int) -> None:
         import torch
         from peft import LoraConfig, inject_adapter_in_model
+        from torch import nn
         from transformers.pytorch_utils import Conv1D
 
         layers = self.target_layers(model.network)
@@ -56,14 +57,14 @@ class Lora(Tuning):
         with torch.random.fork_rng(devices=[]):
             # Not the seed itself: a fresh network was drawn from it, so A would repeat its weights.
             torch.manual_seed(-1 - seed)
-            inject_adapter_in_model(config, model.network)
+            # Inside a module without a configuration: for some model types, peft changes targets by the ends of their names.
+            inject_adapter_in_model(config, nn.ModuleDict({"network": model.network}))
 
     def merge(self, model: LanguageModel) -> None:
         network = model.network
         for name, layer in _lora_layers(network).items():
             layer.merge()
             network.set_submodule(name, layer.get_base_layer())
-        del network.peft_config
         network.requires_grad_(True)
 
     def adapters(self, model: LanguageModel) -> dict[str, Any]:
@@ -82,6 +83,8 @@ class Lora(Tuning):
         head = network.get_output_embeddings()
         modules = dict(network.named_modules())
         linear = {name: m for name, m in modules.items() if isinstance(m, nn.Linear | Conv1D) and m is not head}
+        # The towers of a multimodal network are frozen.
+        linear = {name: layer for name, layer in linear.items() if layer.weight.requires_grad}
         if self.targets is None:
             attention = tuple(f"{name}." for name, m in modules.items() if "attention" in type(m).__name__.lower())
             found = {name: layer for name, layer in linear.items() if name.startswith(attention)}

@@ -50,6 +50,10 @@ class Pattern(ABC):
         """The pattern of a layer that has its own causal window of `width` tokens: what both allow."""
         raise AssertionError(f"{self.word} does not act within windows; checked when the model was built")
 
+    def within_chunks(self, size: int) -> Pattern:
+        """The pattern of a layer whose chunks of `size` tokens see only themselves: what both allow."""
+        raise AssertionError(f"{self.word} does not act within chunks; checked when the model was built")
+
 
 class Attention(ABC):
     """A choice of `context/attention`: a frozen dataclass of settings. Some of them can be derived from the lengths."""

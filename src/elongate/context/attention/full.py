@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from elongate.context.attention.attention import Attention, Pattern, Region
 from elongate.context.attention.kernel import blocks
-from elongate.context.attention.window import WindowPattern
+from elongate.context.attention.window import ChunksPattern, WindowPattern
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,9 @@ class Full(Attention, Pattern):
 
     def within_window(self, width: int) -> Pattern:
         return WindowPattern(width)
+
+    def within_chunks(self, size: int) -> Pattern:
+        return ChunksPattern(size, size)
 
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
         return (Region(tuple(blocks.full(length, causal))),)

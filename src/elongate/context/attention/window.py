@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from elongate.context.attention.attention import Attention, Pattern, Region
 from elongate.context.attention.kernel import blocks
+from elongate.context.attention.kernel.blocks import Block
 from elongate.errors import require
 
 
@@ -46,8 +47,28 @@ class WindowPattern(Pattern):
     def within_window(self, width: int) -> WindowPattern:
         return WindowPattern(min(width, self.window_length))
 
+    def within_chunks(self, size: int) -> ChunksPattern:
+        return ChunksPattern(size, self.window_length)
+
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
         return (Region(tuple(blocks.window(length, self.window_length, causal))),)
+
+
+@dataclass(frozen=True)
+class ChunksPattern(Pattern):
+    """Chunks of a document that see only themselves, in each of them a window (Llama 4)."""
+
+    size: int
+    window_length: int
+
+    word: ClassVar[str] = "chunks"
+
+    def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
+        found: list[Block] = []
+        for tile in blocks.tiles(length, self.size, causal):
+            start, stop = tile.queries
+            found += (block.shifted(start) for block in blocks.window(stop - start, self.window_length, causal))
+        return (Region(tuple(found)),)
 
 
 def check_positive(window_length: int | None) -> None:

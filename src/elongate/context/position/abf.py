@@ -27,6 +27,7 @@ class AdjustedBase(Scaling):
     is_identity_at_one: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.theta > 1, "theta", self.theta, "must be above 1", "use {key}=500000")
 
     def check(self, rotary: Rotary, factor: float) -> None:

@@ -31,6 +31,7 @@ class DynamicNtk(Scaling):
     follows_text: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.scale is None or self.scale >= 1,
             "scale",

@@ -28,6 +28,7 @@ class Llama3(Scaling):
     word: ClassVar[str] = "llama3"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         low, high = self.low_frequency_factor, self.high_frequency_factor
         require(low > 0, "low_frequency_factor", low, "must be above 0", "use {key}=1")
         require(high > low, "high_frequency_factor", high, f"must be above low_frequency_factor={low:g}", "use {key}=4")

@@ -46,6 +46,7 @@ class LongRope(Scaling):
     word: ClassVar[str] = "longrope"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = self.factors is not None or self.long_factor is not None
         require(
             not given or self.search == Evolution(),
@@ -142,7 +143,7 @@ class LongRope(Scaling):
         }
 
     def with_search_result(self, file: Path) -> LongRope:
-        return LongRope(factors=str(file))
+        return LongRope(factors=str(file), layers=self.layers)
 
     def _starts(self, rotary: Rotary, factor: float) -> dict[str, Float[np.ndarray, " half"]]:
         """Long factors that give the frequencies of three known methods, which the search starts from."""
@@ -154,7 +155,7 @@ class LongRope(Scaling):
         }
 
     def _candidate(self, long_factor: Float[np.ndarray, " half"]) -> LongRope:
-        return LongRope(short_factor=self.short_factor, long_factor=long_factor.tolist())
+        return LongRope(short_factor=self.short_factor, long_factor=long_factor.tolist(), layers=self.layers)
 
     @cached_property
     def _read(self) -> dict[str, list[float]]:
@@ -167,7 +168,7 @@ class LongRope(Scaling):
             return {name: [float(value) for value in content[name]] for name in ("short_factor", "long_factor")}
         except OSError as fault:
             raise ConfigError("factors", self.factors, f"cannot be read: {fault.strerror}", remedy) from fault
-        except (ValueError, KeyError, TypeError) as fault:
+        except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as fault:
             rule = "does not contain the lists short_factor and long_factor of numbers"
             raise ConfigError("factors", self.factors, rule, remedy) from fault
 

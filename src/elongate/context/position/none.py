@@ -11,6 +11,7 @@ from jaxtyping import Float
 from elongate.context.position.position import Positioned
 from elongate.context.position.rotary import Rotary
 from elongate.context.position.scaling import Scaling
+from elongate.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,9 @@ class Unchanged(Scaling):
 
     word: ClassVar[str] = "none"
     changes_model: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require(self.layers == "full", "layers", self.layers, "has no effect: none changes no layer", "use {key}=full")
 
     def needs(self, factor: float) -> frozenset[str]:
         # A learned table has no rows past its end; computed positions can be extrapolated.

@@ -27,6 +27,7 @@ class NtkAware(Scaling):
     word: ClassVar[str] = "ntk"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.alpha is None or self.alpha > 1,
             "alpha",

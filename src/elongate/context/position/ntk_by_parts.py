@@ -31,6 +31,7 @@ class NtkByParts(Scaling):
     word: ClassVar[str] = "ntk_by_parts"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.alpha > 0, "alpha", self.alpha, "must be above 0", "use {key}=1")
         require(self.beta > self.alpha, "beta", self.beta, f"must be above alpha={self.alpha:g}", "use {key}=32")
 

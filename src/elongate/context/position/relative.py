@@ -43,11 +43,27 @@ class Relative(Scaling):
         return np.array(self.present) * scaled / rotary.frequencies()
 
 
+def as_proportional(scaling: Scaling, rotary: Rotary, factor: float, share: float) -> dict[str, Any] | None:
+    """The `rope_parameters` of transformers' `proportional`, in which `share` of the pairs rotates.
+
+    It has a base and one factor for all pairs. Returns None for a scaling that needs more.
+    """
+    rotating = scaling.frequencies(rotary, factor)[: int(share * rotary.dim // 2)]
+    slower = rotating[0] / rotating
+    theta = slower[-1] ** (rotary.dim / (2 * (len(slower) - 1))) if len(slower) > 1 else rotary.theta
+    is_geometric = np.allclose(theta ** (2 * np.arange(len(slower)) / rotary.dim), slower, rtol=1e-6, atol=0)
+    if scaling.follows_text or scaling.attention_factor(rotary, factor) != 1 or not is_geometric:
+        return None
+    return {"rope_type": "proportional", "rope_theta": float(theta), "partial_rotary_factor": share, "factor": float(1 / rotating[0])}
+
+
 def as_lists(scaling: Scaling, rotary: Rotary, factor: float) -> dict[str, Any]:
     """The `rope_parameters` of any scaling with one set of frequencies, or one for short and one for long texts."""
     assert not scaling.follows_text, "refused before"
     lengths = (rotary.original_length, rotary.original_length + 1)
-    short, long = (rotary.frequencies() / scaling.read_frequencies(rotary, factor, length) for length in lengths)
+    plain = rotary.frequencies()
+    # A pair that does not rotate gets a factor by which all its angles are 0 in float32.
+    short, long = (plain / np.maximum(scaling.read_frequencies(rotary, factor, length), 1e-27 * plain) for length in lengths)
     attention_factor = scaling.attention_factor(rotary, factor)
     return {
         "rope_type": "longrope",

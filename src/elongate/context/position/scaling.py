@@ -8,6 +8,7 @@ transformers, complete, so that an exported model needs nothing of this package.
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,12 +16,19 @@ from jaxtyping import Float
 
 from elongate.context.position.position import Position, Positioned
 from elongate.context.position.rotary import Rotary
+from elongate.errors import require
 
 
+@dataclass(frozen=True, kw_only=True)
 class Scaling(Position):
     """A position that changes the frequencies of rotary embeddings."""
 
+    layers: str = "full"  # where layers have own frequencies by type: full, those that see the whole text; all, windowed ones too
+
     follows_text: ClassVar[bool] = False  # every length of the text has its own frequencies
+
+    def __post_init__(self) -> None:
+        require(self.layers in ("full", "all"), "layers", self.layers, "must be full or all", "use {key}=full")
 
     def needs(self, factor: float) -> frozenset[str]:
         return frozenset({"rotary"})

@@ -30,6 +30,7 @@ class Yarn(Scaling):
     word: ClassVar[str] = "yarn"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.beta_slow > 0, "beta_slow", self.beta_slow, "must be above 0", "use {key}=1")
         rule = f"must be above beta_slow={self.beta_slow:g}"
         require(self.beta_fast > self.beta_slow, "beta_fast", self.beta_fast, rule, "use {key}=32")

@@ -26,8 +26,8 @@ class Byte:
 class ByteTokenizer(SubwordTokenizer):
     """Encodes bytes directly, which is a hundred times faster than the BPE without merges in its files."""
 
-    def __init__(self) -> None:
-        super().__init__(build_files(_byte_level_model()))
+    def __init__(self, files: dict[str, bytes] | None = None) -> None:
+        super().__init__(build_files(_byte_level_model()) if files is None else files)
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)

@@ -8,8 +8,9 @@ from pathlib import Path
 from elongate.data.source import Source
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.data.tokenizer.comparison import agree_with_transformers
-from elongate.data.tokenizer.folder import REMEDY, load_tokenizer
-from elongate.data.tokenizer.subword import FILES, SubwordTokenizer
+from elongate.data.tokenizer.files import FILES, REMEDY, TEMPLATES
+from elongate.data.tokenizer.folder import load_tokenizer
+from elongate.data.tokenizer.subword import SubwordTokenizer
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError, first_line
 from elongate.hub import hub_answers
@@ -45,7 +46,7 @@ def _folder_of(source: str) -> Path:
 
     answers = hub_answers()
     try:
-        patterns = [*FILES, "config.json"]
+        patterns = [*FILES, TEMPLATES, "config.json"]
         return Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns, local_files_only=not answers))
     except HFValidationError as fault:
         raise ConfigError("source", source, "no such folder, and not a hub id (owner/name)", REMEDY) from fault

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -16,28 +15,13 @@ import tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from elongate.data.tokenizer.blocks import encode_blocks
+from elongate.data.tokenizer.files import read_files
 from elongate.data.tokenizer.tokenizer import Tokenizer
-from elongate.errors import ConfigError, first_line
+from elongate.errors import ConfigError
 
 END_OF_DOCUMENT = "<|endoftext|>"
 MASK = "[MASK]"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-# The files that other programs need to open or convert a saved tokenizer.
-FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
-)  # fmt: skip
-
-
-@contextmanager
-def faults_as_value_errors() -> Iterator[None]:
-    """Turns a fault of the tokenizers library while encoding, for which it has no class of its own, into a `ValueError`."""
-    try:
-        yield
-    except Exception as fault:
-        if type(fault) is not Exception:
-            raise
-        raise ValueError(first_line(fault)) from fault
 
 
 class SubwordTokenizer(Tokenizer):
@@ -50,6 +34,8 @@ class SubwordTokenizer(Tokenizer):
         if is_random(files["tokenizer.json"]):
             # Saved without dropout, so that other programs read texts as the model was trained.
             self._files = files | {"tokenizer.json": self._tokenizer.to_str(pretty=True).encode()}
+        if not config.get("split_special_tokens", False):
+            self._tokenizer = without_last_pad(self._tokenizer, files)
         # Sentence encoders have a maximum length, which would truncate documents.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -127,6 +113,7 @@ class SubwordTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
 
 
@@ -142,11 +129,6 @@ def build_files(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
         "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
         "tokenizer_config.json": json.dumps(config, indent=2).encode(),
     }
-
-
-def read_files(folder: Path) -> dict[str, bytes]:
-    """The tokenizer files of a folder by name."""
-    return {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
 
 
 def is_random(content: bytes) -> bool:
@@ -171,6 +153,20 @@ def read_tokenizer(files: dict[str, bytes]) -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def without_last_pad(tokenizer: tokenizers.Tokenizer, files: dict[str, bytes]) -> tokenizers.Tokenizer:
+    """The tokenizer without its padding token, if that was added after all others: many checkpoints have no embedding for it.
+
+    Nothing is padded here, and a text that spells the token is read as any other text.
+    """
+    vocabulary, pad = tokenizer.get_vocab(), _named(files, "pad_token")
+    has_other_role = pad in {_named(files, f"{role}_token") for role in ("bos", "eos", "unk", "sep", "cls", "mask")}
+    if pad not in vocabulary or has_other_role or vocabulary[pad] < max(vocabulary.values()):
+        return tokenizer
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != pad]
+    return tokenizers.Tokenizer.from_str(json.dumps(content))
+
+
 def _added_elsewhere(files: dict[str, bytes]) -> dict[int, tokenizers.AddedToken]:
     """The tokens that tokenizer_config.json adds or, if it has no such list, added_tokens.json: as transformers reads them."""
     config = json.loads(files.get("tokenizer_config.json", b"{}"))
@@ -192,6 +188,14 @@ def _added_elsewhere(files: dict[str, bytes]) -> dict[int, tokenizers.AddedToken
 def end_of_document(files: dict[str, bytes]) -> str | None:
     """The end-of-text token of the files. Masked models have none; their separator of texts is used."""
     return _named(files, "eos_token") or _named(files, "sep_token")
+
+
+def special_ids(folder: Path) -> dict[str, int]:
+    """The ids of the tokens that the files name: bos_token_id, eos_token_id and pad_token_id, as far as they exist."""
+    files = read_files(folder)
+    vocabulary = read_tokenizer(files).get_vocab() if "tokenizer.json" in files else {}
+    named = {f"{role}_token_id": _named(files, f"{role}_token") for role in ("bos", "eos", "pad")}
+    return {role: vocabulary[token] for role, token in named.items() if token in vocabulary}
 
 
 def with_mask_token(files: dict[str, bytes]) -> dict[str, bytes]:

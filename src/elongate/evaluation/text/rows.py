@@ -12,6 +12,7 @@ from elongate.data.files import File, find_files
 from elongate.data.hub import Hub
 from elongate.data.jsonl import parsed
 from elongate.errors import ConfigError
+from elongate.foreign import foreign
 
 Row = tuple[dict[str, Any], str]  # the row, and its place for error messages
 
@@ -59,16 +60,19 @@ def rows_of_hub(path: str, name: str | None, split: str) -> Iterator[Row]:
 def _is_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
 def _document(content: bytes, path: Path) -> Any:
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ConfigError("path", f"{path}:{line}", "this line is not UTF-8", "save the file as UTF-8") from error
-    except json.JSONDecodeError as error:
-        rule = f"this line is not JSON ({error.msg} at column {error.colno})"
-        raise ConfigError("path", f"{path}:{error.lineno}", rule, "fix it") from error
+    with foreign(lambda reason: ConfigError("path", path, f"cannot be read ({reason})", "fix it")):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            rule = f"this line is not JSON ({error.msg} at column {error.colno})"
+            raise ConfigError("path", f"{path}:{error.lineno}", rule, "fix it") from error

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from elongate.memory.planner.operators import OperatorMode, flops_of
+from elongate.memory.planner.operators import GROUPED_PRODUCT, OperatorMode, flops_of, grouped_sizes
 from elongate.memory.planner.repeated_blocks import repeated_blocks
 from elongate.objectives.objective import Example
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _aten = torch.ops.aten
 _LARGEST = {"cpu": 1024, "cuda": 8192}  # larger sizes do not make an operator faster, so calls that differ only above these are equal
+
+_GROUPS = 8  # more products in one call do not make it faster either
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,17 @@ class DryRun:
     """What a step would take."""
 
     peak: int  # bytes beyond weights and gradients
+    disk: int  # bytes in files
     work: Work
 
 
 def dry_run(model: LanguageModel, plan: Plan, rows: int, length: int) -> DryRun:
     """Run forward and backward over rows × length tokens, adding the gradients to existing ones."""
+    _ = model.receives_layouts  # found with numbers
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     real = [*model.network.parameters(), *model.network.buffers()]
     actor = copy.copy(model)
+    actor.adjustment = model.adjustment  # found by running the network, which needs numbers
     actor.network = copy.deepcopy(model.network, {id(tensor): fake.from_tensor(tensor) for tensor in real})
     actor.network.train()
     actor.set_text_length = _nothing  # type: ignore[method-assign]  # it computes frequencies, which are numbers
@@ -82,7 +87,7 @@ def dry_run(model: LanguageModel, plan: Plan, rows: int, length: int) -> DryRun:
             counter.add_storage(tensor)
         counter.reset()
         prepared.backward(actor, example)
-    return DryRun(counter.peak, counter.work)
+    return DryRun(counter.peak, sum(counter.files.values()), counter.work)
 
 
 def _nothing(length: int, positions: Tensor | None = None) -> None:
@@ -98,6 +103,7 @@ class _StepCounter(OperatorMode):
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._bytes = 0
         self._times = 1
+        self.files: dict[str, int] = {}  # bytes by path
         self.reset()
 
     def reset(self) -> None:
@@ -137,8 +143,14 @@ class _StepCounter(OperatorMode):
             return True
         # A mapped file takes memory.
         if func is _aten.from_file.default:
-            return torch.empty(keywords.get("size") or args[2], dtype=keywords["dtype"])
-        result = super().call(func, args, keywords)
+            mapped = torch.empty(keywords.get("size") or args[2], dtype=keywords["dtype"])
+            self.files[args[0]] = mapped.untyped_storage().nbytes()
+            return mapped
+        if func is GROUPED_PRODUCT:
+            # Torch's rule for shapes only allows bfloat16, but the operator computes every precision.
+            result = args[0].new_empty(grouped_sizes(args[0], args[1], _offsets(args, keywords))[0])
+        else:
+            result = super().call(func, args, keywords)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         is_view = not func._schema.is_mutable and all(tensor.untyped_storage()._cdata in self._alive for tensor in made)
         for tensor in made:
@@ -150,16 +162,30 @@ class _StepCounter(OperatorMode):
 
     def _add_work(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], made: list[Tensor], result: Any) -> None:
         if flops := flops_of(func, args, keywords, result):
-            shapes = tuple(map(self._shape, args)), tuple((key, self._shape(value)) for key, value in keywords.items())
-            self.work.flops[Call(func, *shapes)] += self._times * flops
+            self.work.flops[self._measured(func, args, keywords)] += self._times * flops
         else:
             given = [leaf for leaf in tree_leaves((args, keywords)) if isinstance(leaf, Tensor)]
             self.work.moved += self._times * sum(tensor.numel() * tensor.element_size() for tensor in (*given, *made))
 
+    def _measured(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Call:
+        """The call whose speed is that of this one."""
+        if func is GROUPED_PRODUCT:
+            # The speed depends on the numbers in a tensor, which a dry run does not have.
+            dtype, factors = args[0].dtype, grouped_sizes(args[0], args[1], _offsets(args, keywords))[1:]
+            return Call(_aten.bmm.default, tuple(Shape((min(count, _GROUPS), *self._shape(sizes)), dtype) for count, *sizes in factors), ())
+        return Call(func, tuple(map(self._shape, args)), tuple((key, self._shape(value)) for key, value in keywords.items()))
+
     def _shape(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return Shape(tuple(min(size, self._largest) for size in value.shape), value.dtype)
+        if isinstance(value, list | tuple):
+            return tuple(map(self._shape, value))
         return min(value, self._largest) if type(value) is int else value
+
+
+def _offsets(args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    """Where the groups of a grouped product end."""
+    return args[2] if len(args) > 2 else keywords["offs"]
 
 
 def _one(dtype: torch.dtype) -> bool | int | float:

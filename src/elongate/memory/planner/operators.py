@@ -6,9 +6,14 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+GROUPED_PRODUCT = torch.ops.aten._grouped_mm.default  # a product per expert, over the tokens of each
+
+Sizes = tuple[int, ...]
 
 
 class OperatorMode(TorchDispatchMode):
@@ -42,6 +47,8 @@ class FlopCounter(OperatorMode):
 def flops_of(func: Any, args: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> int:
     """FLOPs of a call; 0 for operators that mainly move bytes."""
     name = func._schema.name.removeprefix("aten::")
+    if func is GROUPED_PRODUCT:
+        return 2 * prod(args[0].shape) * args[1].shape[-1] // (args[0].shape[0] if args[0].ndim > args[1].ndim else 1)
     if "scaled_dot_product" in name:
         return _attention_flops(func, args, keywords, "backward" in name)
     formula = flop_registry.get(getattr(torch.ops.aten, name.rstrip("_"), None))
@@ -56,3 +63,19 @@ def _attention_flops(func: Any, args: tuple[Any, ...], keywords: dict[str, Any],
     pairs = prod(query.shape[:3]) * key.shape[2] // (2 if causal else 1)
     dim, value_dim = query.shape[3], value.shape[3]
     return int(2 * pairs * (3 * dim + 2 * value_dim if backward else dim + value_dim))
+
+
+def grouped_sizes(first: Tensor, second: Tensor, ends: Tensor) -> tuple[Sizes, Sizes, Sizes]:
+    """Sizes of the result of a grouped product, and of the factors of a batched product that does the same work.
+
+    `ends` has where each group ends in the dimension that a factor without groups is cut in: the rows of `first`, the
+    columns of `second`, or what both are summed over. The batched product has groups of equal size.
+    """
+    count = len(ends)
+    rows, inner, columns = first.shape[-2], first.shape[-1], second.shape[-1]
+    if first.ndim == second.ndim:
+        share = max(1, inner // count)
+        return (count, rows, columns), (count, rows, share), (count, share, columns)
+    if first.ndim < second.ndim:
+        return (rows, columns), (count, max(1, rows // count), inner), (count, inner, columns)
+    return (rows, columns), (count, rows, inner), (count, inner, max(1, columns // count))

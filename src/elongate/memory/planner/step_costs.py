@@ -6,7 +6,9 @@ pairs, which the attention counts.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -45,7 +47,8 @@ class StepCosts:
         0 if not even a short sequence fits in the available bytes.
         """
         short, long = self._samples(plan)
-        above = long, self._dry_run(plan, 1, long).peak
+        sample = self._dry_run(plan, 1, long)
+        above = long, sample.peak
         below = short, self._dry_run(plan, 1, short).peak
         while below[1] > available and below[0] > 64:
             # Shorter sequences are batched together, so they do not take less memory.
@@ -54,7 +57,10 @@ class StepCosts:
         if below[1] > available:
             return 0
         share = (available - below[1]) / max(1, above[1] - below[1])
-        return min(int(below[0] + share * (above[0] - below[0])) // 64 * 64, self._end)
+        fits = int(below[0] + share * (above[0] - below[0]))
+        if sample.disk:
+            fits = min(fits, long * free_disk() // sample.disk)
+        return min(fits // 64 * 64, self._end)
 
     def _samples(self, plan: Plan) -> tuple[int, int]:
         """Return two lengths to extrapolate from, so long that pieces of a fixed size no longer set the peak."""
@@ -89,6 +95,11 @@ class StepCosts:
         )
 
 
+def free_disk() -> int:
+    """Bytes that are free where plans keep files."""
+    return shutil.disk_usage(tempfile.gettempdir()).free
+
+
 def _scale(work: Work, factor: float) -> Work:
     flops = Counter({call: factor * flops for call, flops in work.flops.items()})
     return replace(work, flops=flops, moved=factor * work.moved, calls=factor * work.calls)
@@ -96,13 +107,17 @@ def _scale(work: Work, factor: float) -> Work:
 
 def _num_pairs(model: LanguageModel, length: int) -> int:
     """Count the query-key pairs that the attention of all layers computes."""
+    from elongate.context.attention.kernel.layer_settings import chunk_size
     from elongate.context.attention.kernel.verification import num_pairs
+    from elongate.models.parts import layer_config
 
-    causal, heads = "causal" in model.has, model.network.config.num_attention_heads
+    causal, heads = "causal" in model.has, layer_config(model.config).num_attention_heads
     layers = [module for module in model.network.modules() if hasattr(module, "is_causal")]
-    windows = Counter(getattr(layer, "sliding_window", None) for layer in layers)
+    limits = Counter((getattr(layer, "sliding_window", None), chunk_size(layer)) for layer in layers)
     total = 0
-    for window, count in windows.items():
+    for (window, chunks), count in limits.items():
         pattern = model.attention if window is None else model.attention.within_window(window + (not causal))
+        if chunks is not None:
+            pattern = pattern.within_chunks(chunks)
         total += count * sum(num_pairs(region, heads) for region in pattern.regions(length, heads, causal))
     return total

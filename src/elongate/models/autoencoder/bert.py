@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError
 from transformers import AutoConfig, BertModel
 
-from elongate.errors import ConfigError, first_line
+from elongate.errors import ConfigError
+from elongate.foreign import foreign
 from elongate.models.source import WRITTEN_BY, ModelSource
 
 
 def open_bert(source: ModelSource, key: str) -> BertModel:
     """Return the BERT without its pooler and its heads. Raises `ConfigError`, which names `key`."""
     where = source.arguments()
-    try:
+    with foreign(lambda reason: ConfigError(key, source.name, f"cannot be opened: {reason}", f"{WRITTEN_BY}, or a hub id")):
         config = AutoConfig.from_pretrained(**where)
         if config.model_type != "bert":
             rule = f"is a {config.model_type}, which cannot be the encoder"
@@ -31,9 +30,6 @@ def open_bert(source: ModelSource, key: str) -> BertModel:
                 dtype="float32",
                 output_loading_info=True,
             )
-    except (OSError, HFValidationError, SafetensorError, RuntimeError, ValueError) as fault:
-        rule = f"cannot be opened: {first_line(fault)}"
-        raise ConfigError(key, source.name, rule, f"{WRITTEN_BY}, or a hub id") from fault
     if missing := sorted(loaded["missing_keys"]):
         raise source.damaged(key, f"{missing[0]} is missing ({len(missing)} such weights)")
     return bert

@@ -1,6 +1,7 @@
 """Adafactor (Shazeer & Stern 2018, arXiv:1804.04235), as implemented in torch.
 
-It stores the second moment of a matrix as one row and one column, so it needs almost no memory for its state.
+It stores the second moment of a matrix as one row and one column, so it needs almost no memory for its state. Its step
+size is at most 1 / √step, whatever the schedule says; `lr` in metrics.jsonl is what was applied.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class Adafactor(Optimizer):
         super().__post_init__()
         require(self.beta2_decay < 0, "beta2_decay", self.beta2_decay, "must be below 0", "use {key}=-0.8")
         require(self.clip_threshold >= 1, "clip_threshold", self.clip_threshold, "must be at least 1", "use {key}=1")
+
+    def step_size(self, rate: float, step: int) -> float:
+        # The paper's relative step size is at most this (section 8).
+        return min(rate, step**-0.5)
 
     def build(self, network: nn.Module) -> list[TorchOptimizer]:
         import torch

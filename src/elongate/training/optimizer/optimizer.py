@@ -30,6 +30,10 @@ class Optimizer(ABC):
     def build(self, network: nn.Module) -> list[TorchOptimizer]:
         """Returns torch optimizers that together contain every trained parameter once."""
 
+    def step_size(self, rate: float, step: int) -> float:
+        """Returns the learning rate that the optimizer applies when it is given `rate` for its step of this number, from 1."""
+        return rate
+
     def decay_groups(self, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
         """Returns parameter groups of matrices, which decay, and vectors, which do not."""
         matrices = [p for p in parameters if p.ndim >= 2]

@@ -27,6 +27,8 @@ from elongate.context.attention.kernel.operators import (
     block_forward,
 )
 
+Sink = Float[Tensor, " heads"]  # the score of a key without content, in every query of a head
+
 
 @dataclass(frozen=True)
 class Rotation:
@@ -160,11 +162,39 @@ def _whole_groups(heads: Range, group: int) -> Iterator[Range]:
             yield cut
 
 
-def attend(q: Queries, k: Keys, v: Values, regions: Sequence[BatchedRegion], scale: float) -> tuple[Outputs, LogSumExp]:
-    """Softmax attention over the union of the regions, and the log-sum-exp of each query's scores."""
+def attend(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    regions: Sequence[BatchedRegion],
+    scale: float,
+    softcap: float | None = None,
+    sink: Sink | None = None,
+) -> tuple[Outputs, LogSumExp]:
+    """Softmax attention over the union of the regions, and the log-sum-exp of each query's scores.
+
+    A sink takes part in the softmax as a key with its own score and a value of zero (gpt-oss, arXiv:2508.10925,
+    section 2.2). Its part in the gradients of queries, keys and values is in output and log-sum-exp.
+    """
+    out, lse = _attend_to_keys(q, k, v, regions, scale, softcap)
+    if sink is None:
+        return out, lse
+    whole = torch.logaddexp(lse, sink.to(lse.dtype)[:, None])
+    return (out * (lse - whole).exp()[..., None]).to(q.dtype), whole
+
+
+def sink_gradient(grad: Outputs, out: Outputs, lse: LogSumExp, sink: Sink) -> Sink:
+    """The gradient of a sink, given output and log-sum-exp of the whole attention."""
+    share = (grad.to(lse.dtype) * out).sum(-1)
+    return -(share * (sink.to(lse.dtype)[:, None] - lse).exp()).sum((0, 2)).to(sink.dtype)
+
+
+def _attend_to_keys(
+    q: Queries, k: Keys, v: Values, regions: Sequence[BatchedRegion], scale: float, softcap: float | None
+) -> tuple[Outputs, LogSumExp]:
     wide = torch.promote_types(q.dtype, torch.float32)
     calls = list(_kernel_calls(regions, q.shape[1], k.shape[1]))
-    blocks = _block_outputs(q, k, v, calls, scale)
+    blocks = _block_outputs(q, k, v, calls, scale, softcap)
     if sum(len(call.blocks) for call in calls) == 1:
         # The block is the whole attention, because every query sees a key: there is nothing to merge.
         _, out, lse = next(blocks)
@@ -182,7 +212,7 @@ def attend(q: Queries, k: Keys, v: Values, regions: Sequence[BatchedRegion], sca
 
 
 def _block_outputs(
-    q: Queries, k: Keys, v: Values, calls: Sequence[KernelCall], scale: float
+    q: Queries, k: Keys, v: Values, calls: Sequence[KernelCall], scale: float, softcap: float | None
 ) -> Iterator[tuple[tuple[slice, slice, slice], Tensor, Tensor]]:
     """Each block's queries, as an index of `q`, with its own output and log-sum-exp."""
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -197,6 +227,7 @@ def _block_outputs(
                 block.shape,
                 scale,
                 bias,
+                softcap,
             )
             yield call.query_index(block), out, lse if shift is None else lse - shift
 
@@ -212,6 +243,7 @@ def attend_backward(
     lse: LogSumExp,
     grad_k: Keys,
     grad_v: Values,
+    softcap: float | None = None,
 ) -> Queries:
     """Returns the gradient of the queries, and adds those of keys and values to `grad_k` and `grad_v`."""
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -231,6 +263,7 @@ def attend_backward(
                 block.shape,
                 scale,
                 bias,
+                softcap,
             )
             if call.region.queries is not None:
                 dq = call.region.queries[call.rows, slice(*block.queries)].apply(dq, transposed=True)

@@ -34,7 +34,7 @@ class Layout:
     frequencies: Float[Tensor, " half"] | None = None  # radians per token; only if the pattern rotates
     slopes: Float[Tensor, " heads"] | None = None  # amount that a token of distance subtracts from a score; None: 0
     store: KeyValueStore | None = None
-    _batched: dict[tuple[int, bool, int | None], list[BatchedRegion]] = field(default_factory=dict)
+    _batched: dict[tuple[int, bool, int | None, int | None], list[BatchedRegion]] = field(default_factory=dict)
 
     @classmethod
     def for_batch(
@@ -72,18 +72,22 @@ class Layout:
 
     @property
     def windows(self) -> set[int | None]:
-        """Sliding windows of the layers that have run so far (None: no window)."""
-        return {window for _, _, window in self._batched}
+        """Sliding windows or chunks of the layers that have run so far (None: neither)."""
+        return {chunks if window is None else window for _, _, window, chunks in self._batched}
 
-    def batched_regions(self, num_heads: int, causal: bool, sliding_window: int | None) -> list[BatchedRegion]:
+    def batched_regions(
+        self, num_heads: int, causal: bool, sliding_window: int | None, chunk_size: int | None = None
+    ) -> list[BatchedRegion]:
         """The regions of a layer with `num_heads` query heads, as tensors.
 
         Queries are counted from the first of the chunk, keys from the first of the sequence.
         """
-        key = (num_heads, causal, sliding_window)
+        key = (num_heads, causal, sliding_window, chunk_size)
         if key not in self._batched:
             # A layer with its own window keeps it: it sees tokens less than `sliding_window` away.
             pattern = self.pattern if sliding_window is None else self.pattern.within_window(sliding_window)
+            if chunk_size is not None:
+                pattern = pattern.within_chunks(chunk_size)
             self._batched[key] = self._build(pattern, num_heads, causal)
         return self._batched[key]
 

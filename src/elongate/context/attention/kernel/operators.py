@@ -42,11 +42,24 @@ class Bias:
         return replace(self, distances=self.distances.flip(1))
 
 
-def block_forward(q: Queries, k: Keys, v: Values, shape: Shape, scale: float, bias: Bias | None = None) -> tuple[Outputs, LogSumExp]:
-    """Softmax attention within one block, and the log-sum-exp of its scores."""
+def block_forward(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    shape: Shape,
+    scale: float,
+    bias: Bias | None = None,
+    softcap: float | None = None,
+) -> tuple[Outputs, LogSumExp]:
+    """Softmax attention within one block, and the log-sum-exp of its scores.
+
+    With a softcap c, a score s becomes c · tanh(s / c) before its bias is added (Gemma 2, arXiv:2408.00118, section 2).
+    """
     if shape == "upper":  # in reverse order it is a lower half
-        out, lse = block_forward(q.flip(2), k.flip(2), v.flip(2), "lower", scale, bias and bias.flipped())
+        out, lse = block_forward(q.flip(2), k.flip(2), v.flip(2), "lower", scale, bias and bias.flipped(), softcap)
         return out.flip(2), lse.flip(2)
+    if softcap is not None:
+        return _Definition.forward(q, k, v, shape == "lower", scale, bias, softcap)
     if shape == "all" and bias is None and _is_foldable(q, k):
         out, lse = _operator(q, v).forward(_folded(q, k), k, v, False, scale)
         return out.reshape(*q.shape[:-1], -1), lse.reshape(q.shape[:-1])
@@ -63,12 +76,15 @@ def block_backward(
     shape: Shape,
     scale: float,
     bias: Bias | None = None,
+    softcap: float | None = None,
 ) -> tuple[Queries, Keys, Values]:
     """The block's share of the gradients, given output and log-sum-exp of the whole attention."""
     if shape == "upper":
         grad, q, k, v, out, lse = (x.flip(2) for x in (grad, q, k, v, out, lse))
-        dq, dk, dv = block_backward(grad, q, k, v, out, lse, "lower", scale, bias and bias.flipped())
+        dq, dk, dv = block_backward(grad, q, k, v, out, lse, "lower", scale, bias and bias.flipped(), softcap)
         return dq.flip(2), dk.flip(2), dv.flip(2)
+    if softcap is not None:
+        return _Definition.backward(grad, q, k, v, out, lse, shape == "lower", scale, bias, softcap)
     operator = _operator(q, v, bias)
     if shape == "all" and bias is None and _is_foldable(q, k):
         grad_folded, q_folded, out_folded = (_folded(x, k) for x in (grad, q, out))
@@ -194,10 +210,18 @@ class _Definition:
     """The definition, some queries at a time, where no fused operator applies."""
 
     @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, bias: Bias | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        causal: bool,
+        scale: float,
+        bias: Bias | None = None,
+        softcap: float | None = None,
+    ) -> tuple[Tensor, Tensor]:
         outs, sums = [], []
         for start in range(0, q.shape[2], _QUERIES_AT_ONCE):
-            scores = _scores(q[:, :, start : start + _QUERIES_AT_ONCE], k, start if causal else None, scale, bias)
+            scores = _scores(q[:, :, start : start + _QUERIES_AT_ONCE], k, start if causal else None, scale, bias, softcap)[0]
             sums.append(scores.logsumexp(-1))
             weights = (scores - sums[-1][..., None]).exp().to(v.dtype)
             outs.append(_per_group(weights, k) @ v)
@@ -215,30 +239,41 @@ class _Definition:
         causal: bool,
         scale: float,
         bias: Bias | None = None,
+        softcap: float | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for start in range(0, q.shape[2], _QUERIES_AT_ONCE):
             at = slice(start, start + _QUERIES_AT_ONCE)
-            weights = (_scores(q[:, :, at], k, start if causal else None, scale, bias) - lse[:, :, at, None]).exp()
+            scores, slope = _scores(q[:, :, at], k, start if causal else None, scale, bias, softcap)
+            weights = (scores - lse[:, :, at, None]).exp()
             grads = _per_group(grad[:, :, at], k)
             dv += _per_group(weights, k).to(v.dtype).mT @ grads
             share = (grad[:, :, at] * out[:, :, at]).sum(-1, keepdim=True)
-            dscores = (weights * ((grads @ v.mT).view_as(weights) - share) * scale).to(q.dtype)
+            dscores = (weights * ((grads @ v.mT).view_as(weights) - share) * slope).to(q.dtype)
             dq[:, :, at] = (_per_group(dscores, k) @ k).reshape_as(q[:, :, at])
             dk += _per_group(dscores, k).mT @ _per_group(q[:, :, at], k)
         return dq, dk, dv
 
 
-def _scores(q: Queries, k: Keys, first: int | None, scale: float, bias: Bias | None) -> Float[Tensor, "batch heads queries keys"]:
-    """Scores of queries; causal from query number `first` on, or None: every query sees every key."""
+def _scores(
+    q: Queries, k: Keys, first: int | None, scale: float, bias: Bias | None, softcap: float | None
+) -> tuple[Float[Tensor, "batch heads queries keys"], float | Float[Tensor, "batch heads queries keys"]]:
+    """Scores of queries, and their derivatives by the products of queries and keys.
+
+    Causal from query number `first` on, or None: every query sees every key.
+    """
     scores = (_per_group(q, k) @ k.mT).reshape(*q.shape[:3], k.shape[2]) * scale
     scores = scores.to(torch.promote_types(q.dtype, torch.float32))
+    slope: float | Tensor = scale
+    if softcap is not None:
+        bounded = (scores / softcap).tanh()
+        scores, slope = bounded * softcap, (1 - bounded.square()) * scale
     if bias is not None:
         scores = scores + bias.rows(q.dtype)
     if first is None:
-        return scores
+        return scores, slope
     later = torch.arange(k.shape[2], device=q.device) > torch.arange(first, first + q.shape[2], device=q.device)[:, None]
-    return scores.masked_fill(later, -torch.inf)
+    return scores.masked_fill(later, -torch.inf), slope
 
 
 def _per_group(x: Tensor, k: Keys) -> Tensor:
