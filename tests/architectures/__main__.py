@@ -23,7 +23,7 @@ from tests.architectures.page import PATH, written
 from tests.architectures.zoo import ZOO
 
 _FORK = get_context("fork")  # imports take most of the time
-_SECONDS = 300  # of a row
+_SECONDS = 120  # of a cell
 
 
 def row(name: str) -> list[str]:

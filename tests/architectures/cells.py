@@ -101,20 +101,32 @@ class Specimen:
 
     @cached_property
     def scaling(self) -> str:
-        """Return the word of the position that extends the model: YaRN, or what its kind of positions has instead."""
+        """Return the word of the position that extends the model: YaRN, or else the first that acts on it."""
+        for word in self._scalings:
+            with suppress(ConfigError):
+                check_strategy(self.model, self.strategy(word), self.original_length)
+                return word
+        return self._scalings[0]
+
+    @property
+    def _scalings(self) -> tuple[str, ...]:
         if "rotary" in self.model.has:
-            return "yarn"
-        return "interpolate" if "learned_positions" in self.model.has else "none"
+            return ("yarn", "ntk")
+        return ("interpolate",) if "learned_positions" in self.model.has else ("none",)
+
+    def strategy(self, word: str, attention: Attention | None = None) -> Strategy:
+        """Return a strategy; one that changes no positions has no longer target, unless there is nothing to scale."""
+        target = self.original_length if word == "none" and self._scalings != ("none",) else self.target_length
+        return Strategy(position=position(word), attention=attention or Full(), curriculum=Fixed(), target_length=target)
 
     def ready(self, word: str = "none", attention: Attention | None = None) -> LanguageModel:
         """Return the model with a strategy, checked as a run checks it. Raises `ConfigError`."""
-        target = self.original_length if word == "none" and self.scaling != "none" else self.target_length
-        strategy = Strategy(position=position(word), attention=attention or Full(), curriculum=Fixed(), target_length=target)
+        strategy = self.strategy(word, attention)
         model = copy.deepcopy(self.model)
         self.objective.check(model.has, model.word)
         strategy.check_length(self.original_length)
         check_strategy(model, strategy, self.original_length)
-        model.extend(strategy, self.original_length, target)
+        model.extend(strategy, self.original_length, strategy.target_length)
         model.network.train()
         return model
 

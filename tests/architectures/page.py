@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.architectures.cells import CELLS
-from tests.architectures.zoo import FAMILIES, ZOO
+from tests.architectures.rows import FAMILIES
+from tests.architectures.zoo import ZOO
 
 PATH = Path(__file__).parents[2] / "docs/architectures.md"
 Outcomes = dict[str, list[str]]  # marks and refusals of the cells, by the name of the row
