@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.architectures.cells import CELLS
-from tests.architectures.rows import FAMILIES
+from tests.architectures.rows import FAMILIES, KNOWN_FAULTS
 from tests.architectures.zoo import ZOO
 
 PATH = Path(__file__).parents[2] / "docs/architectures.md"
@@ -24,7 +24,7 @@ def written(outcomes: Outcomes) -> str:
             row[1:] = ["–"] * (len(row) - 1)
         star = " ★" if name in FAMILIES.values() else ""
         rows.append(f"| `{name}`{star} | {' | '.join(row)} |")
-    extended = [family for family, name in FAMILIES.items() if is_extended(outcomes[name])]
+    extended = [family for family, name in FAMILIES.items() if name in outcomes and is_extended(outcomes[name])]
     missing = [f"{family} (`{name}`)" for family, name in FAMILIES.items() if family not in extended]
     head = HEAD.format(
         architectures=len(ZOO),
@@ -34,7 +34,11 @@ def written(outcomes: Outcomes) -> str:
     )
     header = f"| architecture | {' | '.join(CELLS)} |"
     lines = [f"{number}. `{line}`" for line, number in notes.items()]
-    return "\n".join([head, header, "|" + "---|" * (1 + len(CELLS)), *rows, "", *lines, ""])
+    faults = [f"- `{name}`: {fault}." for name, fault in KNOWN_FAULTS.items()]
+    table = [header, "|" + "---|" * (1 + len(CELLS)), *rows]
+    return "\n".join(
+        [head, *table, "", "## Refusals", "", *lines, "", "## Known faults", "", "Tried and not in the table:", "", *faults, ""]
+    )
 
 
 def is_extended(row: list[str]) -> bool:
@@ -68,9 +72,11 @@ Written by `python -m tests.architectures`, which takes a few minutes. Each row 
 from 64 to 256 tokens. Each cell is a test (`tests/architectures/test_zoo.py`). The reference is always the same checkpoint in plain
 transformers, with its own attention code (`eager`), in float32.
 
-- **same loss**: loss and all gradients of the untouched checkpoint, with `memory=plain` and `checkpoint`.
+- **same loss**: loss and all gradients of the untouched checkpoint, with `memory=plain`, and with
+  `checkpoint` unless that is refused because transformers cannot recompute its layers.
 - **YaRN**: extended four-fold with `context=yarn`, exported, and opened by plain transformers: loss, gradients and logits. `✓ interpolate`:
-  the architecture has a table of positions, which is interpolated. `✓ none`: its positions need no change (`context=none`).
+  the architecture has a table of positions, which is interpolated. `✓ ntk`: it takes `ntk` and not
+  YaRN. `✓ none`: its positions need no change (`context=none`).
 - **window**: `context/attention=window`, against transformers with its masks cut to the window.
 - **stream**: `memory=stream` against `memory=plain`, untouched, extended, and in a window.
 - **LoRA**: adapters with random weights, merged and exported: logits.
