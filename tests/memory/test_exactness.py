@@ -335,7 +335,8 @@ def dropped(model: PreTrainedModel) -> Iterator[dict[nn.Dropout, list[Tensor]]]:
     masks: dict[nn.Dropout, list[Tensor]] = {module: [] for module in model.modules() if isinstance(module, nn.Dropout) and module.p}
 
     def keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        masks[module].append(output.detach() != 0)  # type: ignore[index]  # a dropout
+        if module.training:  # probes run without dropout
+            masks[module].append(output.detach() != 0)  # type: ignore[index]  # a dropout
 
     hooks = [module.register_forward_hook(keep) for module in masks]
     yield masks

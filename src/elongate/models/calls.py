@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Int
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from elongate.context.attention.full import Full
 from elongate.context.attention.kernel.delivery import deliver_layouts, recorded_layouts
+from elongate.context.attention.kernel.kv_store import KeyValueStore
 from elongate.context.attention.kernel.layout import Layout
 from elongate.models.parts import language_config
 
@@ -29,6 +31,22 @@ def tolerance(states: Tensor, least: float) -> float:
 def same_states(some: Tensor, others: Tensor, least: float = 1e-3) -> bool:
     """Return whether states are the same up to rounding."""
     return bool((some - others).float().norm() <= tolerance(others, least) * others.float().norm())
+
+
+def same_in_chunks(hidden: Callable[..., Tensor], tokens: Tokens, layout: Layout) -> bool:
+    """Return whether a text has the same hidden states in two chunks, which meet in attention only, as in one."""
+    length, kept = tokens.shape[1], KeyValueStore(past={})
+    chunks = ((0, length // 2), (length // 2, length))
+    halves = [hidden(tokens[:, slice(*chunk)], None, layout.for_chunk(chunk, kept)) for chunk in chunks]
+    return same_states(torch.cat(halves, dim=1), hidden(tokens, None))
+
+
+def same_alone(hidden: Callable[..., Tensor], tokens: Tokens, length: int) -> bool:
+    """Return whether documents of this length in one row have the hidden states that they have alone."""
+    documents = tokens.split(length, dim=1)
+    positions = torch.arange(length, device=tokens.device).repeat(len(documents))[None]
+    alone = torch.cat([hidden(document) for document in documents], dim=1)
+    return same_states(hidden(tokens, positions), alone)
 
 
 def uses_interface(network: PreTrainedModel) -> bool:

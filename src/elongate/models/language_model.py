@@ -20,7 +20,6 @@ from transformers.utils import logging as transformers_logging
 
 from elongate.context.attention.attention import Attention, Pattern
 from elongate.context.attention.full import Full
-from elongate.context.attention.kernel.kv_store import KeyValueStore
 from elongate.context.attention.kernel.layout import Layout
 from elongate.context.attention.kernel.verification import verify_attention
 from elongate.context.position.position import Position
@@ -114,12 +113,9 @@ class LanguageModel:
         """
         length = min(24, self.original_length)
         tokens = torch.arange(1, length + 1, device=self.device)[None] % self.vocab_size
-        layout, kept = self.layout(tokens, None), KeyValueStore(past={})
+        layout = self.layout(tokens, None)
         with self.probed():
-            whole = self.hidden(tokens, None)
-            chunks = ((0, length // 2), (length // 2, length))
-            halves = [self.hidden(tokens[:, slice(*chunk)], None, layout.for_chunk(chunk, kept)) for chunk in chunks]
-        return calls.same_states(torch.cat(halves, dim=1), whole)
+            return calls.same_in_chunks(self.hidden, tokens, layout)
 
     @cached_property
     def separates_documents(self) -> bool:
@@ -128,14 +124,11 @@ class LanguageModel:
         Two documents in one row then have the hidden states that they have alone.
         """
         length = min(24, self.original_length) // 2
-        tokens = self.probe_text(2 * length)
-        positions = torch.arange(length, device=self.device).repeat(2)[None]
         attention, self.attention = self.attention, Full()
         with self.probed():
-            together = self.hidden(tokens, positions)
-            alone = torch.cat([self.hidden(document) for document in tokens.split(length, dim=1)], dim=1)
+            separates = calls.same_alone(self.hidden, self.probe_text(2 * length), length)
         self.attention = attention
-        return calls.same_states(together, alone)
+        return separates
 
     @cached_property
     def continues_from_cache(self) -> bool:
@@ -148,10 +141,8 @@ class LanguageModel:
     @cached_property
     def receives_layouts(self) -> bool:
         """Return whether layouts reach the attention of the layers, after a remedy where layers drop them."""
-        if not calls.uses_interface(self.network):
-            return False
         with self.probed():
-            return calls.receives_layouts(self.network, self.body, self.probe_text(2))
+            return calls.uses_interface(self.network) and calls.receives_layouts(self.network, self.body, self.probe_text(2))
 
     # -- computing ---------------------------------------------------------------------------------
 
@@ -170,10 +161,7 @@ class LanguageModel:
         return Layout.for_batch(self.attention, tuple(inputs.shape), positions, frequencies, tensor)
 
     def set_text_length(self, length: int, positions: Int[Tensor, "batch length"] | None = None) -> None:
-        """Set the frequencies that depend on the length of the text.
-
-        `hidden` does this; call it before calling the network itself.
-        """
+        """Set the frequencies that depend on the length of the text. Call this before the network itself; `hidden` does."""
         self.positions.set_text_length(length, positions)
 
     def hidden(
@@ -185,8 +173,7 @@ class LanguageModel:
     ) -> Float[Tensor, "batch chunk dim"]:
         """Return the last hidden states of whole sequences, or of the chunk that the layout names.
 
-        `positions` are those of the whole sequences. Only an autoencoder has a context, which it
-        encodes.
+        `positions` are those of the whole sequences. Only an autoencoder has a context, which it encodes.
         """
         assert context is None, "objectives that have one are refused"
         arguments = self.call_arguments(inputs, positions, layout)
@@ -241,8 +228,7 @@ class LanguageModel:
 
     def probe_text(self, length: int) -> Int[Tensor, "1 length"]:
         """Return a row of different tokens without padding, not longer than the positions reach."""
-        config = self.config
-        padding = getattr(config, "pad_token_id", None)  # RoBERTa-style models give it no position
+        padding = getattr(self.config, "pad_token_id", None)  # RoBERTa-style models give it no position
         words = torch.tensor([word for word in range(self.vocab_size) if word != padding], device=self.device)
         return words[torch.arange(self.last_position(length - 1) + 1) % len(words)][None]
 

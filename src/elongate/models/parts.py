@@ -15,7 +15,7 @@ def language_body(network: PreTrainedModel) -> PreTrainedModel:
     return body
 
 
-def language_part(network: PreTrainedModel) -> nn.Module:
+def language_part(network: PreTrainedModel) -> PreTrainedModel:
     """Return the network without the towers of other modalities; the network itself if it has none."""
     body = language_body(network)
     return network if body is _base(network) else body
