@@ -199,7 +199,10 @@ def test_impossible_settings_are_refused(setting: Setting) -> None:
 @pytest.mark.parametrize(
     ("network", "rule"),
     [
-        (GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=1)), "has 257 tokens, the checkpoint's embedding 50"),
+        (
+            GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=1)),
+            "gives ids up to 256, and the checkpoint's embedding has 50 rows",
+        ),
         (GPT2LMHeadModel(GPT2Config(vocab_size=257, n_positions=32, n_embd=8, n_layer=1, n_head=1)), "has no positions for 64 tokens"),
         (
             BertForMaskedLM(BertConfig(vocab_size=257, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)),

@@ -21,6 +21,7 @@ from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.stream import Stream
 from elongate.models.compatibility import check_network
 from elongate.models.language_model import LanguageModel
+from elongate.models.probes import run_all
 from elongate.objectives.objective import Example
 
 
@@ -142,6 +143,7 @@ def test_the_first_pass_computes_only_keys_and_values_in_the_last_layer() -> Non
     tokens = torch.arange(41)[None] % 50
     example = Example(tokens[:, :-1], tokens[:, 1:], torch.ones(1, 40, dtype=torch.bool), None)
     Stream(chunk_length=8).prepare(model, 40)
+    run_all(model)
     calls.clear()
     Stream(chunk_length=8).backward(model, example)
     # There are five chunks, and the last one is run only once. The first chunk detects which layer is the last.

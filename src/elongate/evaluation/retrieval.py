@@ -84,7 +84,10 @@ class Retrieval(RetrievalPresentation, Evaluation):
             check_writes(reading, "evaluation.retrieval.generate", True, "use {key}=false: answers are scored without it")
 
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
+        from elongate.models.probes import run_all
+
         model.network.eval()
+        run_all(model)
         lengths = self._lengths(setting)
         controls: dict[Control, list[int]] = {"none": lengths, "without_needle": lengths, "without_haystack": lengths[:1]}
         measured = _Measured(model, setting, tick, Meter(model.device))

@@ -9,6 +9,7 @@ alone, and from both forms together.
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -59,7 +60,9 @@ def _legacy_keys(kind: type[PreTrainedConfig], without: dict[str, Any], paramete
 def _read(kind: type[PreTrainedConfig], content: dict[str, Any]) -> dict[str, Any] | None:
     """Return the parameters that transformers 5 reads; None if it refuses them."""
     try:
-        config = kind.from_dict(copy.deepcopy(content))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of the old keys, which are written on purpose
+            config = kind.from_dict(copy.deepcopy(content))
     except (StrictDataclassError, ValueError, KeyError, AttributeError):
         return None
     return copy.deepcopy(config.rope_parameters)

@@ -11,7 +11,7 @@ def language_body(network: PreTrainedModel) -> PreTrainedModel:
     """Return what maps tokens to hidden states, without the head and without the towers of other modalities."""
     body = _base(network)
     while (inner := getattr(body, "language_model", None)) is not None:
-        body = inner.base_model
+        body = _base(inner)
     return body
 
 
@@ -42,6 +42,6 @@ def head_dim(config: PreTrainedConfig) -> int:
 
 def _base(network: PreTrainedModel) -> PreTrainedModel:
     base = network.base_model
-    if base is network:  # Llama 4 names a base model that it does not have
+    if base is network and not hasattr(network, "language_model"):  # Llama 4's text network names a base model that it does not have
         return next((child for child in network.children() if isinstance(child, PreTrainedModel)), network)
     return base
