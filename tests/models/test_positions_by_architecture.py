@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.covering import all_values
 from tests.models.small import VOCAB, opened, strategy
 from tests.networks import NO_SPECIAL
 from torch import nn
@@ -228,8 +229,7 @@ THETAS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["gemma3", "olmo3"])
-@pytest.mark.parametrize("word", ["ntk", "yarn", "longrope"])
+@pytest.mark.parametrize(("kind", "word"), all_values(["gemma3", "olmo3"], ["ntk", "yarn", "longrope"]))
 def test_a_scaling_acts_on_windowed_layers_only_if_asked(kind: str, word: str, tmp_path: Path) -> None:
     source = saved(kind, tmp_path / "source", **THETAS)
     found: dict[str, dict[str, torch.Tensor]] = {}
