@@ -23,7 +23,8 @@ def check_strategy(model: LanguageModel, strategy: Strategy, original_length: in
     if "regions" in model.has:
         for attention in (strategy.attention, strategy.measured_attention):
             check_attention(model, attention)
-    if strategy.sampling is not None and not model.separates_documents:
+    # The blocks of an autoencoder meet in attention only, but they are counted in tokens, which the probe does not know.
+    if strategy.sampling is not None and "autoencoder" not in model.has and not model.separates_documents:
         rule = f"cannot act on a {model.network.config.model_type}, whose tokens also meet outside its attention, without positions"
         raise ConfigError("context/sampling", strategy.sampling.word, rule, "train at the target length: use context=yarn or none")
     _check_position(model, strategy, original_length)
