@@ -1,4 +1,4 @@
-"""W&B: it never asks and never blocks, whatever the account, the server or the network do."""
+"""W&B: no prompt and no hang, whatever happens to the account, the server or the network."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def check_head(model: LanguageModel) -> None:
     try:
         is_known = model.adjustment is not None
     except (ValueError, AttributeError, TypeError) as fault:
-        # A ValueError of context/attention/kernel/interface.py, or a network that reads the mask, of which there is none.
+        # Our attention refuses with a ValueError; a network that reads its mask fails, because it gets none.
         reason = fault if isinstance(fault, ValueError) else f"it cannot run without a mask of its attention ({first_line(fault)})"
         rule = f"is a {config.model_type}: {reason}"
         raise ConfigError("model.source", config.name_or_path, rule, _OTHER_ARCHITECTURE) from fault

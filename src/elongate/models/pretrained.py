@@ -238,7 +238,7 @@ def _classes(config: PreTrainedConfig) -> tuple[Any, type[LanguageModel]]:
 def _trained_length(config: dict[str, Any]) -> int | None:
     """Return the length that the positions of a transformers configuration reach to, if it states one.
 
-    Raises `ValueError` for a value that is no such number.
+    Raises `ValueError` if the value is not a positive whole number.
     """
     config = config.get("text_config") or config
     for key in ("max_position_embeddings", "n_positions", "max_seq_len"):

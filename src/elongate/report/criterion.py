@@ -17,7 +17,7 @@ from elongate.evaluation.presentation.numbers import span
 from elongate.report.estimate import mean_over
 from elongate.report.fairness import same_texts, same_tokens
 from elongate.report.groups import Group
-from elongate.report.measures import Column, Measure, bits_per_byte_at, key_of, loss_at, needle_at
+from elongate.report.measures import EXACT_MATCH, Column, Measure, bits_per_byte_at, key_of, loss_at, needle_at
 
 RETRIEVES = 0.1  # share of exact matches from which a strategy retrieves
 
@@ -52,11 +52,15 @@ class Criterion:
 
 def criterion_of(groups: list[Group]) -> Criterion | None:
     """What decides between the groups; None if nothing does, because no figure is comparable."""
-    return _retrieval(groups) or (_loss(groups) if same_texts(groups) else None if same_tokens(groups) else _bits_per_byte(groups))
+    if found := _retrieval(groups):
+        return found
+    if not same_tokens(groups):
+        return _bits_per_byte(groups)
+    return _loss(groups) if same_texts(groups) else None
 
 
 def _retrieval(groups: list[Group]) -> Criterion | None:
-    column = Column("needle_exact_match_at_target", "exact match at target", needle_at("exact_match", longest=False), ".2f")
+    column = EXACT_MATCH
     shares = [mean_over(list(group.values(column.measure).values())) for group in groups]
     targets = {group.first.results["strategy"]["target_length"] for group in groups}
     if len(targets) > 1 or any(share is None for share in shares) or max(share.mean for share in shares if share) < RETRIEVES:
@@ -64,12 +68,12 @@ def _retrieval(groups: list[Group]) -> Criterion | None:
     place = f"{targets.pop()} tokens"
     return Criterion(
         column,
-        f"exact match at {place}",
-        "the highest exact match of the needle",
-        place,
-        "share of keys that are not retrieved",
-        "",
-        lambda row: needle_at("exact_match", False, row),
+        name=f"exact match at {place}",
+        praise="the highest exact match of the needle",
+        place=place,
+        cost="share of keys that are not retrieved",
+        unit="",
+        of_row=lambda row: needle_at("exact_match", longest=False, row=row),
         higher_is_better=True,
     )
 
@@ -86,8 +90,16 @@ def _loss(groups: list[Group]) -> Criterion | None:
         return None
     bin_ = max(shared)
     column = Column(f"after_{key_of(bin_)}", f"after {span(bin_)}", loss_at("after", bin_))
-    place = f"{span(bin_)} tokens"
-    return Criterion(column, f"loss at {span(bin_)}", "the lowest loss", place, "loss", "nats", lambda row: loss_at(row, bin_), bin=bin_)
+    return Criterion(
+        column,
+        name=f"loss at {span(bin_)}",
+        praise="the lowest loss",
+        place=f"{span(bin_)} tokens",
+        cost="loss",
+        unit="nats",
+        of_row=lambda row: loss_at(row, bin_),
+        bin=bin_,
+    )
 
 
 def _bits_per_byte(groups: list[Group]) -> Criterion | None:
@@ -102,12 +114,12 @@ def _bits_per_byte(groups: list[Group]) -> Criterion | None:
     column = Column("bits_per_byte", f"bits per byte at {length}", bits_per_byte_at("after", length))
     return Criterion(
         column,
-        column.title,
-        "the fewest bits per byte",
-        f"{length} tokens",
-        "number of bits per byte",
-        "bits per byte",
-        lambda row: bits_per_byte_at(row, length),
+        name=column.title,
+        praise="the fewest bits per byte",
+        place=f"{length} tokens",
+        cost="number of bits per byte",
+        unit="bits per byte",
+        of_row=lambda row: bits_per_byte_at(row, length),
     )
 
 

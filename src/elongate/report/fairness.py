@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from elongate.report.groups import Group, Run
@@ -42,8 +41,8 @@ def fairness_notes(groups: list[Group]) -> list[str]:
     if not same_bases(groups):
         bases = sorted({str(base) for group in groups for run in group.runs.values() if (base := _base(run))})
         shown = ", ".join(bases[:_LIST]) + (" …" if len(bases) > _LIST else "")
-        own = next((base for base in bases if (Path(base) / "model").is_dir() or base.startswith("runs/")), None)
-        remedy = f" For a fair comparison extend one base in all runs: model=pretrained model.source={own}/model." if own else ""
+        trained = min((base for group in groups for run in group.runs.values() if (base := _trained_base(run))), default=None)
+        remedy = f" For a fair comparison extend one base in all runs: model=pretrained model.source={trained}/model." if trained else ""
         notes.append(f"The strategies extend different bases ({shown}), so part of a difference is that of the bases.{remedy}")
     return notes
 
@@ -72,8 +71,13 @@ def _documents(run: Run) -> tuple[Any, ...]:
 
 def _base(run: Run) -> str | None:
     """The base that was trained, or the checkpoint and a hash of its weights."""
-    base = run.results["budget"].get("base")
-    if base:
-        return str(base["path"])
+    if trained := _trained_base(run):
+        return trained
     weights = run.results.get("inputs", {}).get("model")
     return f"{run.settings.get('model.source')} {weights[:8]}" if weights else None
+
+
+def _trained_base(run: Run) -> str | None:
+    """The folder of the base that was trained; None for a checkpoint."""
+    base = run.results["budget"].get("base")
+    return str(base["path"]) if base else None

@@ -103,9 +103,10 @@ def final_training_loss(results: dict[str, Any]) -> float | None:
     return results["stages"][-1]["loss"] if results.get("stages") else None
 
 
+EXACT_MATCH = Column("needle_exact_match_at_target", "exact match at target", needle_at("exact_match", longest=False), ".2f")
 NEEDLE_COLUMNS = [
     Column("needle_margin_at_target", "margin at target", needle_at("margin", longest=False), ".2f"),
-    Column("needle_exact_match_at_target", "exact match at target", needle_at("exact_match", longest=False), ".2f"),
+    EXACT_MATCH,
     Column("needle_margin_at_longest", "margin at longest", needle_at("margin", longest=True), ".2f"),
     Column("needle_exact_match_at_longest", "exact match at longest", needle_at("exact_match", longest=True), ".2f"),
 ]

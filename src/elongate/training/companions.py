@@ -68,7 +68,7 @@ def state_length(folder: Path, before: int, length: int) -> None:
         return content
 
     def generation(config: dict[str, Any]) -> dict[str, Any]:
-        # Another value is a choice: so many tokens are written at most.
+        # Another value was chosen as the limit of generated tokens, so it stays.
         return config | ({"max_length": length} if config.get("max_length") == before else {})
 
     edit_json(folder / "tokenizer_config.json", tokenizer_config)

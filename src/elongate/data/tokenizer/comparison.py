@@ -47,7 +47,7 @@ def agree_with_transformers(tokenizer: SubwordTokenizer, folder: Path) -> None:
 def verify_saved(tokenizer: Tokenizer, folder: Path, length: int) -> bool:
     """Return whether transformers opens the saved tokenizer as the same one, with texts of at most `length` tokens.
 
-    False if transformers cannot use it, of which a warning was given when it was opened. Raises `RunError` if it differs.
+    False if transformers cannot use it; opening it has printed a warning then. Raises `RunError` if it differs.
     """
     from transformers import AutoTokenizer
 
