@@ -14,6 +14,7 @@ from elongate.memory.plain import Plain
 from elongate.memory.planner import planner
 from tests import reference
 from tests.commands import run_here
+from tests.conftest import leave_figures_empty
 from tests.matrix import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +118,7 @@ def run(command: str, folder: Path) -> None:
     program, arguments = tiny(command)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(planner, "_KINDS", (Plain(),))
+        leave_figures_empty(patched)
         result = run_here(program.removesuffix(".py"), *arguments, cwd=folder)
     assert result.code == 0, result.err
 
