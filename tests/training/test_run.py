@@ -162,3 +162,13 @@ def test_a_run_says_that_the_auxiliary_loss_of_the_router_is_not_in_its_loss(
     asked = "(output_router_logits=true, router_aux_loss_coef=0.02)"
     line = f"warning: the auxiliary loss of the router, which the checkpoint asks for {asked}, is not part of the training loss\n"
     assert capsys.readouterr().err.count(line) == asks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [9e3, 2e4])
+def test_a_run_warns_of_a_theta_below_the_known_bound(
+    bound: float, start: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("elongate.models.theta_bound._BOUNDS", {128: bound})
+    start(f"theta-{bound:g}", "context=none", "steps=1", "evaluation=[]")
+    assert ("warning: theta=10000 is below 20000, the least known to work at 128 tokens" in capsys.readouterr().err) == (bound > 1e4)
