@@ -282,7 +282,6 @@ FAMILIES: dict[str, str] = {
 }
 # Left out of the table: a cell of each ends in a traceback or a wrong number.
 KNOWN_FAULTS: dict[str, str] = {
-    "falcon, slopes": "transformers' own `sdpa` and `eager` attention differ with slopes, and the check of the export opens `sdpa`",
     "fnet (masked)": "its configuration has no heads: a traceback instead of a refusal",
     "gpt_neo": "a mask of the trained length is not extended with the table of positions",
     "granite_swa": "logits of the merged adapters differ by 1.0e-5",
