@@ -41,11 +41,11 @@ class String(Attention):
         sized = self.for_length(length, original_length)
         shift, window = sized.shift_length, sized.window_length
         rule, remedy = f"must be below shift_length={shift}, or no distance changes", f"use {{key}}={shift - 1} or less"
-        require(window < shift, "window_length", self.window_length, rule, remedy)
+        require(window < shift, "window_length", window, rule, remedy)
         rule = f"must be at most the original length of {original_length}: longer distances were not trained"
-        require(shift <= original_length, "shift_length", self.shift_length, rule, f"use {{key}}={original_length} or less")
+        require(shift <= original_length, "shift_length", shift, rule, f"use {{key}}={original_length} or less")
         rule = f"must be below the length of {length}, or no distance is shifted"
-        require(shift < length, "shift_length", self.shift_length, rule, f"use {{key}}={length - 1} or less")
+        require(shift < length, "shift_length", shift, rule, f"use {{key}}={length - 1} or less")
         self._check_reach(length, original_length, shift, window)
 
     def _check_reach(self, length: int, original_length: int, shift: int, window: int) -> None:
