@@ -21,7 +21,13 @@ ROOT = Path(__file__).parents[1]
 # Findings record commands of past days at full size; their files are not instructions.
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/recipes").glob("*.md"))]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SMALL = {"context.target_length": "128", "batch_tokens": "256", "steps": "2", "context.curriculum.base.steps": "2"}
+SMALL = {
+    "context.target_length": "128",
+    "model.original_length": "128",
+    "batch_tokens": "256",
+    "steps": "2",
+    "context.curriculum.base.steps": "2",
+}
 TASK = """
 task: tiny
 dataset_path: json

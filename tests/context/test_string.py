@@ -87,7 +87,7 @@ def test_at_its_reach_the_farthest_key_has_the_longest_trained_distance(original
         chosen.check(reach + 1, original)
 
 
-def test_the_defaults_are_a_third_and_the_window_of_the_paper() -> None:
+def test_the_defaults_are_a_third_and_the_window_of_the_authors() -> None:
     assert String().for_length(131072, 131072) == StringPattern(shift_length=43690, window_length=128)
 
 

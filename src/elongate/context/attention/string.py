@@ -1,4 +1,4 @@
-"""STRING (An et al. 2024, arXiv:2410.18745, section 4): well-trained distances replace the longest ones, without training.
+"""STRING (An et al. 2024, arXiv:2410.18745): well-trained distances replace the longest ones, without training.
 
 With S = `shift_length` and W = `window_length`, keys less than S away have true positions. A query at p has position
 p - S + W for all farther keys, so a distance d of S or more becomes d - S + W: distances from W on are used twice, the
@@ -6,8 +6,8 @@ longest S - W are used no more, and the W nearest keep distances that no far key
 rarely in training, and read badly at them. The method therefore also changes texts within the original length, from
 S + 1 tokens on, and reaches L + S - W tokens, where L is the original length: below twice the original length.
 
-The paper has S between a third and half of the original length (its code 0.33), and W = 128 at lengths of 32k and more.
-Departs from it in the default of `window_length`, which is at most an eighth of `shift_length`, for short models.
+The authors' code has S = 0.33 L and W = 128, at L = 131072. Departs from it in the default of `window_length`, which is
+at most an eighth of `shift_length`, so that it suits short models.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class String(Attention):
         sized = self.for_length(length, original_length)
         shift, window = sized.shift_length, sized.window_length
         rule, remedy = f"must be below shift_length={shift}, or no distance changes", f"use {{key}}={shift - 1} or less"
-        require(window < shift, "window_length", self.window_length, rule, remedy)
+        require(window < shift, "window_length", window, rule, remedy)
         rule = f"must be at most the original length of {original_length}: longer distances were not trained"
-        require(shift <= original_length, "shift_length", self.shift_length, rule, f"use {{key}}={original_length} or less")
+        require(shift <= original_length, "shift_length", shift, rule, f"use {{key}}={original_length} or less")
         rule = f"must be below the length of {length}, or no distance is shifted"
-        require(shift < length, "shift_length", self.shift_length, rule, f"use {{key}}={length - 1} or less")
+        require(shift < length, "shift_length", shift, rule, f"use {{key}}={length - 1} or less")
         self._check_reach(length, original_length, shift, window)
 
     def _check_reach(self, length: int, original_length: int, shift: int, window: int) -> None:
