@@ -293,6 +293,4 @@ KNOWN_FAULTS: dict[str, str] = {
     "mobilebert (masked)": "gradients differ by 1.3e-5",
     "mra (masked)": "a buffer of the trained length is not extended with the table of positions",
     "nystromformer (masked)": "a buffer of the trained length is not extended with the table of positions",
-    "rembert (masked)": "its head has a size of its own: a traceback instead of a refusal",
-    "zaya": "its layers cannot be computed in pieces: a traceback with `memory=checkpoint`",
 }
