@@ -92,4 +92,4 @@ def _kind(layer: nn.Module, owners: Counter[int]) -> Hashable:
 def _is_setting(key: str, value: object) -> bool:
     if key in _OWN or key.startswith("_"):
         return False
-    return value is None or isinstance(value, bool | int | float | str | tuple)
+    return value is None or isinstance(value, bool | int | float | str | tuple | list | dict)
