@@ -67,7 +67,7 @@ class NetworkPositions:
             rule = f"is a {config.model_type}, whose configuration does not say how long it was trained"
             remedy = "name a checkpoint whose config.json states it as max_position_embeddings or seq_length"
             raise ConfigError("model.source", self.network.config.name_or_path, rule, remedy)
-        return int(getattr(config, key)) - self.learned.first
+        return self.learned.length if self.learned else int(getattr(config, key))
 
     def place(self, position: Position, original_length: int, length: int) -> dict[str, Any]:
         """Set the positions for sequences of `length` tokens and return the evidence that they are active."""
