@@ -519,13 +519,14 @@ def test_all_plans_agree_for_every_attention(word: str, documents: str) -> None:
         positions = torch.cat([torch.arange(n) for n in (5, 1, 14)]).expand(ROWS, LENGTH)
         batch = Example(batch.inputs, batch.targets, batch.scored, positions)
     chosen = build(OmegaConf.load(conf_directory() / f"context/attention/{word}.yaml"), "context.attention")
-    chosen.check(LENGTH, 12)
+    trained = 16 if word == "string" else 12  # string reaches 20 tokens from 16 on
+    chosen.check(LENGTH, trained)
     # Half of each head of GPT-NeoX is not rotated.
     kind = "gpt_neox" if chosen.rotates and documents == "unlike" else "llama-2"
 
     def run(memory: Memory) -> tuple[float, Gradients]:
         model = LanguageModel(network(kind, "elongate"), kind)
-        model.attention = chosen.for_length(LENGTH, 12)
+        model.attention = chosen.for_length(LENGTH, trained)
         return computed(memory, model, batch)
 
     expected_loss, expected = run(Plain())

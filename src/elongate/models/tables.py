@@ -131,4 +131,5 @@ class LearnedPositions:
 
 def _first_number(parent: nn.Module) -> int:
     numbers = parent._buffers.get("position_ids")
-    return 0 if numbers is None else int(numbers.flatten()[0])
+    # Fresh models count from 0; they are also described without weights.
+    return 0 if numbers is None or numbers.is_meta else int(numbers.flatten()[0])
