@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.grid:
         # Runs of the grids check the shapes in signatures at every call, which doubles the time of many tests.
         install_import_hook(_CHECKED, "beartype.beartype")
-    os.fsync = lambda _: None  # files outlive a killed process without it; power cuts are not tested
+    os.fsync = lambda _: None  # files outlive a killed process without it; tests of the calls put their own here
     if config.option.grid_seed is None:
         # Workers of xdist inherit the environment and must choose the same tests as each other.
         seed = os.environ.setdefault("ELONGATE_GRID_SEED", str(random.SystemRandom().randrange(10**6)))

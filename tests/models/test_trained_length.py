@@ -1,4 +1,4 @@
-"""The trained length that a configuration states, and the networks whose positions need nothing but that."""
+"""The trained length that a configuration states, and networks that are extended by it alone."""
 
 from __future__ import annotations
 

@@ -33,9 +33,7 @@ class LearnedPositions:
         self.network, self.body = network, language_body(network)
         self._evidence: dict[str, Any] | None = None
         tables = self._tables()
-        padding = tables[0][1].padding_idx if tables else None
-        # The `position_id` of position 0. MRA and Nyströmformer, which have no row for padding, count from 2.
-        self.first = _first_number(tables[0][0]) if padding is None and tables else (padding or 0) + 1 if tables else 0
+        self.first = _first_number(*tables[0]) if tables else 0  # the `position_id` of position 0
         offset = getattr(tables[0][1], "offset", 0) if tables else 0
         self._reserved = self.first or offset  # rows before that of position 0
 
@@ -129,7 +127,10 @@ class LearnedPositions:
         ]
 
 
-def _first_number(parent: nn.Module) -> int:
+def _first_number(parent: nn.Module, table: nn.Embedding) -> int:
+    if table.padding_idx is not None:
+        return table.padding_idx + 1
+    # MRA and Nyströmformer have no row for padding and count from 2.
     numbers = parent._buffers.get("position_ids")
-    # Fresh models count from 0; they are also described without weights.
+    # Fresh models count from 0; they are also built without weights.
     return 0 if numbers is None or numbers.is_meta else int(numbers.flatten()[0])

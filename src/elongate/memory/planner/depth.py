@@ -7,16 +7,17 @@ per period. A stack whose layers share state, or differ in any setting without a
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from elongate.memory.planner.layers import stack_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
 
     from torch import nn
 
-    from elongate.memory.planner.dry_run import DryRun, Work
+    from elongate.memory.planner.dry_run import DryRun
     from elongate.models.language_model import LanguageModel
 
 _OWN = {"layer_idx", "layer_id", "training"}  # differ between layers that are alike
@@ -51,22 +52,15 @@ def depths(model: LanguageModel) -> Depths | None:
 
 def composed(first: DryRun, second: DryRun, at: Depths) -> DryRun:
     """Return the dry run of the whole network from those of its shallow and its deeper part."""
-    from elongate.memory.planner.dry_run import DryRun
-
     times = (at.whole - at.shallow) / (at.deeper - at.shallow)
 
     def at_depth(one: float, two: float) -> float:
         return one + times * (two - one)
 
-    work = _work_at(first.work, second.work, at_depth)
-    return DryRun(round(at_depth(first.peak, second.peak)), round(at_depth(first.disk, second.disk)), work)
-
-
-def _work_at(one: Work, two: Work, at_depth: Callable[[float, float], float]) -> Work:
-    from elongate.memory.planner.dry_run import Work
-
+    one, two = first.work, second.work
     flops = Counter({call: at_depth(one.flops[call], two.flops[call]) for call in {*one.flops, *two.flops}})
-    return Work(flops, at_depth(one.moved, two.moved), at_depth(one.calls, two.calls))
+    work = replace(one, flops=flops, moved=at_depth(one.moved, two.moved), calls=at_depth(one.calls, two.calls))
+    return replace(first, peak=round(at_depth(first.peak, second.peak)), disk=round(at_depth(first.disk, second.disk)), work=work)
 
 
 def _kinds(model: LanguageModel, name: str) -> list[Hashable]:
