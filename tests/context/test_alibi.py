@@ -17,8 +17,8 @@ from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 from elongate.context.attention.attention import Pattern
 from elongate.context.attention.full import Full
 from elongate.context.attention.global_local import GlobalLocalPattern
+from elongate.context.attention.kernel import definition, fused, operators
 from elongate.context.attention.kernel import layout as layouts
-from elongate.context.attention.kernel import operators
 from elongate.context.attention.kernel.attend import attend
 from elongate.context.attention.kernel.interface import Scores, _Attend
 from elongate.context.attention.kernel.layout import Layout
@@ -61,14 +61,14 @@ class _InDimensions:
 
     @staticmethod
     def forward(q: Any, k: Any, v: Any, causal: bool, scale: float, bias: Any) -> Any:
-        return operators._BiasInDimensions(operators._FlashCpu, bias, scale).forward(q, k, v, causal)
+        return fused.BiasInDimensions(fused.FlashCpu, bias, scale).forward(q, k, v, causal)
 
     @staticmethod
     def backward(grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float, bias: Any) -> Any:
-        return operators._BiasInDimensions(operators._FlashCpu, bias, scale).backward(grad, q, k, v, out, lse, causal)
+        return fused.BiasInDimensions(fused.FlashCpu, bias, scale).backward(grad, q, k, v, out, lse, causal)
 
 
-WAYS: dict[str, Any] = {"fused": None, "in dimensions": _InDimensions, "definition": operators._Definition}
+WAYS: dict[str, Any] = {"fused": None, "in dimensions": _InDimensions, "definition": definition.Definition}
 
 
 @pytest.fixture(autouse=True)

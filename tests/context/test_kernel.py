@@ -16,15 +16,20 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from elongate.context.attention.kernel import operators
+from elongate.context.attention.kernel import definition
 from elongate.context.attention.kernel.attend import BatchedRegion, Rotation, attend, attend_backward, sink_gradient
 from elongate.context.attention.kernel.blocks import Block
 
+KERNEL = "elongate.context.attention.kernel"
 WAYS: dict[str, dict[str, Any]] = {
     "fused": {},
-    "not folded": {"_FOLD_BELOW": 0},
-    "definition": {"_operator": lambda *_: operators._Definition, "_QUERIES_AT_ONCE": 3},
-    "definition, not folded": {"_operator": lambda *_: operators._Definition, "_QUERIES_AT_ONCE": 3, "_FOLD_BELOW": 0},
+    "not folded": {"operators._FOLD_BELOW": 0},
+    "definition": {"operators._operator": lambda *_: definition.Definition, "definition.QUERIES_AT_ONCE": 3},
+    "definition, not folded": {
+        "operators._operator": lambda *_: definition.Definition,
+        "definition.QUERIES_AT_ONCE": 3,
+        "operators._FOLD_BELOW": 0,
+    },
 }
 seeds = some.integers(0, 2**32 - 1)
 
@@ -199,7 +204,7 @@ def test_many_blocks_equal_a_dense_softmax(way: str, seed: int) -> None:
 def compare_with_dense(way: str, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in WAYS[way].items():
-            patch.setattr(operators, name, value)
+            patch.setattr(f"{KERNEL}.{name}", value)
         compare(Case.drawn(seed), 1e-11)
 
 
@@ -207,7 +212,7 @@ def compare_with_dense(way: str, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_bfloat16_is_exact_to_its_precision(way: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in WAYS[way].items():
-        monkeypatch.setattr(operators, name, value)
+        monkeypatch.setattr(f"{KERNEL}.{name}", value)
     # The operators keep scores in float32; the definition rounds them to bfloat16, like transformers' eager attention.
     compare(Case.drawn(seed, torch.bfloat16), 6e-2 if "definition" in way else 3e-2)
 
@@ -226,7 +231,7 @@ def test_the_comparison_notices_one_missing_pair() -> None:
 @pytest.mark.parametrize("dim", [1, 2, 6, 8, 80, 256, 288])
 def test_heads_of_every_size_equal_a_dense_softmax(way: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in WAYS[way].items():
-        monkeypatch.setattr(operators, name, value)
+        monkeypatch.setattr(f"{KERNEL}.{name}", value)
     draw = torch.Generator().manual_seed(dim)
     q = torch.randn(2, 6, 7, dim, generator=draw, dtype=torch.float64)
     k, v = (torch.randn(2, 3, 7, dim, generator=draw, dtype=torch.float64) for _ in range(2))
@@ -238,7 +243,7 @@ def test_heads_of_every_size_equal_a_dense_softmax(way: str, dim: int, monkeypat
 def test_values_may_be_narrower_than_keys(way: str, value_dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The latent attention of DeepSeek has such values."""
     for name, value in WAYS[way].items():
-        monkeypatch.setattr(operators, name, value)
+        monkeypatch.setattr(f"{KERNEL}.{name}", value)
     draw = torch.Generator().manual_seed(value_dim)
     q, k = torch.randn(2, 6, 7, 8, generator=draw, dtype=torch.float64), torch.randn(2, 3, 9, 8, generator=draw, dtype=torch.float64)
     v = torch.randn(2, 3, 9, value_dim, generator=draw, dtype=torch.float64)
@@ -250,7 +255,7 @@ def test_values_may_be_narrower_than_keys(way: str, value_dim: int, monkeypatch:
 def test_scores_far_apart_are_merged_without_overflow(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log-sum-exps of the blocks differ by hundreds, the larger first and last."""
     for name, value in WAYS[way].items():
-        monkeypatch.setattr(operators, name, value)
+        monkeypatch.setattr(f"{KERNEL}.{name}", value)
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 8, 4, generator=draw, dtype=torch.float64) for _ in range(3))
     k[:, :, :2] *= 500

@@ -8,13 +8,13 @@ never exist (objectives/cross_entropy.py).
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from elongate.errors import ConfigError, require
-from elongate.memory.memory import Plan
+from elongate.memory.memory import Plan, sum_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,15 +32,17 @@ class Checkpoint(Plan):
 
     micro_batch_tokens: int = 4096  # tokens in one forward and backward, rounded to whole sequences, at least one
     keep_attention: bool = True  # attention outputs, as many bytes as the layer inputs; false: recomputed
-    mlp_chunk_length: int = 2048  # tokens that the MLP processes at a time, at least 1
+    mlp_chunk_length: int | None = None  # tokens that the MLP processes at a time, at least 1; null: 2048, on a GPU 8192
+    offload: str = "none"  # where layer inputs are kept: none (on the device) or host (in pinned memory of the host, for a GPU)
 
     word: ClassVar[str] = "checkpoint"
     can_compile: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for name in ("micro_batch_tokens", "mlp_chunk_length"):
-            value, default = getattr(self, name), getattr(Checkpoint, name)
-            require(value > 0, name, value, "must be at least 1", f"use {{key}}={default}")
+        for name, usual in (("micro_batch_tokens", "4096"), ("mlp_chunk_length", "null")):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "must be at least 1", f"use {{key}}={usual}")
+        require(self.offload in ("none", "host"), "offload", self.offload, "must be none or host", "use {key}=none")
 
     @property
     def pass_tokens(self) -> int:
@@ -48,7 +50,7 @@ class Checkpoint(Plan):
 
     @property
     def fixed_tokens(self) -> int:
-        return max(self.micro_batch_tokens, self.mlp_chunk_length)
+        return max(self.micro_batch_tokens, self.mlp_chunk_length or _usual_mlp_chunk())
 
     def variants(self) -> Iterator[Plan]:
         yield replace(self, keep_attention=True)
@@ -61,27 +63,36 @@ class Checkpoint(Plan):
 
     def prepare(self, model: LanguageModel, length: int) -> Self:
         super().prepare(model, length)
+        if self.offload == "host":
+            from elongate.memory.offload import check_host
+
+            check_host(model, self.rows(length) * length)
         model.network.activation_checkpointing_enable({"use_reentrant": False})
-        for mlp in _mlps(model.network):
-            mlp.forward = partial(_apply_in_pieces, mlp.forward, self.mlp_chunk_length)
+        size = self.mlp_chunk_length or _usual_mlp_chunk(model.device.type)
+        for layer in layers_of(model.network):
+            if hasattr(layer, "mlp"):
+                layer.mlp.forward = partial(_apply_in_pieces, layer.mlp.forward, size)
+            layer.register_forward_hook(_forget_rounded_weights)
         return self
 
     def backward(self, model: LanguageModel, example: Example) -> float:
         from elongate.context.attention.kernel.kv_store import KeyValueStore
+        from elongate.memory.offload import offloaded
         from elongate.objectives.loss import summed_loss
 
         # Divide by the count of the whole batch: a mean of means would weight tokens unequally.
         count = example.weight / example.share
-        total = 0.0
+        losses = []
         for part in example.parts(self.rows(example.length)):
             layout = model.layout(part.inputs, part.positions)
             store = KeyValueStore(outputs={}) if self.keep_attention else None
             with _recomputed(model.network, store):
-                hidden = model.hidden(part.inputs, part.positions, layout.for_chunk(layout.chunk, store), part.context)
+                with offloaded(model.device) if self.offload == "host" else nullcontext():
+                    hidden = model.hidden(part.inputs, part.positions, layout.for_chunk(layout.chunk, store), part.context)
                 loss = summed_loss(model, hidden, part) / count
                 loss.backward()
-            total += loss.item()
-        return total
+            losses.append(loss.detach())
+        return sum_of(losses)
 
 
 @contextmanager
@@ -104,12 +115,26 @@ def _recomputed(network: nn.Module, store: KeyValueStore | None) -> Iterator[Non
             layer._gradient_checkpointing_func = function
 
 
-def _mlps(network: nn.Module) -> list[nn.Module]:
-    """Return the modules that process each token on its own, found by the name that transformers gives them."""
+def layers_of(network: nn.Module) -> list[nn.Module]:
+    """Return the layers that are recomputed."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
-    return [layer.mlp for layer in layers if hasattr(layer, "mlp")]
+    return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def _usual_mlp_chunk(device: str | None = None) -> int:
+    """Return the tokens of a piece: a GPU needs more to be busy, a CPU is faster where they stay in its cache."""
+    import torch
+
+    on_gpu = torch.cuda.is_available() if device is None else device == "cuda"
+    return 8192 if on_gpu else 2048
+
+
+def _forget_rounded_weights(*_: Any) -> None:
+    """Free the weights that autocast rounded to bfloat16: it would keep those of all layers until the pass ends."""
+    import torch
+
+    torch.clear_autocast_cache()
 
 
 def _apply_in_pieces(forward: Callable[..., Any], size: int, states: Tensor, *others: Tensor | None) -> Any:

@@ -8,6 +8,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
@@ -86,3 +88,8 @@ class Plan(Memory):
 
         With `agreement > 0` the numerator has one more term: the distance between paired rows.
         """
+
+
+def sum_of(losses: list[Tensor]) -> float:
+    """Return the sum in float64. Read once per batch: the device would wait for Python after each of them."""
+    return sum(loss.double() for loss in losses).item()  # type: ignore[union-attr]  # there is at least one

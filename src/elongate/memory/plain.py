@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from elongate.errors import require
-from elongate.memory.memory import Plan
+from elongate.memory.memory import Plan, sum_of
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -35,10 +35,10 @@ class Plain(Plan):
 
         # Divide by the count of the whole batch: a mean of means would weight tokens unequally.
         count = example.weight / example.share
-        total = 0.0
+        losses = []
         for part in example.parts(self.rows(example.length)):
             hidden = model.hidden(part.inputs, part.positions, context=part.context)
             loss = summed_loss(model, hidden, part) / count
             loss.backward()
-            total += loss.item()
-        return total
+            losses.append(loss.detach())
+        return sum_of(losses)

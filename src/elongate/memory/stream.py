@@ -20,9 +20,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from elongate.errors import ConfigError, require
-from elongate.memory.memory import Plan
+from elongate.memory.memory import Plan, sum_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from elongate.context.attention.kernel.kv_store import KeyValueStore
     from elongate.context.attention.kernel.layout import Layout
     from elongate.models.language_model import LanguageModel
@@ -85,11 +87,11 @@ class Stream(Plan):
         assert not example.agreement, "checked with the job"
         # Divide by the count of the whole batch: a mean of means would weight tokens unequally.
         count = example.weight / example.share
-        total = 0.0
+        losses = []
         for part in example.parts(self.rows(example.inputs.shape[1])):
             with self._new_store() as store:
-                total += _Pass(model, part, model.layout(part.inputs, part.positions), count, store).run(self)
-        return total
+                losses += _Pass(model, part, model.layout(part.inputs, part.positions), count, store).run(self)
+        return sum_of(losses)
 
     @contextmanager
     def _new_store(self) -> Iterator[KeyValueStore]:
@@ -113,16 +115,17 @@ class _Pass:
     count: float  # the loss is a sum over tokens divided by this
     store: KeyValueStore
 
-    def run(self, plan: Stream) -> float:
+    def run(self, plan: Stream) -> list[Tensor]:
+        """Return the losses of the chunks."""
         length = self.part.inputs.shape[1]
         chunks = [(start, min(start + plan.chunk_length, length)) for start in range(0, length, plan.chunk_length)]
         if len(chunks) == 1:
-            return self._backward(chunks[0], None)
+            return [self._backward(chunks[0], None)]
         if plan.detach:
-            return sum(self._backward(chunk, self.store) for chunk in chunks)
+            return [self._backward(chunk, self.store) for chunk in chunks]
         return self._run_twice(chunks)
 
-    def _run_twice(self, chunks: list[Chunk]) -> float:
+    def _run_twice(self, chunks: list[Chunk]) -> list[Tensor]:
         import torch
 
         model = self.model
@@ -136,11 +139,11 @@ class _Pass:
             self._store_past(chunks[:-1], seeds)
             # Use one context for all chunks, so the weights are cast to bfloat16 once.
             with model.autocast():
-                total = 0.0
+                losses = []
                 for seed, chunk in zip(reversed(seeds), reversed(chunks), strict=True):
                     torch.manual_seed(seed)
-                    total += self._backward(chunk, self.store)
-        return total
+                    losses.append(self._backward(chunk, self.store))
+        return losses
 
     def _store_past(self, chunks: list[Chunk], seeds: list[int]) -> None:
         """Run the first pass."""
@@ -161,7 +164,7 @@ class _Pass:
         inputs = self.part.inputs[:, slice(*chunk)]
         return self.model.hidden(inputs, self.part.positions, self.layout.for_chunk(chunk, store))
 
-    def _backward(self, chunk: Chunk, store: KeyValueStore | None) -> float:
+    def _backward(self, chunk: Chunk, store: KeyValueStore | None) -> Tensor:
         """Run forward and backward over a chunk and return its share of the loss."""
         import torch
 
@@ -173,4 +176,4 @@ class _Pass:
             loss.backward()
         if store is not None:
             store.drop_outputs(chunk)
-        return loss.item()
+        return loss.detach()

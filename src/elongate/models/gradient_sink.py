@@ -45,8 +45,12 @@ class GradientSink:
         self.buffer(parameter).add_(gradient, alpha=self.scale)
 
     def add_product(self, parameter: Tensor, left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner columns"]) -> None:
-        """Add left @ right without forming it."""
-        self.buffer(parameter).addmm_(left, right, alpha=self.scale)
+        """Add left @ right without forming it; on a GPU, factors in bfloat16 are summed in float32."""
+        buffer = self.buffer(parameter)
+        if buffer.dtype == left.dtype:
+            buffer.addmm_(left, right, alpha=self.scale)
+        else:
+            torch.addmm(buffer, left, right, out_dtype=buffer.dtype, alpha=self.scale, out=buffer)
 
     def add_rows(self, parameter: Tensor, indices: Int[Tensor, " count"], rows: Float[Tensor, "count dim"]) -> None:
         """Add rows at the given indices, which may repeat. The order of the sum is fixed on every device."""

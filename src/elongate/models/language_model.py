@@ -1,7 +1,6 @@
 """A transformers network with the operations that training and evaluation need.
 
-positions.py sets the positions of its tokens, head.py finds the parts of its head, and
-compatibility.py checks whether a strategy can act on it.
+positions.py sets positions, head.py finds the parts of the head, and compatibility.py checks strategies.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from elongate.models.gradient_sink import GradientSink
 from elongate.models.head import Adjustment, Head, head_transform, head_weights
 from elongate.models.parts import head_dim, language_body, language_config, language_part, layer_config
 from elongate.models.positions import NetworkPositions
+from elongate.models.precision import compute_dtype, narrow_residual_stream
 from elongate.models.saving import save_network
 from elongate.models.stored_dtype import StoredDtypes
 
@@ -50,6 +50,7 @@ class LanguageModel:
         self.attention: Pattern = Full()
         self.positions = NetworkPositions(network)
         self.mask_token: int | None = None  # the token that hides others; None: the tokenizer has none
+        narrow_residual_stream(network)
         if language_part(network) is not network:
             # Only the language part of a multimodal network is trained.
             network.requires_grad_(False)
@@ -147,7 +148,7 @@ class LanguageModel:
     # -- computing ---------------------------------------------------------------------------------
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """With bf16, compute matrix products in bfloat16; weights, angles and sums stay in float32."""
+        """With bf16, compute in bfloat16; weights, angles, statistics of norms and losses stay in float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def layout(self, inputs: Int[Tensor, "batch length"], positions: Int[Tensor, "batch length"] | None) -> Layout:
@@ -255,9 +256,8 @@ class LanguageModel:
     def extend(self, strategy: Strategy, original_length: int, length: int) -> dict[str, Any]:
         """Apply a strategy for sequences of `length` tokens and return the evidence that it is active.
 
-        The evidence: the frequencies or rows that were built and their distance from the closed
-        form, and the distance of the attention from its definition. Call
-        `compatibility.check_strategy` before. May be called again for another length.
+        The evidence: the frequencies or rows that were built and their distance from the closed form, and the distance of the
+        attention from its definition. Call `compatibility.check_strategy` before. May be called again for another length.
         """
         self.positions.sampled_below = None if strategy.sampling is None else length
         self.positions.rotary.start = strategy.from_
@@ -272,10 +272,10 @@ class LanguageModel:
         """Set and verify the attention for sequences of `length` tokens. Weights and positions stay the same."""
         self.attention = attention.for_length(length, original_length)
         config = layer_config(self.config)
-        heads = config.num_attention_heads
+        heads, dtype = config.num_attention_heads, compute_dtype(self.network, self.precision)
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         layout = self.layout(torch.zeros(1, length, dtype=torch.long), None)
-        return verify_attention(layout, heads, kv_heads, head_dim(config), "causal" in self.has, self.device)
+        return verify_attention(layout, heads, kv_heads, head_dim(config), "causal" in self.has, self.device, dtype)
 
     def last_position(self, wanted: int) -> int:
         """Return `wanted`, or the last position of a learned table if that is smaller."""

@@ -3,6 +3,9 @@
 The gradient of a sum is known as soon as its loss is, so it is computed in the forward pass, while
 the logits of some tokens exist: three products with the head and no more. (`F.linear_cross_entropy`
 does the same, but on CPU it is slow in bfloat16 and cannot score a choice of targets.)
+
+On a CPU, few tokens at a time stay in its cache. On a GPU, a piece is long enough to keep the card busy, and the gradient
+overwrites logits that are never copied to float32 (fused_softmax.py).
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from torch.nn import functional as F
 
 from elongate.models.gradient_sink import GradientSink, NewGradients
 from elongate.models.head import Adjustment, Head
+from elongate.objectives.fused_softmax import loss_and_gradient
 from elongate.scoring.token_loss import LOGIT_TOKENS
 
+_LEAST_ON_GPU, _TILE = 1024, 128  # tokens of a piece: fewer do not keep a card busy; matrix products work in tiles
 GATHERED = 4  # groups of tokens whose gradients share one product with the head, where the product is rounded
 
 
@@ -55,20 +60,27 @@ class _SummedCrossEntropy(torch.autograd.Function):
     ) -> Float[Tensor, ""]:
         states, matrix, offset = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         wide = torch.promote_types(dtype, torch.float32)
+        fused = hidden.is_cuda and dtype.itemsize < wide.itemsize and adjustment == Adjustment()
         needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         new = NewGradients()
         head = _HeadGradient(weight if needs_weight else None, bias if needs_bias else None, sink or new, states)
         total = torch.zeros((), dtype=wide, device=hidden.device)
+        size = _piece_length(states, matrix)
         # Allocating is slow, so reuse one buffer.
-        buffer = torch.empty(min(LOGIT_TOKENS, len(states)), len(weight), dtype=wide, device=hidden.device)
-        for start in range(0, len(states), LOGIT_TOKENS):
-            at = slice(start, min(start + LOGIT_TOKENS, len(states)))
-            logits = adjustment.apply_(_write_products(buffer[: at.stop - start], states[at], matrix, offset))
-            own_weights, slope = None if weights is None else weights[at].to(wide), adjustment.slope(logits)
-            loss, exact = _loss_and_gradient(logits, targets[at, None], own_weights)
-            if adjustment != Adjustment():
-                exact.mul_(slope)
+        buffer = torch.empty(min(size, len(states)), len(weight), dtype=dtype if fused else wide, device=hidden.device)
+        for start in range(0, len(states), size):
+            at = slice(start, min(start + size, len(states)))
+            logits = _write_products(buffer[: at.stop - start], states[at], matrix, offset)
+            own_weights = None if weights is None else weights[at].to(wide)
+            if fused:
+                loss, exact = loss_and_gradient(logits, targets[at], own_weights)
+            else:
+                logits = adjustment.apply_(logits)
+                slope = adjustment.slope(logits)
+                loss, exact = _loss_and_gradient(logits, targets[at, None], own_weights)
+                if adjustment != Adjustment():
+                    exact.mul_(slope)
             total += loss
             grad = exact.to(dtype)
             if grad_hidden is not None:
@@ -97,18 +109,25 @@ class _HeadGradient:
     def add(self, exact: Float[Tensor, "tokens vocab"], grad: Float[Tensor, "tokens vocab"], at: slice) -> None:
         """Add the gradient of some tokens' logits, given exactly and in the precision of the products."""
         if self._bias is not None:
-            self._sink.add(self._bias, exact.sum(0))
+            self._sink.add(self._bias, exact.sum(0, dtype=self._bias.dtype))
         if self._weight is None:
             return
-        if grad.dtype == self._weight.dtype:
+        if grad.dtype == self._weight.dtype or grad.is_cuda:
             self._sink.add_product(self._weight, grad.mT, self._states[at])
             return
-        # The product is formed and rounded before it is added, so several groups share one.
+        # On a CPU the product is formed and rounded before it is added, so several groups share one.
         self._waiting.append(grad)
         if len(self._waiting) == GATHERED or at.stop == len(self._states):
             first = at.stop - sum(map(len, self._waiting))
             self._sink.add(self._weight, torch.cat(self._waiting).mT @ self._states[first : at.stop])
             self._waiting = []
+
+
+def _piece_length(states: Float[Tensor, "tokens dim"], matrix: Float[Tensor, "vocab dim"]) -> int:
+    """Return the tokens whose logits exist at a time: on a GPU, as many as take the memory of the states, in whole tiles."""
+    if not states.is_cuda:
+        return LOGIT_TOKENS
+    return max(_LEAST_ON_GPU, states.numel() // len(matrix) // _TILE * _TILE)
 
 
 def _loss_and_gradient(

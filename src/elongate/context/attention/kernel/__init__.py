@@ -18,7 +18,10 @@ kernel runs torch's fused operator once per block and merges the results by thei
 blocks.py         block lists of one document, pure functions of lengths
 layout.py         documents, chunk and positions of one call of the network; builds the batched regions
 attend.py         runs the blocks of batched regions, forward and backward, and merges them
-operators.py      one block: the fused operator of the device, or the definition
+operators.py      one block: the choice of its operator
+fused.py          torch's fused operators of each device
+definition.py     the definition, where no fused operator applies
+tensors.py        the tensors of a block
 interface.py      the kernel as an attention implementation of transformers
 kv_store.py       keys, values, their gradients and outputs, stored between two passes over a sequence
 verification.py   compares the kernel in a layout with the dense definition

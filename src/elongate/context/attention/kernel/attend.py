@@ -16,16 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from elongate.context.attention.kernel.blocks import Block, Range
-from elongate.context.attention.kernel.operators import (
-    Bias,
-    Keys,
-    LogSumExp,
-    Outputs,
-    Queries,
-    Values,
-    block_backward,
-    block_forward,
-)
+from elongate.context.attention.kernel.operators import block_backward, block_forward
+from elongate.context.attention.kernel.tensors import Bias, Keys, LogSumExp, Outputs, Queries, Values
 
 Sink = Float[Tensor, " heads"]  # the score of a key without content, in every query of a head
 
@@ -247,8 +239,10 @@ def attend_backward(
 ) -> Queries:
     """Returns the gradient of the queries, and adds those of keys and values to `grad_k` and `grad_v`."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    grad_q = torch.zeros(q.shape, dtype=wide, device=q.device)
-    for call in _kernel_calls(regions, q.shape[1], k.shape[1]):
+    calls = list(_kernel_calls(regions, q.shape[1], k.shape[1]))
+    is_one = sum(len(call.blocks) for call in calls) == 1  # the block is the whole attention
+    grad_q = grad if is_one else torch.zeros(q.shape, dtype=wide, device=q.device)
+    for call in calls:
         queries, keys, first_key = call.rotate(q, k)
         for block in call.blocks:
             at, key_at = call.query_index(block), call.key_index(block)
@@ -269,7 +263,10 @@ def attend_backward(
                 dq = call.region.queries[call.rows, slice(*block.queries)].apply(dq, transposed=True)
             if call.region.keys is not None:
                 dk = call.region.keys[call.rows, slice(*block.keys)].apply(dk, transposed=True)
-            grad_q[at] += dq
             grad_k[key_at] += dk
             grad_v[key_at] += dv
+            if is_one:
+                grad_q = dq
+            else:
+                grad_q[at] += dq
     return grad_q.to(q.dtype)

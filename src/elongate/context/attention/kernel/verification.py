@@ -11,15 +11,26 @@ from torch import Tensor
 from elongate.context.attention.attention import Region
 from elongate.context.attention.kernel.attend import Rotation, attend
 from elongate.context.attention.kernel.layout import Layout
+from elongate.context.attention.kernel.operators import operator_name
 
 _QUERIES = 8  # rows of the matrix that are computed densely
 
 
-def verify_attention(layout: Layout, heads: int, kv_heads: int, dim: int, causal: bool, device: torch.device) -> dict[str, Any]:
+def verify_attention(
+    layout: Layout,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    causal: bool,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
     """Returns the share of all pairs that is computed, and the largest error of the kernel for the last queries.
 
-    Raises `AssertionError` if the error is too large.
+    The error is that of float32. `dtype` is what the network computes attention in: torch's operator for it is returned, too.
+    Raises `AssertionError` if the error is too large, and `ConfigError` if the operator that is forced cannot run.
     """
+    operator = operator_name(device, dtype, dim, layout.length, layout.slopes is not None)
     regions = layout.pattern.regions(layout.length, heads, causal)
     start = max(0, layout.length - _QUERIES)
     generator = torch.Generator().manual_seed(0)
@@ -33,7 +44,7 @@ def verify_attention(layout: Layout, heads: int, kv_heads: int, dim: int, causal
         raise AssertionError(f"attention {layout.pattern.word} is not active: the kernel differs from its definition by {error:.1e}")
     pairs = sum(num_pairs(region, heads) for region in regions)
     whole = heads * (layout.length * (layout.length + 1) // 2 if causal else layout.length**2)
-    return {"word": layout.pattern.word, "length": layout.length, "pairs_ratio": pairs / whole, "output_error": error}
+    return {"word": layout.pattern.word, "length": layout.length, "pairs_ratio": pairs / whole, "output_error": error, "operator": operator}
 
 
 def num_pairs(region: Region, heads: int) -> int:
