@@ -15,6 +15,8 @@ PLANS: dict[str, Memory] = {
     "stream 1": Stream(chunk_length=1),
     "stream 7": Stream(chunk_length=7),
     "stream 8 recomputed": Stream(chunk_length=8, keep_attention=False),
+    "stream 7 layer by layer": Stream(chunk_length=7, recompute=True),
+    "stream 8 recomputed layer by layer": Stream(chunk_length=8, keep_attention=False, recompute=True),
     "stream 7 on disk": Stream(chunk_length=7, on_disk=True),
     "stream 8 recomputed on disk": Stream(chunk_length=8, keep_attention=False, on_disk=True),
     "stream whole": Stream(chunk_length=20),

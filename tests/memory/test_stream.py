@@ -29,7 +29,7 @@ from elongate.objectives.objective import Example
 def test_a_chunk_has_at_least_one_token(chunk_length: int) -> None:
     with pytest.raises(ConfigError) as caught, inside("memory"):
         Stream(chunk_length=chunk_length)
-    assert str(caught.value) == f"memory.chunk_length={chunk_length}: must be at least 1; use memory.chunk_length=512"
+    assert str(caught.value) == f"memory.chunk_length={chunk_length}: must be at least 1; use memory.chunk_length=null"
 
 
 def test_a_sequence_shorter_than_a_chunk_is_one_chunk(build_tiny: Callable[..., Any]) -> None:

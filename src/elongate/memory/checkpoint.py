@@ -7,21 +7,18 @@ never exist (objectives/cross_entropy.py).
 
 from __future__ import annotations
 
-import math
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from elongate.errors import ConfigError, require
+from elongate.errors import require
 from elongate.memory.memory import Plan, sum_of
+from elongate.memory.recomputation import check_recomputation, enable_recomputation, layers_of, recomputed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from torch import Tensor, nn
-
-    from elongate.context.attention.kernel.kv_store import KeyValueStore
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
@@ -57,9 +54,7 @@ class Checkpoint(Plan):
         yield replace(self, keep_attention=False)
 
     def check_model(self, model: LanguageModel) -> None:
-        if not model.network.supports_gradient_checkpointing:
-            rule = f"cannot train a {model.network.config.model_type}: transformers cannot recompute its layers"
-            raise ConfigError("memory", self.word, rule, "use memory=plain")
+        check_recomputation(model, self.word)
 
     def prepare(self, model: LanguageModel, length: int) -> Self:
         super().prepare(model, length)
@@ -67,11 +62,13 @@ class Checkpoint(Plan):
             from elongate.memory.offload import check_host
 
             check_host(model, self.rows(length) * length)
-        model.network.activation_checkpointing_enable({"use_reentrant": False})
+        enable_recomputation(model.network)
+        from elongate.memory.pieces import apply_in_pieces
+
         size = self.mlp_chunk_length or _usual_mlp_chunk(model.device.type)
         for layer in layers_of(model.network):
             if hasattr(layer, "mlp"):
-                layer.mlp.forward = partial(_apply_in_pieces, layer.mlp.forward, size)
+                layer.mlp.forward = partial(apply_in_pieces, layer.mlp.forward, size)
             layer.register_forward_hook(_forget_rounded_weights)
         return self
 
@@ -86,40 +83,14 @@ class Checkpoint(Plan):
         for part in example.parts(self.rows(example.length)):
             layout = model.layout(part.inputs, part.positions)
             store = KeyValueStore(outputs={}) if self.keep_attention else None
-            with _recomputed(model.network, store):
-                with offloaded(model.device) if self.offload == "host" else nullcontext():
+            embedding = model.gradients.embedding(model.network.get_input_embeddings())
+            with recomputed(model.network, store):
+                with embedding, offloaded(model.device) if self.offload == "host" else nullcontext():
                     hidden = model.hidden(part.inputs, part.positions, layout.for_chunk(layout.chunk, store), part.context)
-                loss = summed_loss(model, hidden, part) / count
+                loss = summed_loss(model, hidden, part, model.gradients.scaled(1 / count)) / count
                 loss.backward()
             losses.append(loss.detach())
         return sum_of(losses)
-
-
-@contextmanager
-def _recomputed(network: nn.Module, store: KeyValueStore | None) -> Iterator[None]:
-    """Let the recomputation of each layer find the attention outputs that the layer stored."""
-    from torch.utils.checkpoint import checkpoint
-
-    if store is None:
-        yield
-        return
-    recompute = partial(checkpoint, use_reentrant=False, context_fn=store.recomputation)
-    layers: list[Any] = [module for module in network.modules() if hasattr(module, "_gradient_checkpointing_func")]
-    functions = [layer._gradient_checkpointing_func for layer in layers]
-    for layer in layers:
-        layer._gradient_checkpointing_func = recompute
-    try:
-        yield
-    finally:  # a function that refers to the store would keep its memory
-        for layer, function in zip(layers, functions, strict=True):
-            layer._gradient_checkpointing_func = function
-
-
-def layers_of(network: nn.Module) -> list[nn.Module]:
-    """Return the layers that are recomputed."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _usual_mlp_chunk(device: str | None = None) -> int:
@@ -135,35 +106,3 @@ def _forget_rounded_weights(*_: Any) -> None:
     import torch
 
     torch.clear_autocast_cache()
-
-
-def _apply_in_pieces(forward: Callable[..., Any], size: int, states: Tensor, *others: Tensor | None) -> Any:
-    """Apply the module to a few tokens at a time and recompute each piece in the backward pass."""
-    import torch
-    from torch.utils.checkpoint import checkpoint
-
-    if states.shape[1] <= size:
-        return forward(states, *others)
-    # GPT-2 flattens rows and tokens with a view, so each piece must be contiguous. Cloned: a router with noise
-    # (Mixtral) changes the piece in place. MLPs of BLOOM and MPT also take the residual, and those of ZAYA what the
-    # router of the layer before returned, which the first layer does not have.
-    count = math.ceil(states.shape[1] / size)
-    cut = (
-        [None] * count if whole is None else [part.clone(memory_format=torch.contiguous_format) for part in whole.split(size, dim=1)]
-        for whole in (states, *others)
-    )
-    pieces = list(zip(*cut, strict=True))
-    if not torch.is_grad_enabled():
-        return _joined([forward(*piece) for piece in pieces], len(states))
-    return _joined([checkpoint(forward, *piece, use_reentrant=False) for piece in pieces], len(states))
-
-
-def _joined(pieces: list[Any], rows: int) -> Any:
-    """Join what the module returned for each piece: states, or several tensors with a row per token (gpt-oss)."""
-    import torch
-
-    if isinstance(pieces[0], tuple):
-        return tuple(_joined(list(parts), rows) for parts in zip(*pieces, strict=True))
-    if pieces[0].ndim > 2:
-        return torch.cat(pieces, dim=1)
-    return torch.cat([piece.unflatten(0, (rows, -1)) for piece in pieces], dim=1).flatten(0, 1)

@@ -30,8 +30,8 @@ def offloaded(device: torch.device) -> Iterator[None]:
 
 def check_host(model: LanguageModel, tokens: int) -> None:
     """Raise `ConfigError` if the layer inputs of a pass over `tokens` tokens cannot be kept on the host."""
-    from elongate.memory.checkpoint import layers_of
     from elongate.memory.planner.planner import format_bytes
+    from elongate.memory.recomputation import layers_of
     from elongate.models.precision import compute_dtype
 
     if model.device.type != "cuda":

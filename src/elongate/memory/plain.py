@@ -37,8 +37,9 @@ class Plain(Plan):
         count = example.weight / example.share
         losses = []
         for part in example.parts(self.rows(example.length)):
-            hidden = model.hidden(part.inputs, part.positions, context=part.context)
-            loss = summed_loss(model, hidden, part) / count
+            with model.gradients.embedding(model.network.get_input_embeddings()):
+                hidden = model.hidden(part.inputs, part.positions, context=part.context)
+            loss = summed_loss(model, hidden, part, model.gradients.scaled(1 / count)) / count
             loss.backward()
             losses.append(loss.detach())
         return sum_of(losses)

@@ -4,23 +4,24 @@ A first pass without gradient stores the keys and values of every layer. Then th
 last to first, with gradient: each attends to the stored keys and values, its backward pass adds to the
 gradients of those of its past, and its own keys and values receive the gradients that later chunks added.
 
-Only one chunk has activations at a time. Keys, values and their gradients grow with the length; they are kept
-in memory or in files of the temporary directory (TMPDIR), which are removed after the step. A sequence that is
-not longer than a chunk is computed as a whole. There is no approximation and no code per architecture: it works
-for every causal model whose tokens interact only in its attention.
+Only one chunk has activations at a time, and with `recompute` only one layer of it. Keys, values and their gradients
+grow with the length; they are kept in memory or in files of the temporary directory (TMPDIR), which are removed after
+the step. A sequence that is not longer than a chunk is computed as a whole. There is no approximation and no code per
+architecture: it works for every causal model whose tokens interact only in its attention.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from elongate.errors import ConfigError, require
 from elongate.memory.memory import Plan, sum_of
+from elongate.memory.recomputation import check_recomputation, enable_recomputation, recomputed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +38,9 @@ Chunk = tuple[int, int]  # its first token and the one after its last
 class Stream(Plan):
     """Computes one chunk of a sequence at a time."""
 
-    chunk_length: int = 512  # tokens with activations at a time, at least 1; shorter sequences are batched
+    chunk_length: int | None = None  # tokens computed at a time, at least 1; shorter sequences are batched; null: 512, on a GPU 8192
     keep_attention: bool = True  # attention outputs of the first pass, at most the size of keys and values; false: recomputed
+    recompute: bool | None = None  # keep only the layer inputs of a chunk and compute each layer again; null: true on a GPU
     on_disk: bool = False  # true: keep keys, values and gradients in files and one layer of them in memory
     detach: bool = False  # true: no gradient into the past (Dai et al. 2019, arXiv:1901.02860), one pass, not exact
 
@@ -46,7 +48,8 @@ class Stream(Plan):
     splits_rows: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require(self.chunk_length > 0, "chunk_length", self.chunk_length, "must be at least 1", "use {key}=512")
+        value = self.chunk_length
+        require(value is None or value > 0, "chunk_length", value, "must be at least 1", "use {key}=null")
 
     @property
     def is_exact(self) -> bool:  # type: ignore[override]  # computed here, constant elsewhere
@@ -54,11 +57,11 @@ class Stream(Plan):
 
     @property
     def pass_tokens(self) -> int:
-        return self.chunk_length
+        return self.chunk_length or _usual_chunk()
 
     @property
     def fixed_tokens(self) -> int:
-        return self.chunk_length
+        return self.pass_tokens
 
     def variants(self) -> Iterator[Plan]:
         yield replace(self, keep_attention=True)
@@ -67,7 +70,7 @@ class Stream(Plan):
         yield replace(self, keep_attention=False, on_disk=True)
 
     def helps(self, length: int) -> bool:
-        return self.chunk_length <= length
+        return self.pass_tokens <= length
 
     def check_able(self, has: frozenset[str], model: str) -> None:
         if "causal" not in has:
@@ -83,6 +86,15 @@ class Stream(Plan):
             rule = f"cannot train a {model.network.config.model_type}: its tokens interact outside its attention"
             raise ConfigError("memory", self.word, rule, "use memory=checkpoint")
 
+    def prepare(self, model: LanguageModel, length: int) -> Self:
+        super().prepare(model, length)
+        able = model.network.supports_gradient_checkpointing
+        recompute = model.device.type == "cuda" and able if self.recompute is None else self.recompute
+        if recompute:
+            check_recomputation(model, f"{self.word} memory.recompute=true")
+            enable_recomputation(model.network)
+        return replace(self, chunk_length=self.chunk_length or _usual_chunk(model.device.type), recompute=recompute)
+
     def backward(self, model: LanguageModel, example: Example) -> float:
         assert not example.agreement, "checked with the job"
         # Divide by the count of the whole batch: a mean of means would weight tokens unequally.
@@ -90,7 +102,9 @@ class Stream(Plan):
         losses = []
         for part in example.parts(self.rows(example.inputs.shape[1])):
             with self._new_store() as store:
-                losses += _Pass(model, part, model.layout(part.inputs, part.positions), count, store).run(self)
+                layout = model.layout(part.inputs, part.positions)
+                with recomputed(model.network, store) if self.recompute else nullcontext():
+                    losses += _Pass(model, part, layout, count, store).run(self)
         return sum_of(losses)
 
     @contextmanager
@@ -118,14 +132,15 @@ class _Pass:
     def run(self, plan: Stream) -> list[Tensor]:
         """Return the losses of the chunks."""
         length = self.part.inputs.shape[1]
-        chunks = [(start, min(start + plan.chunk_length, length)) for start in range(0, length, plan.chunk_length)]
+        size = plan.pass_tokens
+        chunks = [(start, min(start + size, length)) for start in range(0, length, size)]
         if len(chunks) == 1:
             return [self._backward(chunks[0], None)]
         if plan.detach:
             return [self._backward(chunk, self.store) for chunk in chunks]
-        return self._run_twice(chunks)
+        return self._run_twice(chunks, bool(plan.recompute))
 
-    def _run_twice(self, chunks: list[Chunk]) -> list[Tensor]:
+    def _run_twice(self, chunks: list[Chunk], recompute: bool) -> list[Tensor]:
         import torch
 
         model = self.model
@@ -137,6 +152,8 @@ class _Pass:
         ):
             # The last chunk needs no first pass: no chunk attends to it but itself.
             self._store_past(chunks[:-1], seeds)
+            if recompute and self.store.outputs is None:
+                self.store.outputs = {}  # of one chunk at a time, so that its attention is not computed a third time
             # Use one context for all chunks, so the weights are cast to bfloat16 once.
             with model.autocast():
                 losses = []
@@ -177,3 +194,11 @@ class _Pass:
         if store is not None:
             store.drop_outputs(chunk)
         return loss.detach()
+
+
+def _usual_chunk(device: str | None = None) -> int:
+    """Return the tokens of a chunk: a GPU needs more to be busy, a CPU needs little memory and is no faster with more."""
+    import torch
+
+    on_gpu = torch.cuda.is_available() if device is None else device == "cuda"
+    return 8192 if on_gpu else 512

@@ -21,7 +21,7 @@ from elongate.models.head import Adjustment, Head
 from elongate.objectives.fused_softmax import loss_and_gradient
 from elongate.scoring.token_loss import LOGIT_TOKENS
 
-_LEAST_ON_GPU, _TILE = 1024, 128  # tokens of a piece: fewer do not keep a card busy; matrix products work in tiles
+_LEAST_ON_GPU, _TILE = 2048, 128  # tokens of a piece: fewer do not keep a card busy; matrix products work in tiles
 GATHERED = 4  # groups of tokens whose gradients share one product with the head, where the product is rounded
 
 

@@ -1,0 +1,91 @@
+"""An MLP that processes a few tokens at a time, so that its wide activations never exist for a whole sequence.
+
+Within a layer that is recomputed, `torch.utils.checkpoint` would compute every piece a third time: it ends a recomputation when
+the last saved tensor is there, which would be the input of the last piece. Here the inputs of all pieces are saved before the
+first is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.utils.checkpoint import checkpoint, get_device_states, set_device_states
+
+
+def apply_in_pieces(forward: Callable[..., Any], size: int, states: Tensor, *others: Tensor | None) -> Any:
+    """Apply a module to `size` tokens of states batch × length × dim at a time, and again in the backward pass."""
+    if states.shape[1] <= size:
+        return forward(states, *others)
+    # GPT-2 flattens rows and tokens with a view, so each piece must be contiguous. Cloned: a router with noise
+    # (Mixtral) changes the piece in place. MLPs of BLOOM and MPT also take the residual, and those of ZAYA what the
+    # router of the layer before returned, which the first layer does not have.
+    count = math.ceil(states.shape[1] / size)
+    cut = (
+        [None] * count if whole is None else [part.clone(memory_format=torch.contiguous_format) for part in whole.split(size, dim=1)]
+        for whole in (states, *others)
+    )
+    pieces = list(zip(*cut, strict=True))
+    if not torch.is_grad_enabled():
+        return _joined([forward(*piece) for piece in pieces], len(states))
+    if not states.requires_grad:  # without a node that could keep the states
+        return _joined([checkpoint(forward, *piece, use_reentrant=False) for piece in pieces], len(states))
+    kept = [tuple(x if x is None or not x.requires_grad else _Keep.apply(x) for x in piece) for piece in pieces]
+    return _joined([_Piece.apply(forward, [x.grad_fn if x is not None else None for x in piece], *piece) for piece in kept], len(states))
+
+
+class _Keep(torch.autograd.Function):
+    """Saves a tensor, and passes it on."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+        ctx.save_for_backward(tensor)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor | None) -> Tensor | None:
+        return grad
+
+
+class _Piece(torch.autograd.Function):
+    """Computes a piece twice: without a graph, and with one in the backward pass. Its inputs are in the nodes that kept them."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, forward: Callable[..., Any], nodes: list[Any], states: Tensor, *others: Tensor | None) -> Any:
+        inputs = states, *others
+        ctx.run, ctx.nodes = forward, nodes
+        ctx.constants = [x if node is None else None for x, node in zip(inputs, nodes, strict=True)]
+        ctx.kind = states.device.type
+        ctx.autocast = {"dtype": torch.get_autocast_dtype(ctx.kind), "enabled": torch.is_autocast_enabled(ctx.kind)}
+        ctx.random = torch.get_rng_state(), *get_device_states(*inputs)
+        return forward(*(None if x is None else x.detach() for x in inputs))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, *grads: Tensor | None) -> tuple[Any, ...]:
+        inputs = [
+            constant if node is None else node.saved_tensors[0].detach().requires_grad_()
+            for node, constant in zip(ctx.nodes, ctx.constants, strict=True)
+        ]
+        state, devices, states = ctx.random
+        with torch.random.fork_rng(devices), torch.enable_grad(), torch.autocast(ctx.kind, **ctx.autocast):
+            torch.set_rng_state(state)
+            set_device_states(devices, states)
+            result = ctx.run(*inputs)
+        results = result if isinstance(result, tuple) else (result,)
+        pairs = [(some, grad) for some, grad in zip(results, grads, strict=True) if grad is not None and some.requires_grad]
+        torch.autograd.backward(*zip(*pairs, strict=True))
+        return None, None, *(None if x is None else x.grad for x in inputs)
+
+
+def _joined(pieces: list[Any], rows: int) -> Any:
+    """Join what the module returned for each piece: states, or several tensors with a row per token (gpt-oss)."""
+    if isinstance(pieces[0], tuple):
+        return tuple(_joined(list(parts), rows) for parts in zip(*pieces, strict=True))
+    if pieces[0].ndim > 2:
+        return torch.cat(pieces, dim=1)
+    return torch.cat([piece.unflatten(0, (rows, -1)) for piece in pieces], dim=1).flatten(0, 1)
