@@ -12,6 +12,7 @@ PLANS: dict[str, Memory] = {
     "plain row by row": Plain(micro_batch_tokens=1),
     "checkpoint": Checkpoint(),
     "checkpoint recomputed": Checkpoint(keep_attention=False, mlp_chunk_length=8),
+    "checkpoint but for a layer": Checkpoint(keep_layers=1, mlp_chunk_length=8),
     "stream 1": Stream(chunk_length=1),
     "stream 7": Stream(chunk_length=7),
     "stream 8 recomputed": Stream(chunk_length=8, keep_attention=False),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from elongate.memory.checkpoint import _apply_in_pieces
+from elongate.memory.pieces import apply_in_pieces
 
 
 def routed(states: Tensor, router: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -18,7 +18,7 @@ def routed(states: Tensor, router: Tensor | None) -> tuple[Tensor, Tensor]:
 def test_an_mlp_takes_what_the_first_layer_does_not_have() -> None:
     states = torch.randn(2, 7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     for router in (None, states.cos()):
-        whole, pieces = routed(states, router), _apply_in_pieces(routed, 3, states, router)
+        whole, pieces = routed(states, router), apply_in_pieces(routed, 3, states, router)
         assert_close(pieces, whole)
         gradients = [torch.autograd.grad(outputs[0].square().sum(), states, retain_graph=True) for outputs in (pieces, whole)]
         assert_close(*gradients)

@@ -29,7 +29,8 @@ class Checkpoint(Plan):
 
     micro_batch_tokens: int = 4096  # tokens in one forward and backward, rounded to whole sequences, at least one
     keep_attention: bool = True  # attention outputs, as many bytes as the layer inputs; false: recomputed
-    mlp_chunk_length: int | None = None  # tokens that the MLP processes at a time, at least 1; null: 2048, on a GPU 8192
+    mlp_chunk_length: int | None = None  # tokens that the MLP processes at a time, at least 1; null: 2048, on a GPU 16384
+    keep_layers: int = 0  # last layers that keep all activations and are not recomputed
     offload: str = "none"  # where layer inputs are kept: none (on the device) or host (in pinned memory of the host, for a GPU)
 
     word: ClassVar[str] = "checkpoint"
@@ -39,7 +40,10 @@ class Checkpoint(Plan):
         for name, usual in (("micro_batch_tokens", "4096"), ("mlp_chunk_length", "null")):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "must be at least 1", f"use {{key}}={usual}")
+        require(self.keep_layers >= 0, "keep_layers", self.keep_layers, "must be at least 0", "use {key}=0")
         require(self.offload in ("none", "host"), "offload", self.offload, "must be none or host", "use {key}=none")
+        rule = f"keeps layer inputs only, and memory.keep_layers={self.keep_layers} keeps more"
+        require(self.offload == "none" or not self.keep_layers, "offload", self.offload, rule, "use {key}=none or memory.keep_layers=0")
 
     @property
     def pass_tokens(self) -> int:
@@ -57,18 +61,25 @@ class Checkpoint(Plan):
         check_recomputation(model, self.word)
 
     def prepare(self, model: LanguageModel, length: int) -> Self:
+        from elongate.memory.pieces import apply_in_pieces
+
         super().prepare(model, length)
         if self.offload == "host":
             from elongate.memory.offload import check_host
 
             check_host(model, self.rows(length) * length)
         enable_recomputation(model.network)
-        from elongate.memory.pieces import apply_in_pieces
-
         size = self.mlp_chunk_length or _usual_mlp_chunk(model.device.type)
-        for layer in layers_of(model.network):
+        layers: list[Any] = layers_of(model.network)
+        recomputed_layers = len(layers) - self.keep_layers
+        rule, remedy = f"must be at most the number of layers, {len(layers)}", f"use {{key}}={len(layers)}"
+        require(recomputed_layers >= 0, "memory.keep_layers", self.keep_layers, rule, remedy)
+        for layer in layers[recomputed_layers:]:
+            layer.gradient_checkpointing = False
+        for layer in layers[:recomputed_layers]:
             if hasattr(layer, "mlp"):
                 layer.mlp.forward = partial(apply_in_pieces, layer.mlp.forward, size)
+        for layer in layers:
             layer.register_forward_hook(_forget_rounded_weights)
         return self
 
@@ -83,9 +94,9 @@ class Checkpoint(Plan):
         for part in example.parts(self.rows(example.length)):
             layout = model.layout(part.inputs, part.positions)
             store = KeyValueStore(outputs={}) if self.keep_attention else None
-            embedding = model.gradients.embedding(model.network.get_input_embeddings())
-            with recomputed(model.network, store):
-                with embedding, offloaded(model.device) if self.offload == "host" else nullcontext():
+            # The encoder of an autoencoder looks its tokens up again in the backward pass.
+            with recomputed(model.network, store), model.gradients.embedding(model.network.get_input_embeddings()):
+                with offloaded(model.device) if self.offload == "host" else nullcontext():
                     hidden = model.hidden(part.inputs, part.positions, layout.for_chunk(layout.chunk, store), part.context)
                 loss = summed_loss(model, hidden, part, model.gradients.scaled(1 / count)) / count
                 loss.backward()
@@ -98,7 +109,7 @@ def _usual_mlp_chunk(device: str | None = None) -> int:
     import torch
 
     on_gpu = torch.cuda.is_available() if device is None else device == "cuda"
-    return 8192 if on_gpu else 2048
+    return 16384 if on_gpu else 2048
 
 
 def _forget_rounded_weights(*_: Any) -> None:

@@ -29,7 +29,7 @@ from elongate.models.gradient_sink import GradientSink
 from elongate.models.head import Adjustment, Head, head_transform, head_weights
 from elongate.models.parts import head_dim, language_body, language_config, language_part, layer_config
 from elongate.models.positions import NetworkPositions
-from elongate.models.precision import compute_dtype, narrow_residual_stream
+from elongate.models.precision import compute_dtype, has_narrow_weights, narrow_residual_stream
 from elongate.models.saving import save_network
 from elongate.models.stored_dtype import StoredDtypes
 
@@ -235,9 +235,9 @@ class LanguageModel:
 
     @contextmanager
     def probed(self) -> Iterator[None]:
-        """Compute without gradient and dropout, in float32: for comparing two ways to compute the same."""
+        """Compute without gradient and dropout, in float32 if the weights allow it: for comparing two ways to compute the same."""
         precision, training = self.precision, self.network.training
-        self.precision = "fp32"
+        self.precision = "bf16" if has_narrow_weights(self.network) else "fp32"
         self.network.eval()
         with torch.no_grad():
             yield

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 # Autocast computes them in float32, and everything that is added to their results would be float32, too.
 _STARTS = (nn.Embedding, nn.LayerNorm)
@@ -30,3 +31,30 @@ def _rounded(module: nn.Module, given: Any, result: Tensor) -> Tensor:
 def compute_dtype(network: nn.Module, precision: str) -> torch.dtype:
     """Return the dtype of matrix products and attention."""
     return torch.bfloat16 if precision == "bf16" else next(network.parameters()).dtype
+
+
+def narrow_frozen_weights(network: PreTrainedModel) -> None:
+    """Keep frozen matrices in bfloat16 where that loses nothing: those of a checkpoint that is stored in it.
+
+    Tables of positions, which strategies compute from, stay as they are.
+    """
+    tokens = network.get_input_embeddings()
+    tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding) and m is not tokens}
+    for parameter in network.parameters():
+        if parameter.requires_grad or parameter.ndim < 2 or parameter.dtype is not torch.float32 or id(parameter) in tables:
+            continue
+        narrow = parameter.detach().to(torch.bfloat16)
+        if torch.equal(narrow.to(torch.float32), parameter):
+            parameter.data = narrow
+
+
+def widen_weights(network: PreTrainedModel) -> None:
+    """Undo `narrow_frozen_weights`, before updates are merged into the weights."""
+    for parameter in network.parameters():
+        if parameter.dtype is torch.bfloat16:
+            parameter.data = parameter.data.float()
+
+
+def has_narrow_weights(network: PreTrainedModel) -> bool:
+    """Return whether the network cannot compute in float32."""
+    return any(parameter.dtype is torch.bfloat16 for parameter in network.parameters())

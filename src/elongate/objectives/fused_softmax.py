@@ -28,7 +28,7 @@ def loss_and_gradient(
         return _defined(logits, targets, factors), logits
     losses = torch.empty(len(logits), device=logits.device)
     with torch.cuda.device(logits.device):
-        _kernel()[(len(logits),)](logits, targets, factors, losses, logits.stride(0), logits.shape[1], BLOCK=_BLOCK, num_warps=16)
+        _kernel()[(len(logits),)](logits, targets, factors, losses, logits.stride(0), logits.shape[1], block=_BLOCK, num_warps=16)
     return losses.sum(), logits
 
 

@@ -27,6 +27,10 @@ def plan(job: Job) -> str:
     job, original_length = with_model(job, model)
     with inside("tuning"):
         job.tuning.apply(model, job.seed)
+    if job.precision == "bf16":
+        from elongate.models.precision import narrow_frozen_weights
+
+        narrow_frozen_weights(model.network)
     stages = job.strategy.stages(original_length, job.steps)
     model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
     length = max(stage.length for stage in stages)

@@ -135,6 +135,7 @@ def search(extension: Extension, text: Text, session: Session) -> Extension:
 
 def extend(extension: Extension, text: Text, session: Session) -> dict[str, Any]:
     """Trains the extension and merges its adapters. Returns the sections of the results that exist so far."""
+    from elongate.models.precision import widen_weights
     from elongate.training.loop import Course, fit
 
     job, model, origin, original_length = extension.job, extension.model, extension.origin, extension.original_length
@@ -161,6 +162,7 @@ def extend(extension: Extension, text: Text, session: Session) -> dict[str, Any]
     results = earlier | sections.to_json()
     results["provenance"] = earlier.get("provenance", results["provenance"])
     session.directory.write_results(results)
+    widen_weights(model.network)
     job.tuning.merge(model)
     return results
 
@@ -212,6 +214,10 @@ def _tune(job: Job, model: LanguageModel) -> None:
     """Adds the adapters, and says how many parameters are trained."""
     with inside("tuning"):
         job.tuning.apply(model, job.seed)
+    if job.precision == "bf16":
+        from elongate.models.precision import narrow_frozen_weights
+
+        narrow_frozen_weights(model.network)
     if adapters := job.tuning.adapters(model):
         trained = f"{sum(p.numel() for p in model.parameters()):,} of {model.num_parameters():,} parameters are trained"
         where = f"{adapters['layers']} layers ({', '.join(adapters['targets'])})"
