@@ -11,6 +11,7 @@ from elongate.models.gradient_sink import GradientSink
 from elongate.models.head import Adjustment, Head
 from elongate.objectives import cross_entropy
 from elongate.objectives.cross_entropy import summed_cross_entropy
+from elongate.objectives.fused_softmax import loss_and_gradient
 from elongate.scoring import token_loss
 from elongate.scoring.token_loss import token_cross_entropy
 
@@ -100,3 +101,19 @@ def test_no_targets_give_a_zero_gradient(with_sink: bool) -> None:
     summed_cross_entropy(hidden, Head(weight, None), torch.zeros(0, dtype=torch.long), sink=sink).backward()
     assert weight.grad is not None
     assert weight.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_fused_loss_overwrites_logits_by_their_gradient(weighted: bool) -> None:
+    """The definition of what the kernel for GPUs computes (tests/gpu compares the kernel)."""
+    draw = torch.Generator().manual_seed(0)
+    logits, targets = 4 * torch.randn(6, 50, generator=draw, dtype=torch.float64), torch.randint(50, (6,), generator=draw)
+    weights = torch.rand(6, generator=draw, dtype=torch.float64) if weighted else None
+    exact = logits.clone().requires_grad_()
+    losses = F.cross_entropy(exact, targets, reduction="none")
+    expected = losses.sum() if weights is None else losses @ weights
+    expected.backward()
+    loss, gradient = loss_and_gradient(logits, targets, weights)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert gradient is logits
+    assert (gradient - exact.grad).abs().max() < 1e-6
