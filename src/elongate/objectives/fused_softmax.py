@@ -21,7 +21,7 @@ def loss_and_gradient(
     logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, " tokens"], weights: Float[Tensor, " tokens"] | None
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens vocab"]]:
     """Return Σ w·CE in float32 and its gradient, which overwrites the logits."""
-    factors = torch.ones(len(logits), device=logits.device) if weights is None else weights
+    factors = torch.ones(len(logits), device=logits.device) if weights is None else weights.float()
     # A mode that counts operators has to see them, and Triton needs a card.
     is_counted = torch._C._len_torch_dispatch_stack() > 0
     if is_counted or not logits.is_cuda or find_spec("triton") is None:
