@@ -58,13 +58,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         new = NewGradients()
-        head = _HeadGradient(weight if needs_weight else None, bias if needs_bias else None, sink or new, states)
+        head = HeadGradient(weight if needs_weight else None, bias if needs_bias else None, sink or new, states)
         total = torch.zeros((), dtype=wide, device=hidden.device)
         # Allocating is slow, so reuse one buffer.
         buffer = torch.empty(min(LOGIT_TOKENS, len(states)), len(weight), dtype=wide, device=hidden.device)
         for start in range(0, len(states), LOGIT_TOKENS):
             at = slice(start, min(start + LOGIT_TOKENS, len(states)))
-            logits = adjustment.apply_(_write_products(buffer[: at.stop - start], states[at], matrix, offset))
+            logits = adjustment.apply_(write_products(buffer[: at.stop - start], states[at], matrix, offset))
             own_weights, slope = None if weights is None else weights[at].to(wide), adjustment.slope(logits)
             loss, exact = _loss_and_gradient(logits, targets[at, None], own_weights)
             if adjustment != Adjustment():
@@ -84,7 +84,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None, None, None, None, None
 
 
-class _HeadGradient:
+class HeadGradient:
     """Adds up the gradient of the head over groups of tokens. A weight or bias of None needs no gradient."""
 
     def __init__(self, weight: Tensor | None, bias: Tensor | None, sink: GradientSink, states: Float[Tensor, "tokens dim"]) -> None:
@@ -124,7 +124,7 @@ def _loss_and_gradient(
     return loss, logits.mul_(factors / sums).scatter_add_(1, targets, -factors)
 
 
-def _write_products(
+def write_products(
     buffer: Float[Tensor, "tokens vocab"], states: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Float[Tensor, "tokens vocab"]:
     """Compute the products of states and head into the buffer."""
