@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Callable
@@ -23,22 +24,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from jaxtyping import install_import_hook
 from omegaconf import DictConfig, open_dict
+from PIL import Image
 
-# Check the shapes in signatures at every call.
-install_import_hook(
-    [
-        "elongate.models",
-        "elongate.scoring",
-        "elongate.objectives",
-        "elongate.context",
-        "elongate.evaluation.curve",
-        "elongate.evaluation.text",
-    ],
-    "beartype.beartype",
-)
-
-from elongate.cli import conf_directory, register_resolvers  # noqa: E402
-from tests.commands import here  # noqa: E402, F401  # a fixture of several files
+from elongate.cli import conf_directory, register_resolvers
+from tests.commands import here  # noqa: F401  # a fixture of several files
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,11 +35,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--grid-seed", type=int, default=None, help="seed of that random choice; default: a new one, printed")
 
 
+_CHECKED = [
+    "elongate.models",
+    "elongate.scoring",
+    "elongate.objectives",
+    "elongate.context",
+    "elongate.evaluation.curve",
+    "elongate.evaluation.text",
+]
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.grid:
+        # Runs of the grids check the shapes in signatures at every call, which doubles the time of many tests.
+        install_import_hook(_CHECKED, "beartype.beartype")
+    os.fsync = lambda _: None  # files outlive a killed process without it; tests of the calls put their own here
     if config.option.grid_seed is None:
         # Workers of xdist inherit the environment and must choose the same tests as each other.
         seed = os.environ.setdefault("ELONGATE_GRID_SEED", str(random.SystemRandom().randrange(10**6)))
         config.option.grid_seed = int(seed)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what the imports left stays until the end, and every full collection would visit it
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # hypothesis asks what refers to an object when its summary imports it
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -103,6 +114,11 @@ def evaluated(checkpoint: Path, directory: Path, *overrides: str) -> dict[str, A
     return evaluate_checkpoint(config, conf_directory(), directory)[0]
 
 
+def leave_figures_empty(patched: pytest.MonkeyPatch) -> None:
+    """Pages get an empty picture for each figure, because drawing them takes longer than training a tiny model."""
+    patched.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **settings: Image.new("1", (1, 1)).save(file, "png"))
+
+
 @pytest.fixture
 def build_tiny(tmp_path: Path) -> Callable[..., Any]:
     """A job of a few seconds, its files below the test's folder."""
@@ -134,6 +150,7 @@ def ran(build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monke
     from elongate.training.run_directory import RunDirectory
 
     monkeypatch.chdir(tmp_path)
+    leave_figures_empty(monkeypatch)
 
     def ran(name: str, *overrides: str) -> tuple[Any, dict[str, Any]]:
         directory = RunDirectory(tmp_path / name)

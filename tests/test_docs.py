@@ -14,13 +14,20 @@ from elongate.memory.plain import Plain
 from elongate.memory.planner import planner
 from tests import reference
 from tests.commands import run_here
+from tests.conftest import leave_figures_empty
 from tests.matrix import MODELS
 
 ROOT = Path(__file__).parents[1]
 # Findings record commands of past days at full size; their files are not instructions.
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/recipes").glob("*.md"))]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SMALL = {"context.target_length": "128", "batch_tokens": "256", "steps": "2", "context.curriculum.base.steps": "2"}
+SMALL = {
+    "context.target_length": "128",
+    "model.original_length": "128",
+    "batch_tokens": "256",
+    "steps": "2",
+    "context.curriculum.base.steps": "2",
+}
 TASK = """
 task: tiny
 dataset_path: json
@@ -117,6 +124,7 @@ def run(command: str, folder: Path) -> None:
     program, arguments = tiny(command)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(planner, "_KINDS", (Plain(),))
+        leave_figures_empty(patched)
         result = run_here(program.removesuffix(".py"), *arguments, cwd=folder)
     assert result.code == 0, result.err
 

@@ -1,4 +1,4 @@
-"""`python -m tests.architectures` writes docs/architectures.md; with names of rows it prints their outcomes instead.
+"""`python -m tests.architectures` writes docs/architectures.md; with names of rows it replaces only these.
 
 Every architecture is computed in a process of its own, two at a time, so that a crash costs one row.
 """
@@ -19,7 +19,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 import torch
 
 from tests.architectures.cells import CELLS, Specimen, outcome
-from tests.architectures.page import PATH, written
+from tests.architectures.page import PATH, Page, written
 from tests.architectures.zoo import ZOO
 
 _FORK = get_context("fork")  # imports take most of the time
@@ -62,8 +62,8 @@ def main(names: list[str]) -> None:
     with ThreadPoolExecutor(2) as pool:
         chosen = names or sorted(ZOO)
         outcomes = dict(zip(chosen, pool.map(row, chosen), strict=True))
-    if not names:
-        PATH.write_text(written(outcomes), encoding="utf-8")
+    before = Page.read().outcomes if names else {}
+    PATH.write_text(written(before | outcomes), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "bert-generation": {},
     "biogpt": {},
     "bitnet": {},
-    "bloom": {},
+    "bloom": {"seq_length": LENGTH},  # published checkpoints state it, and the class of the configuration does not
     "codegen": {"rotary_dim": 8},
     "cohere": {},
     "cohere2": LOCAL,
@@ -282,19 +282,11 @@ FAMILIES: dict[str, str] = {
 }
 # Left out of the table: a cell of each ends in a traceback or a wrong number.
 KNOWN_FAULTS: dict[str, str] = {
-    "falcon, slopes": "transformers' own `sdpa` and `eager` attention differ with slopes, and the check of the export opens `sdpa`",
     "fnet (masked)": "its configuration has no heads: a traceback instead of a refusal",
-    "gpt_neo": "a mask of the trained length is not extended with the table of positions",
     "granite_swa": "logits of the merged adapters differ by 1.0e-5",
     "hrm_text": "logits of the export differ by 1.4e-5",
     "ibert (masked)": "an index beyond the table of positions",
     "lfm3": "a traceback of transformers' cache of short convolutions",
-    "longformer (masked)": "a buffer of the trained length is not extended with the table of positions",
     "mimo_v2_flash": "scaled frequencies of layers whose rotary dimensions differ",
     "mobilebert (masked)": "gradients differ by 1.3e-5",
-    "mra (masked)": "a buffer of the trained length is not extended with the table of positions",
-    "nystromformer (masked)": "a buffer of the trained length is not extended with the table of positions",
-    "rembert (masked)": "its head has a size of its own: a traceback instead of a refusal",
-    "xlnet": "its configuration states no length: a traceback instead of a refusal",
-    "zaya": "its layers cannot be computed in pieces: a traceback with `memory=checkpoint`",
 }

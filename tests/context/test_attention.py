@@ -23,6 +23,7 @@ from elongate.errors import ConfigError, inside
 WORDS = sorted(path.stem for path in (conf_directory() / "context/attention").glob("*.yaml"))
 HEADS = 4
 every = pytest.mark.parametrize("word", WORDS)
+REACH = {"string": 1.2}  # multiple of the original length that the defaults reach; the others reach four times as far
 
 
 def attention(word: str, **fields: Any) -> Attention:
@@ -89,7 +90,7 @@ def test_the_view_of_a_token_does_not_depend_on_later_tokens(word: str) -> None:
         np.testing.assert_array_equal(distances(chosen, length), whole[:, :length, :length])
 
 
-@pytest.mark.parametrize("word", [word for word in WORDS if word != "shifted"])
+@pytest.mark.parametrize("word", [word for word in WORDS if word not in ("shifted", "string")])
 @pytest.mark.parametrize("original", [8, 21, 64])
 def test_up_to_the_original_length_attention_is_full(word: str, original: int) -> None:
     chosen = attention(word).for_length(4 * original, original)
@@ -142,10 +143,10 @@ def test_windows_are_linear_in_the_length(word: str) -> None:
 
 
 @every
-def test_the_defaults_fit_a_fourfold_extension(word: str) -> None:
+def test_the_defaults_fit_an_extension(word: str) -> None:
     chosen = attention(word)
     for original in range(5, 65):
-        chosen.check(4 * original, original)
+        chosen.check(int(REACH.get(word, 4) * original), original)
 
 
 @every
@@ -186,6 +187,18 @@ def test_only_some_attentions_act_on_layers_with_their_own_window(word: str) -> 
         ("self_extend", {"group_size": 2}, (256, 64), "use context.attention.group_size=6 or more"),
         ("rerope", {"window_length": 100}, (256, 64), "use context.attention.window_length=63 or less"),
         ("rerope", {"scale_base": 1}, None, "scale_base=1: must be at least 2"),
+        ("string", {"shift_length": 1}, None, "shift_length=1: must be at least 2; use context.attention.shift_length=null"),
+        ("string", {"window_length": 0}, None, "window_length=0: must be at least 1; use context.attention.window_length=null"),
+        ("string", {"window_length": 128}, (80, 64), "window_length=128: must be below shift_length=21, or no distance changes; use "),
+        ("string", {"shift_length": 65}, (80, 64), "use context.attention.shift_length=64 or less"),
+        ("string", {"shift_length": 64}, (64, 64), "shift_length=64: must be below the length of 64, or no distance is shifted; use "),
+        (
+            "string",
+            {},
+            (100, 64),
+            "shift_length=21: reaches 83 tokens with window_length=2, not 100; use context.attention.shift_length=41 ",
+        ),
+        ("string", {"window_length": 4}, (256, 64), "use context.target_length=124 or less, or context/attention=self_extend"),
         ("dual_chunk", {"chunk_length": 0}, None, "chunk_length=0: must be at least 1"),
         ("dual_chunk", {"chunk_length": 8, "local_length": 9}, None, "local_length=9: must be at most chunk_length=8"),
         ("dual_chunk", {"chunk_length": 64}, (256, 64), "use context.attention.chunk_length=48"),

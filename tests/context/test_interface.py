@@ -20,6 +20,7 @@ from elongate.context.attention.kernel.interface import IMPLEMENTATION, attentio
 from elongate.context.attention.rerope import ReRope
 from elongate.context.attention.self_extend import SelfExtend
 from elongate.context.attention.sinks import Sinks
+from elongate.context.attention.string import String
 from elongate.context.attention.window import Window, WindowPattern
 from elongate.errors import ConfigError
 from elongate.models.compatibility import check_attention
@@ -154,7 +155,7 @@ def test_attention_dropout_is_refused_if_it_needs_the_whole_matrix() -> None:
 @pytest.mark.parametrize("kind", ["mistral", "gemma3"])
 def test_attentions_with_positions_are_refused_on_layers_with_windows(kind: str) -> None:
     model = LanguageModel(network(kind, IMPLEMENTATION), kind)
-    for chosen in (Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()):
+    for chosen in (Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk(), String()):
         with pytest.raises(ConfigError, match="whose layers have windows of their own; use context/attention=full or window"):
             check_attention(model, chosen)
     check_attention(model, Full())
@@ -253,7 +254,7 @@ def test_documents_do_not_see_each_other(kind: str, chosen: Pattern) -> None:
     assert seen_across(LanguageModel(network(kind, IMPLEMENTATION).eval(), kind), chosen) == (0, 0)
 
 
-@pytest.mark.parametrize("chosen", [Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk()], ids=lambda chosen: chosen.word)
+@pytest.mark.parametrize("chosen", [Sinks(num_sinks=2), SelfExtend(), ReRope(), DualChunk(), String()], ids=lambda chosen: chosen.word)
 def test_documents_do_not_see_each_other_if_the_attention_has_positions(chosen: Attention) -> None:
     model = LanguageModel(network("llama-2", IMPLEMENTATION).eval(), "llama")
     assert seen_across(model, chosen.for_length(LENGTH, 8)) == (0, 0)

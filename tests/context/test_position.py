@@ -76,6 +76,19 @@ def test_transformers_builds_the_closed_form_from_rope_parameters(word: str, fac
     assert_allclose(chosen.frequencies(rotary, factor), chosen.read_frequencies(rotary, factor, round(factor * original)), rtol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("factor", "rotary"),
+    [(32.0, Rotary(64, 150000.0, 4096)), (4.0, ROTARIES[0])],  # gpt-oss, the default model
+    ids=str,
+)
+def test_yarn_without_rounding_equals_that_of_transformers(factor: float, rotary: Rotary) -> None:
+    chosen = Yarn(truncate=False)
+    built = embedding(chosen, rotary, factor)
+    assert_allclose(built.inv_freq.double().numpy(), chosen.frequencies(rotary, factor), rtol=1e-6)
+    assert built.attention_scaling == pytest.approx(chosen.attention_factor(rotary, factor), rel=1e-6)
+    assert abs(chosen.frequencies(rotary, factor) / Yarn().frequencies(rotary, factor) - 1).max() > 0.02
+
+
 # abf has its own theta, and drope drops all positions.
 @pytest.mark.parametrize("word", [w for w in WORDS if w not in ("abf", "drope")])
 def test_factor_one_changes_nothing(word: str) -> None:

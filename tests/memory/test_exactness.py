@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tests.covering import all_pairs
+from tests.covering import all_pairs, all_values
 from tests.memory.plans import PLANS, QUICK
 from tests.networks import VOCAB, network
 from torch import Tensor, nn
@@ -255,8 +255,9 @@ def test_gradients_agree_for_other_architectures(kind: str, pattern: str, plan: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plan", ["checkpoint", "checkpoint recomputed", "stream 7", "stream 7 on disk"])
-@pytest.mark.parametrize("kind", ["diffllama", "hrm"])
+@pytest.mark.parametrize(
+    ("kind", "plan"), all_values(["diffllama", "hrm"], ["checkpoint", "checkpoint recomputed", "stream 7", "stream 7 on disk"])
+)
 def test_gradients_agree_where_a_module_attends_several_times_in_a_pass(kind: str, plan: str) -> None:
     """DiffLlama computes two attentions with the same module. HRM repeats its layers."""
     expected_loss, expected = theirs(kind, "causal", "full")
@@ -415,24 +416,27 @@ def test_plans_that_read_the_whole_sequence_draw_the_same_masks_as_transformers(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plan", [Stream(chunk_length=12), Checkpoint(mlp_chunk_length=8)], ids=lambda plan: plan.word)
-def test_fifty_steps_of_training_are_the_same(plan: Memory) -> None:
+def test_twenty_steps_of_training_are_the_same() -> None:
     draw = torch.Generator().manual_seed(3)
     text = torch.randint(VOCAB, (ROWS * (LENGTH + 1) * 5,), generator=draw).view(5, ROWS, LENGTH + 1)
     scored = torch.rand(5, ROWS, LENGTH, generator=draw) < 0.7
-    losses = []
-    for memory in (Plain(), plan):
+
+    def losses(memory: Memory) -> list[float]:
         model = LanguageModel(network("llama-2", "elongate", torch.float32), "llama")
         prepared = memory.prepare(model, LENGTH)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-6)
-        losses.append([])
-        for step in range(50):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, eps=1e-6)
+        found = []
+        for step in range(20):
             batch = Example(text[step % 5, :, :-1], text[step % 5, :, 1:], scored[step % 5], None)
             optimizer.zero_grad()
-            losses[-1].append(float(prepared.backward(model, batch)))
+            found.append(float(prepared.backward(model, batch)))
             optimizer.step()
-    assert losses[0][-1] < 0.8 * losses[0][0]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+        return found
+
+    expected = losses(Plain())
+    assert expected[-1] < 0.8 * expected[0]
+    for memory in (Stream(chunk_length=12), Checkpoint(mlp_chunk_length=8)):
+        assert losses(memory) == pytest.approx(expected, rel=1e-6)
 
 
 # -- truncated gradients ---------------------------------------------------------------------------------------------
@@ -506,7 +510,7 @@ WORDS = sorted(path.stem for path in (conf_directory() / "context/attention").gl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("documents", ["one", "alike", "unlike"])
+@pytest.mark.parametrize("documents", [pytest.param("one", marks=pytest.mark.grid), "alike", "unlike"])
 @pytest.mark.parametrize("word", WORDS)
 def test_all_plans_agree_for_every_attention(word: str, documents: str) -> None:
     """Rows with equal document borders are computed together, others row by row."""
@@ -515,13 +519,14 @@ def test_all_plans_agree_for_every_attention(word: str, documents: str) -> None:
         positions = torch.cat([torch.arange(n) for n in (5, 1, 14)]).expand(ROWS, LENGTH)
         batch = Example(batch.inputs, batch.targets, batch.scored, positions)
     chosen = build(OmegaConf.load(conf_directory() / f"context/attention/{word}.yaml"), "context.attention")
-    chosen.check(LENGTH, 12)
+    trained = 16 if word == "string" else 12  # string reaches 20 tokens from 16 on
+    chosen.check(LENGTH, trained)
     # Half of each head of GPT-NeoX is not rotated.
     kind = "gpt_neox" if chosen.rotates and documents == "unlike" else "llama-2"
 
     def run(memory: Memory) -> tuple[float, Gradients]:
         model = LanguageModel(network(kind, "elongate"), kind)
-        model.attention = chosen.for_length(LENGTH, 12)
+        model.attention = chosen.for_length(LENGTH, trained)
         return computed(memory, model, batch)
 
     expected_loss, expected = run(Plain())

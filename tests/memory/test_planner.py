@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import composed
+from tests.covering import all_values
 from tests.exotic import exotic
 from tests.memory.peak import PLANS
 from tests.networks import network
@@ -88,8 +89,7 @@ def test_a_convolution_is_planned() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", ["qwen3_moe", "qwen3_next", "bamba"])
+@pytest.mark.parametrize(("kind", "precision"), all_values(["qwen3_moe", "qwen3_next", "bamba"], ["fp32", "bf16"]))
 def test_experts_and_hybrids_are_planned(kind: str, precision: str) -> None:
     model = LanguageModel(exotic(kind), kind)
     model.precision = precision
@@ -111,7 +111,7 @@ def test_keeping_more_saves_work_and_needs_more_memory(build_tiny: Callable[...,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("window", [None, 512])
+@pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.grid), 512])
 def test_a_longer_step_is_predicted_from_shorter_ones(build_tiny: Callable[..., Any], window: int | None) -> None:
     more = ["model.num_layers=1"]
     if window is not None:
@@ -153,14 +153,16 @@ def test_every_precision_and_tuning_is_planned(build_tiny: Callable[..., Any], p
     assert [type(cost.plan) for cost in advice.costs] == [Plain, Checkpoint, Checkpoint]  # the sequence is shorter than a chunk of stream
 
 
+ATTENTIONS = ["window", "sinks", "shifted", "self_extend", "rerope", "dual_chunk", "global_local"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("pattern", ["window", "sinks", "shifted", "self_extend", "rerope", "dual_chunk", "global_local"])
-def test_every_attention_is_planned(build_tiny: Callable[..., Any], pattern: str) -> None:
+@pytest.mark.parametrize(("pattern", "plan"), all_values(ATTENTIONS, [Plain(), Checkpoint(), Stream(chunk_length=96)]))
+def test_every_attention_is_planned(build_tiny: Callable[..., Any], pattern: str, plan: Memory) -> None:
     job = build_tiny("model.num_layers=1", f"context/attention={pattern}")
     model = job.model.build(257, seed=0)
     model.extend(job.strategy, 32, 128)
-    for plan in (Plain(), Checkpoint(), Stream(chunk_length=96)):
-        assert dry_run(model, plan, 1, 128).peak > 0
+    assert dry_run(model, plan, 1, 128).peak > 0
 
 
 @pytest.mark.slow

@@ -39,6 +39,8 @@ from transformers import (
     NanoChatConfig,
     NanoChatForCausalLM,
     PreTrainedModel,
+    RemBertConfig,
+    RemBertForMaskedLM,
     RobertaConfig,
     RobertaForMaskedLM,
 )
@@ -67,6 +69,7 @@ MASKED: dict[str, Callable[[], PreTrainedModel]] = {
         DistilBertConfig(vocab_size=VOCAB, dim=32, hidden_dim=48, n_layers=1, n_heads=4, max_position_embeddings=64, pad_token_id=None)
     ),
     "albert": lambda: AlbertForMaskedLM(AlbertConfig(**ONE, embedding_size=16)),
+    "rembert": lambda: RemBertForMaskedLM(RemBertConfig(**ONE, input_embedding_size=16, output_embedding_size=48)),
     "mobilebert": lambda: MobileBertForMaskedLM(
         MobileBertConfig(**ONE | {"pad_token_id": 0}, embedding_size=16, intra_bottleneck_size=16, trigram_input=True)
     ),

@@ -45,6 +45,8 @@ from transformers import (
     RecurrentGemmaForCausalLM,
 )
 
+from elongate.context.position.rotary import Rotary
+from elongate.context.position.yarn import Yarn
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.errors import ConfigError
 from elongate.models.compatibility import check_network, check_strategy
@@ -243,6 +245,16 @@ def test_a_scaling_acts_on_windowed_layers_only_if_asked(kind: str, word: str, t
     assert not torch.allclose(found["full"]["full_attention"], torch.from_numpy(10_000.0**pairs)) or word == "longrope"
     if word == "ntk":  # theta · 4^(d/(d-2))
         assert_close(found["all"]["sliding_attention"], torch.from_numpy((1000.0 * 4 ** (16 / 14)) ** pairs), rtol=1e-6, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", ["full", "all"])
+def test_yarn_without_rounding_is_exported_where_transformers_does_not_read_truncate(layers: str, tmp_path: Path) -> None:
+    model, _ = extended(saved("gemma3", tmp_path / "source", **THETAS), "yarn", truncate=False, layers=layers)
+    plain = assert_exported(model, tmp_path / "model")
+    for name, theta in [("full_attention", 10_000.0), ("sliding_attention", 1000.0)][: 2 if layers == "all" else 1]:
+        expected = Yarn(truncate=False).frequencies(Rotary(16, theta, LENGTH), TARGET / LENGTH)
+        assert_close(getattr(plain.model.rotary_emb, f"{name}_inv_freq").double(), torch.from_numpy(expected), rtol=1e-6, atol=0)
 
 
 @pytest.mark.slow

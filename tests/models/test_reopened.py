@@ -7,11 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.models.small import LENGTH, TARGET, gpt, strategy
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPTNeoXConfig, LlamaForCausalLM, ModernBertConfig, PreTrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    LlamaForCausalLM,
+    ModernBertConfig,
+    PreTrainedConfig,
+)
 
 from elongate.data.tokenizer.byte import ByteTokenizer
 from elongate.errors import RunError
+from elongate.models.language_model import LanguageModel
 from elongate.models.legacy_config import with_legacy_keys
 from elongate.models.reopened import verify_reopened
 from elongate.training.export import export
@@ -105,6 +116,18 @@ def test_a_folder_that_is_another_model_is_refused(fault: str, small: int, tmp_p
     with pytest.raises(RunError, match=f"is not the model that was trained: {message}") as refused:
         verify_reopened(model, tmp_path, LENGTH, TARGET, small)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("small", [0, 1 << 30], ids=["shared", "reread"])
+def test_falcon_with_slopes_is_reopened_with_the_attention_that_was_trained(small: int, tmp_path: Path) -> None:
+    config = FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, alibi=True)
+    config._attn_implementation = "eager"  # in transformers 5.23 its `sdpa`, which is the default, gives other logits
+    torch.manual_seed(0)
+    model = LanguageModel(FalconForCausalLM(config), word="pretrained")
+    for weight in model.network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    model.save(tmp_path)
+    assert verify_reopened(model, tmp_path, LENGTH, LENGTH, small)["logits_error"] < 1e-5
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

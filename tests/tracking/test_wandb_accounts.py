@@ -1,4 +1,4 @@
-"""W&B: no prompt and no hang, whatever happens to the account, the server or the network."""
+"""W&B: no prompt and no hang when something is wrong with the account, the server or the network."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ DEAD = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnra
 
 @DEAD
 @pytest.mark.slow
-@pytest.mark.parametrize("tuning", ["full", "lora_plus"])
+@pytest.mark.parametrize("tuning", [pytest.param("full", marks=pytest.mark.grid), "lora_plus"])
 def test_death_between_any_two_file_operations_changes_no_result(
     tuning: str, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, die_after: Callable[[int | None], None]
 ) -> None:

@@ -31,6 +31,8 @@ def test_every_preset_trains_measures_and_exports(preset: str, start: Workshop) 
     quick = ["context.position.search.population=2", "context.position.search.parents=2", "context.position.search.iterations=1"]
     model = "gpt2" if preset in TABLES else "gpt"
     words = [f"model={model}", f"context={preset}", "steps=4", *(quick if preset == "longrope" else [])]
+    target = 40 if preset == "string" else 128  # string reaches below twice the original length
+    words += [f"context.target_length={target}"] if preset == "string" else []
     directory, results = start(preset, *words)
     assert json.loads(directory.results.read_text()) == results
     strategy, lines = results["strategy"], directory.read_metrics()
@@ -39,12 +41,12 @@ def test_every_preset_trains_measures_and_exports(preset: str, start: Workshop) 
     assert (proof["table"]["row_error"] if preset in TABLES else proof["frequency_error"]) < 1e-5
     assert results["budget"]["steps"] == 4
     assert sum(stage["steps"] for stage in results["stages"]) == 4
-    assert results["budget"]["tokens"] == 4 * 256 == sum(stage["tokens"] for stage in results["stages"])
+    assert results["budget"]["tokens"] == 4 * (256 // target * target) == sum(stage["tokens"] for stage in results["stages"])
     acts_untrained = strategy["position"] != "none" or strategy["evaluation_attention"] != "full"
     rows = {"before", "after"} | ({"untuned"} if acts_untrained else set())
     assert set(results["curve"]["table"]) == {"edges"} | rows
     assert [line["step"] for line in lines] == list(range(1, 7))
-    reaches = [32, 32, *{"progressive": [64, 64, 128, 128], "drope": 4 * [32]}.get(preset, 4 * [128])]
+    reaches = [32, 32, *{"progressive": [64, 64, 128, 128], "drope": 4 * [32]}.get(preset, 4 * [target])]
     assert [line["length"] for line in lines] == (reaches if strategy["sampling"] is None else [32] * 6)
     if strategy["sampling"] is None:
         assert [line["reach"] for line in lines] == reaches
@@ -52,7 +54,7 @@ def test_every_preset_trains_measures_and_exports(preset: str, start: Workshop) 
         assert 32 < results["stages"][0]["reach"] <= 128
     opened = AutoModelForCausalLM.from_pretrained(directory.model)
     # The length that transformers assumes the model was trained on.
-    assert opened.config.max_position_embeddings == (32 if preset == "dynamic_ntk" else 128)
+    assert opened.config.max_position_embeddings == (32 if preset == "dynamic_ntk" else target)
 
 
 @pytest.mark.slow
@@ -160,3 +162,13 @@ def test_a_run_says_that_the_auxiliary_loss_of_the_router_is_not_in_its_loss(
     asked = "(output_router_logits=true, router_aux_loss_coef=0.02)"
     line = f"warning: the auxiliary loss of the router, which the checkpoint asks for {asked}, is not part of the training loss\n"
     assert capsys.readouterr().err.count(line) == asks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [9e3, 2e4])
+def test_a_run_warns_of_a_theta_below_the_known_bound(
+    bound: float, start: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("elongate.models.theta_bound._BOUNDS", {128: bound})
+    start(f"theta-{bound:g}", "context=none", "steps=1", "evaluation=[]")
+    assert ("warning: theta=10000 is below 20000, the least known to work at 128 tokens" in capsys.readouterr().err) == (bound > 1e4)

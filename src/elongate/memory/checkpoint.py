@@ -7,6 +7,7 @@ never exist (objectives/cross_entropy.py).
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -111,7 +112,7 @@ def _mlps(network: nn.Module) -> list[nn.Module]:
     return [layer.mlp for layer in layers if hasattr(layer, "mlp")]
 
 
-def _apply_in_pieces(forward: Callable[..., Any], size: int, states: Tensor, *others: Tensor) -> Any:
+def _apply_in_pieces(forward: Callable[..., Any], size: int, states: Tensor, *others: Tensor | None) -> Any:
     """Apply the module to a few tokens at a time and recompute each piece in the backward pass."""
     import torch
     from torch.utils.checkpoint import checkpoint
@@ -119,9 +120,14 @@ def _apply_in_pieces(forward: Callable[..., Any], size: int, states: Tensor, *ot
     if states.shape[1] <= size:
         return forward(states, *others)
     # GPT-2 flattens rows and tokens with a view, so each piece must be contiguous. Cloned: a router with noise
-    # (Mixtral) changes the piece in place. MLPs of BLOOM and MPT also take the residual.
-    cut = (tensor.split(size, dim=1) for tensor in (states, *others))
-    pieces = [[part.clone(memory_format=torch.contiguous_format) for part in parts] for parts in zip(*cut, strict=True)]
+    # (Mixtral) changes the piece in place. MLPs of BLOOM and MPT also take the residual, and those of ZAYA what the
+    # router of the layer before returned, which the first layer does not have.
+    count = math.ceil(states.shape[1] / size)
+    cut = (
+        [None] * count if whole is None else [part.clone(memory_format=torch.contiguous_format) for part in whole.split(size, dim=1)]
+        for whole in (states, *others)
+    )
+    pieces = list(zip(*cut, strict=True))
     if not torch.is_grad_enabled():
         return _joined([forward(*piece) for piece in pieces], len(states))
     return _joined([checkpoint(forward, *piece, use_reentrant=False) for piece in pieces], len(states))

@@ -23,6 +23,7 @@ _TRANSFORMS: tuple[tuple[Step, ...], ...] = (
     ("lm_head.dense", F.gelu, "lm_head.layer_norm"),  # RoBERTa-style models
     ("vocab_transform", F.gelu, "vocab_layer_norm"),  # DistilBERT
     ("predictions.dense", "predictions.activation", "predictions.LayerNorm"),  # ALBERT
+    ("cls.predictions.dense", "cls.predictions.activation", "cls.predictions.LayerNorm"),  # RemBERT
 )
 _REST = "cls.predictions.dense"  # MobileBERT: the columns of the head beside those that it shares with the smaller embedding
 
@@ -68,7 +69,7 @@ def head_weights(network: PreTrainedModel) -> tuple[Float[Tensor, "vocab dim"], 
     """Return the matrix and the bias that map states to logits."""
     layer = network.get_output_embeddings()
     modules = dict(network.named_modules())
-    if (rest := modules.get(_REST)) is not None:
+    if (rest := modules.get(_REST)) is not None and rest.weight.shape[1] == layer.weight.shape[0]:
         return torch.cat([layer.weight, rest.weight.T], dim=1), layer.bias
     return layer.weight, layer.bias
 

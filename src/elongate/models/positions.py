@@ -21,6 +21,7 @@ from elongate.errors import ConfigError
 from elongate.models.parts import language_body, language_config, layer_config
 from elongate.models.rotary import RotaryPositions
 from elongate.models.tables import LearnedPositions
+from elongate.models.trained_length import length_key
 
 
 class NetworkPositions:
@@ -52,7 +53,8 @@ class NetworkPositions:
 
         Without any, as in many hybrids, it reads texts of every length.
         """
-        reach, body = getattr(self.config, "max_position_embeddings", 0), language_body(self.network)
+        key, body = length_key(self.config), language_body(self.network)
+        reach = 0 if key is None else getattr(self.config, key)
         tokens = body.get_input_embeddings()  # type: ignore[operator]  # every network of transformers has them
         tables = [module for module in body.modules() if isinstance(module, nn.Embedding) and module is not tokens]
         return any(table.num_embeddings >= reach for table in tables) or any(b.ndim > 1 and max(b.shape) >= reach for b in body.buffers())
@@ -61,11 +63,11 @@ class NetworkPositions:
     def reach(self) -> int:
         """Return the length in tokens that the positions reach to at present. Raises `ConfigError`."""
         config = self.config
-        if not hasattr(config, "max_position_embeddings"):
+        if (key := length_key(config)) is None:
             rule = f"is a {config.model_type}, whose configuration does not say how long it was trained"
-            remedy = "name a checkpoint with max_position_embeddings"
+            remedy = "name a checkpoint whose config.json states it as max_position_embeddings or seq_length"
             raise ConfigError("model.source", self.network.config.name_or_path, rule, remedy)
-        return int(config.max_position_embeddings) - self.learned.first
+        return self.learned.length if self.learned else int(getattr(config, key))
 
     def place(self, position: Position, original_length: int, length: int) -> dict[str, Any]:
         """Set the positions for sequences of `length` tokens and return the evidence that they are active."""
@@ -74,7 +76,8 @@ class NetworkPositions:
             position = self.current
         self.current, self.lengths = position, (original_length, length)
         if not (self.rotary or self.learned):
-            self.config.max_position_embeddings = max(length, self.reach)
+            reach = max(length, self.reach)
+            setattr(self.config, str(length_key(self.config)), reach)
         return position.act(self, original_length, length)
 
     def set_slopes(self, slopes: Callable[[int], Float[np.ndarray, " heads"]], length: int) -> list[float]:

@@ -18,6 +18,7 @@ from elongate.foreign import foreign, reason
 from elongate.models.checks import require_dropouts, require_export_dtype
 from elongate.models.model import Model
 from elongate.models.source import CONTAINS_ADAPTER, WRITTEN_BY, ModelSource
+from elongate.models.trained_length import LENGTH_KEYS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -241,7 +242,7 @@ def _trained_length(config: dict[str, Any]) -> int | None:
     Raises `ValueError` if the value is not a positive whole number.
     """
     config = config.get("text_config") or config
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+    for key in LENGTH_KEYS:
         if key in config:
             behind_padding = _whole(config, "pad_token_id", 1) + 1 if config.get("model_type") in _BEHIND_PADDING else 0
             length = _whole(config, key) - behind_padding

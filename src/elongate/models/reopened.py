@@ -19,6 +19,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from elongate import __version__
 from elongate.context.attention.full import Full
+from elongate.context.attention.kernel.interface import IMPLEMENTATION
 from elongate.errors import RunError, first_line
 from elongate.models.language_model import LanguageModel
 from elongate.models.pretrained import Pretrained
@@ -66,14 +67,23 @@ def _verify_own_format(model: LanguageModel, folder: Path, small: int) -> dict[s
 
 
 def _opened(network: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    reader, loaded = type(network).from_pretrained(folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+    arguments = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True} | _own_attention(network)
+    reader, loaded = type(network).from_pretrained(folder, **arguments)
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(f"{missing[0]} is missing")
     return reader.to(network.device)
 
 
+def _own_attention(network: PreTrainedModel) -> dict[str, str]:
+    """Return the attention that a network computes without our kernel: Falcon's `sdpa` and `eager` differ with slopes."""
+    chosen = network.config._attn_implementation
+    return {} if chosen in (None, IMPLEMENTATION) else {"attn_implementation": chosen}
+
+
 def _assembled(network: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
     """Return the network of a configuration with the weights of another one."""
+    for own in _own_attention(network).values():
+        config._attn_implementation = own
     with torch.device("meta"):
         reader: PreTrainedModel = type(network)(config)
     reader.load_state_dict(network.state_dict(), assign=True)

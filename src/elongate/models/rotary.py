@@ -125,10 +125,12 @@ class RotaryPositions:
 
     def _scaled_others(self, scaling: Scaling, original_length: int, factor: float) -> dict[str, dict[str, Any]]:
         """Return the `rope_parameters` of these layers, scaled."""
-        return {
-            layer: self._carried(layer) | scaling.rope_parameters(self.rotary(original_length, layer), factor)
-            for layer in self._other_layers(scaling)
-        }
+        found = {}
+        for layer in self._other_layers(scaling):
+            rotary = self.rotary(original_length, layer)
+            parameters = scaling.rope_parameters(rotary, factor)
+            found[layer] = self._carried(layer) | (parameters if self._reads(parameters) else as_lists(scaling, rotary, factor))
+        return found
 
     def _carried(self, layer: str) -> dict[str, Any]:
         """Return the trained parameters that a scaling leaves as they are."""
@@ -149,7 +151,7 @@ class RotaryPositions:
             forms = [partial(as_proportional, scaling, share=share), *forms[1:]]
         if scaling.follows_text:
             forms = forms[:1]
-        made = (self._complete(found) for form in forms if (found := form(rotary, factor)) is not None)
+        made = (self._complete(found) for form in forms if (found := form(rotary, factor)) is not None and self._reads(found))
         return next((whole for whole in made if self._accepts(whole)), None)
 
     def rotary(self, original_length: int, layer: str = WHOLE) -> Rotary:
@@ -208,6 +210,10 @@ class RotaryPositions:
         carried = {} if self._is_proportional else self._carried(WHOLE)
         whole = carried | parameters
         return self._trained | {WHOLE: whole} if self._by_layer_type else whole
+
+    def _reads(self, parameters: dict[str, Any]) -> bool:
+        """Return whether transformers reads all of them: it looks for `truncate` only where all layers have the same parameters."""
+        return not (self._by_layer_type and "truncate" in parameters)
 
     def _accepts(self, rope_parameters: dict[str, Any]) -> bool:
         """Return whether the architecture can be built and saved with these parameters. Phi-3's only takes lists of factors."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elongate.context.position.table import Table
+from elongate.models.created import described, recreate
 from elongate.models.parts import language_body, language_config, language_part
 
 _NAMES = ("wpe", "position_embeddings", "embed_positions")  # GPT-2's, BERT's, OPT's
@@ -32,8 +33,7 @@ class LearnedPositions:
         self.network, self.body = network, language_body(network)
         self._evidence: dict[str, Any] | None = None
         tables = self._tables()
-        padding = tables[0][1].padding_idx if tables else None
-        self.first = 0 if padding is None else padding + 1  # the `position_id` of position 0
+        self.first = _first_number(*tables[0]) if tables else 0  # the `position_id` of position 0
         offset = getattr(tables[0][1], "offset", 0) if tables else 0
         self._reserved = self.first or offset  # rows before that of position 0
 
@@ -57,7 +57,8 @@ class LearnedPositions:
         return self._evidence
 
     def _replace(self, rows: Float[Tensor, "length dim"]) -> None:
-        length, before = len(rows), self.length + self._reserved
+        length, before, config = len(rows), self.length + self._reserved, language_config(self.network)
+        unstated, created = before - config.max_position_embeddings, described(self.network)  # reserved rows that it does not count
         tables = self._tables()
         # A table that is shared, as a module or as a weight, stays shared.
         longer = {module.weight: self._longer(module.weight, rows) for _, module in tables}
@@ -67,7 +68,8 @@ class LearnedPositions:
             for name, make in _BUFFERS.items():
                 if (buffer := parent._buffers.get(name)) is not None and buffer.shape[-1] == before:
                     parent._buffers[name] = make(length + self._reserved)[None].to(buffer.device)
-        language_config(self.network).max_position_embeddings = length + self.first
+        config.max_position_embeddings = length + self._reserved - unstated
+        recreate(self.network, created)
 
     def _longer(self, old: nn.Parameter, rows: Float[Tensor, "length dim"]) -> nn.Parameter:
         reserved = old.detach()[: self._reserved]
@@ -95,7 +97,7 @@ class LearnedPositions:
         found: list[Tensor] = []
 
         def remember(module: nn.Module, inputs: object, rows: Tensor) -> None:
-            found.append(rows[0])
+            found.append(rows[0, : len(positions)])  # Longformer appends padding
 
         hooks = [module.register_forward_hook(remember) for _, module in self._tables()]
         numbers = positions[None] + self.first
@@ -123,3 +125,12 @@ class LearnedPositions:
             # RoFormer's `embed_positions` are computed; they have no offset.
             if name != "embed_positions" or hasattr(module, "offset")
         ]
+
+
+def _first_number(parent: nn.Module, table: nn.Embedding) -> int:
+    if table.padding_idx is not None:
+        return table.padding_idx + 1
+    # MRA and Nyströmformer have no row for padding and count from 2.
+    numbers = parent._buffers.get("position_ids")
+    # Fresh models count from 0; they are also built without weights.
+    return 0 if numbers is None or numbers.is_meta else int(numbers.flatten()[0])

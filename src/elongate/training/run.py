@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from elongate.console import say, warn
 from elongate.errors import ConfigError, Stopped, inside
 from elongate.evaluation.evaluation import Setting
+from elongate.models.theta_bound import theta_warning
 from elongate.report.page import write_report
 from elongate.report.scalars import scalars
 from elongate.tracking.tracker import Tracker
@@ -107,6 +108,8 @@ def check(job: Job, text: Text, known_headers: dict[str, Any], session: Session)
     job, original_length = with_model(job, model, text.corpus)
     _warn_of_lost_positions(job, model)
     _warn_of_router_loss(model)
+    if line := theta_warning(model, job.strategy, original_length):
+        warn(line)
     _tune(job, model)
     setting = evaluation_setting(job, text, original_length)
     return Extension(job, origin, model, setting, headers(job.evaluations, setting))

@@ -247,7 +247,9 @@ def test_a_masked_model_is_measured_by_classification_only(tmp_path: Path, model
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("word", "context"), [("gpt", "yarn"), ("gpt2", "interpolate"), ("bert", "interpolate")])
+@pytest.mark.parametrize(
+    ("word", "context"), [("gpt", "yarn"), pytest.param("gpt2", "interpolate", marks=pytest.mark.grid), ("bert", "interpolate")]
+)
 def test_a_run_measures_its_tasks_and_so_does_evaluate(ran: Any, tmp_path: Path, word: str, context: str) -> None:
     path = rows(tmp_path, *(asked("text " * (5 + 20 * i), "Who?", "he", all_classes=["he", "she"]) for i in range(3)))
     tasks = ["classification"] if word == "bert" else ["classification", "question_answering"]

@@ -4,6 +4,9 @@ Pairs that turn more than `beta_fast` times within the original length keep thei
 than `beta_slow` times are interpolated by the factor, and pairs in between are blended. Queries and keys are
 multiplied by 0.1 ln(factor) + 1, which sharpens attention. Past the target the interpolated pairs meet untrained
 angles, and the loss rises again.
+
+The authors' code rounds the range of blended pairs outwards to whole pairs. gpt-oss was released without rounding
+(`truncate` false in its configuration).
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ class Yarn(Scaling):
 
     beta_fast: float = 32.0  # turns within the original length, above beta_slow
     beta_slow: float = 1.0  # turns within the original length, above 0
+    truncate: bool = True  # whether the range of blended pairs is rounded outwards to whole pairs
 
     word: ClassVar[str] = "yarn"
 
@@ -41,8 +45,10 @@ class Yarn(Scaling):
         def pair_of(turns: float) -> float:
             return rotary.dim * math.log(rotary.original_length / (2 * math.pi * turns)) / (2 * math.log(rotary.theta))
 
-        low = max(math.floor(pair_of(self.beta_fast)), 0)
-        high = min(math.ceil(pair_of(self.beta_slow)), rotary.dim - 1)
+        low, high = pair_of(self.beta_fast), pair_of(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, rotary.dim - 1)
         # The 0.001 is the guard of the authors' code against a ramp of zero width.
         width = high - low if high != low else 0.001
         return np.clip((np.arange(rotary.dim // 2) - low) / width, 0, 1)
@@ -63,4 +69,6 @@ class Yarn(Scaling):
             "beta_fast": self.beta_fast,
             "beta_slow": self.beta_slow,
             "attention_factor": self.attention_factor(rotary, factor),
+            # Left out if true, which is what readers without this key do.
+            **({} if self.truncate else {"truncate": False}),
         }

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
+from elongate.memory.planner.layers import truncate
 from elongate.memory.planner.operators import GROUPED_PRODUCT, OperatorMode, flops_of, grouped_sizes
 from elongate.memory.planner.repeated_blocks import repeated_blocks
 from elongate.objectives.objective import Example
@@ -66,14 +67,19 @@ class DryRun:
     work: Work
 
 
-def dry_run(model: LanguageModel, plan: Plan, rows: int, length: int) -> DryRun:
-    """Run forward and backward over rows × length tokens, adding the gradients to existing ones."""
+def dry_run(model: LanguageModel, plan: Plan, rows: int, length: int, num_layers: int | None = None) -> DryRun:
+    """Run forward and backward over rows × length tokens, adding the gradients to existing ones.
+
+    `num_layers`: run only the first layers; None: all.
+    """
     _ = model.receives_layouts  # found with numbers
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     real = [*model.network.parameters(), *model.network.buffers()]
     actor = copy.copy(model)
     actor.adjustment = model.adjustment  # found by running the network, which needs numbers
     actor.network = copy.deepcopy(model.network, {id(tensor): fake.from_tensor(tensor) for tensor in real})
+    if num_layers is not None:
+        truncate(actor.network, num_layers)
     actor.network.train()
     actor.set_text_length = _nothing  # type: ignore[method-assign]  # it computes frequencies, which are numbers
     counter = _StepCounter(model.device.type)

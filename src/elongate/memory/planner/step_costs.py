@@ -1,7 +1,7 @@
 """Memory and work of a step at any length, from dry runs at the length itself or at two shorter ones.
 
-Memory is affine in the length. Work has a part that grows with the tokens and a part that grows with the query-key
-pairs, which the attention counts.
+Where layers repeat, only two shallow networks are run (depth.py). Memory is affine in the length. Work has a part that
+grows with the tokens and a part that grows with the query-key pairs, which the attention counts.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ class StepCosts:
     """Dry runs of one model, each done once."""
 
     def __init__(self, model: LanguageModel) -> None:
+        from elongate.memory.planner.depth import depths
+
         self._model = model
         # A table of positions cannot be read past its end.
         self._end = sys.maxsize if "computed_positions" in model.has else model.original_length
+        self._depths = depths(model)
         self._done: dict[tuple[Plan, int, int], DryRun] = {}
 
     def predict(self, plan: Plan, rows: int, length: int) -> tuple[int, Work]:
@@ -68,12 +71,19 @@ class StepCosts:
         return min(4 * tokens, self._end // 2), min(8 * tokens, self._end)
 
     def _dry_run(self, plan: Plan, rows: int, length: int) -> DryRun:
-        from elongate.memory.planner.dry_run import dry_run
-
         key = plan, rows, length
         if key not in self._done:
-            self._done[key] = dry_run(self._model, plan, rows, length)
+            self._done[key] = self._run(plan, rows, length)
         return self._done[key]
+
+    def _run(self, plan: Plan, rows: int, length: int) -> DryRun:
+        from elongate.memory.planner.depth import composed
+        from elongate.memory.planner.dry_run import dry_run
+
+        if self._depths is None:
+            return dry_run(self._model, plan, rows, length)
+        first, second = (dry_run(self._model, plan, rows, length, depth) for depth in self._depths[:2])
+        return composed(first, second, self._depths)
 
     def _extrapolate(self, first: Work, second: Work, short: int, long: int, length: int) -> Work:
         """Return the work at a length from that at two shorter ones."""

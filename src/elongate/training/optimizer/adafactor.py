@@ -1,7 +1,7 @@
 """Adafactor (Shazeer & Stern 2018, arXiv:1804.04235), as implemented in torch.
 
 It stores the second moment of a matrix as one row and one column, so it needs almost no memory for its state. Its step
-size is at most 1 / √step, whatever the schedule says; `lr` in metrics.jsonl is the rate after this limit.
+size is at most 1 / √step, even where the schedule gives more; `lr` in metrics.jsonl is the rate after this limit.
 """
 
 from __future__ import annotations
