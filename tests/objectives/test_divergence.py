@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from elongate.models.head import Adjustment, Head
 from elongate.objectives import divergence as module
 from elongate.objectives.cross_entropy import summed_cross_entropy
-from elongate.objectives.divergence import Divergence, Kind, summed_distillation
+from elongate.objectives.divergence import summed_distillation
+from elongate.objectives.teacher import Divergence, Kind
 
 TOKENS, WORDS = 30, 23
 KINDS = get_args(Kind)
@@ -76,7 +77,20 @@ def test_limits_of_the_share_and_of_an_equal_teacher(kind: Kind) -> None:
     assert max(grad.abs().max() for grad in torch.autograd.grad(equal, [states, matrix, bias])) < 1e-12
 
 
-def test_different_vocabularies_are_refused() -> None:
-    (states, matrix, bias), teacher_states, teacher, targets = _inputs()
-    with pytest.raises(ValueError, match="22 words and the teacher has 23"):
-        summed_distillation(states, Head(matrix[:-1], bias[:-1]), teacher_states, teacher, targets, Divergence())
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_that_only_one_of_both_has_are_not_compared(kind: Kind) -> None:
+    leaves, teacher_states, teacher, targets = _inputs()
+    head, targets = Head(leaves[1], leaves[2]), targets.clamp(max=WORDS - 4)
+    fewer = Head(teacher.weight[:-3], None, teacher.adjustment)
+    logits = head.logits(leaves[0])
+    distances = _whole(kind, logits[:, :-3], fewer.logits(teacher_states), 2.0)
+    whole = (0.3 * F.cross_entropy(logits, targets, reduction="none") + 0.7 * 4 * distances).sum()
+    expected = torch.autograd.grad(whole, leaves)
+    ours = summed_distillation(leaves[0], head, teacher_states, fewer, targets, Divergence(kind, 0.3, 2.0))
+    assert_close(ours, whole, rtol=1e-12, atol=1e-12)
+    for got, wanted in zip(torch.autograd.grad(ours, leaves), expected, strict=True):
+        assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    shorter = Head(leaves[1][:-3], leaves[2][:-3])
+    same = Head(teacher.weight[:-3], None, teacher.adjustment)
+    one, other = (summed_distillation(leaves[0], shorter, teacher_states, t, targets, Divergence(kind, 0.3, 2.0)) for t in (teacher, same))
+    assert torch.equal(one, other)

@@ -8,8 +8,6 @@ The factor τ² keeps the size of the gradient as τ grows (Hinton et al. 2015, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -19,18 +17,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from elongate.models.gradient_sink import GradientSink, NewGradients
 from elongate.models.head import Head
 from elongate.objectives.cross_entropy import HeadGradient, summed_cross_entropy
+from elongate.objectives.teacher import Divergence, Kind
 from elongate.scoring.token_loss import LOGIT_TOKENS
-
-Kind = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """How a student is compared with its teacher: α·CE + (1 − α)·τ²·D."""
-
-    kind: Kind = "forward_kl"  # KL(teacher ‖ student), KL(student ‖ teacher), or the mean of both to their average
-    alpha: float = 0.5  # share of the cross-entropy, from 0 to 1
-    temperature: float = 1.0  # τ, above 0
 
 
 def summed_distillation(
@@ -46,12 +34,9 @@ def summed_distillation(
 ) -> Float[Tensor, ""]:
     """Return Σ w·(α·CE + (1 − α)·τ²·D) in nats, with w = 1 if there are no weights.
 
-    Differentiable in the states and the head of the student; the teacher gets no gradient. `sink`: see `summed_cross_entropy`.
-
-    Raises `ValueError` if the two heads have different vocabularies.
+    Differentiable in the states and the head of the student; the teacher gets no gradient. If one head has more words than
+    the other, D compares the words that both have. `sink`: see `summed_cross_entropy`.
     """
-    if len(head.weight) != len(teacher_head.weight):
-        raise ValueError(f"The student has {len(head.weight)} words and the teacher has {len(teacher_head.weight)}")
     if divergence.alpha == 1:
         return summed_cross_entropy(states, head, targets, weights, precision, sink)
     dtype = torch.bfloat16 if precision == "bf16" else head.weight.dtype
@@ -117,11 +102,13 @@ def _losses_and_gradient(
     log_words = logits.log_softmax(-1)
     losses = -alpha * log_words.gather(1, targets)[:, 0]
     gradient = log_words.exp_().mul_(alpha).scatter_add_(1, targets, torch.full_like(losses, -alpha)[:, None])
-    log_q, log_p = ((x / temperature).log_softmax(-1) for x in (logits, teacher))
+    common = min(logits.shape[1], teacher.shape[1])
+    log_q, log_p = ((x[:, :common] / temperature).log_softmax(-1) for x in (logits, teacher))
     distances, slope = _distance_and_gradient(log_q, log_p, divergence.kind)
     # The logits are divided by τ, so the gradient of τ²·D has the factor τ.
     losses += (1 - alpha) * temperature**2 * distances
-    return losses, gradient.add_(slope, alpha=(1 - alpha) * temperature)
+    gradient[:, :common].add_(slope, alpha=(1 - alpha) * temperature)
+    return losses, gradient
 
 
 def _distance_and_gradient(

@@ -125,21 +125,16 @@ def _losses(model: LanguageModel, example: Example, first: int) -> Float[Tensor,
     """Return the losses of the targets from `first` on, in nats; long rows are computed in chunks."""
     import torch
 
-    from elongate.context.attention.kernel.kv_store import KeyValueStore
+    from elongate.scoring.reading import read
     from elongate.scoring.token_loss import token_cross_entropy
 
     length = example.inputs.shape[1]
-    step = TOKENS if model.meets_in_attention else length
     found = []
     for part in example.parts(max(1, TOKENS // length)):
-        layout = model.layout(part.inputs, part.positions)
-        kept = KeyValueStore(past={}) if step < length else None
         losses = []
-        for start in range(0, length, step):
-            chunk = (start, min(start + step, length))
-            hidden = model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.for_chunk(chunk, kept))
-            if chunk[1] > first:
-                scored = slice(max(start, first), chunk[1])
+        for (start, stop), hidden in read(model, part.inputs, part.positions, TOKENS):
+            if stop > first:
+                scored = slice(max(start, first), stop)
                 states = model.head_inputs(hidden[:, scored.start - start :])
                 losses.append(token_cross_entropy(states, model.head, part.targets[:, scored], model.precision))
         found.append(torch.cat(losses, dim=1))

@@ -95,6 +95,7 @@ def check_combinations(job: Job) -> None:
         raise ConfigError("context/sampling", sampling.word, rule, "use one of the two")
     if job.model.attention_dropout > 0:
         _check_attention_dropout(job)
+    _check_teacher(job)
 
 
 def check_capabilities(job: Job, has: frozenset[str], original_length: int) -> Job:
@@ -129,6 +130,15 @@ def check_lengths(job: Job, original_length: int, block_length: int) -> None:
     rule = f"is less than one sequence of {longest} tokens"
     require(job.batch_tokens >= longest, "batch_tokens", job.batch_tokens, rule, f"use {{key}}={longest} or more")
     _check_warmup(job)
+
+
+def _check_teacher(job: Job) -> None:
+    if (teacher := job.objective.teacher_source) is None:
+        return
+    teacher.check("objective.teacher.source")
+    untrained = teacher.is_original and job.model.fresh and job.strategy.curriculum.base is None
+    rule = "is the model before the extension, whose weights are random without a base"
+    require(not untrained, "objective.teacher.source", None, rule, "name a teacher, or use context/curriculum=extend")
 
 
 def _check_attention_dropout(job: Job) -> None:
