@@ -60,6 +60,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         record_inputs(directory, extension.job, text)
         if job.training.resume_from is not None:
             directory.discard_results()
+            record_inputs(directory, extension.job, text)
         extension = search(extension, text, session)
         results = extension.headers | extend(extension, text, session)
         export_run(extension.job, extension.model, text.tokenizer, directory, results)
