@@ -93,7 +93,7 @@ class _SummedDistillation(torch.autograd.Function):
 
 def _losses_and_gradient(
     logits: Float[Tensor, "tokens vocab"],
-    teacher: Float[Tensor, "tokens vocab"],
+    teacher: Float[Tensor, "tokens teacher_vocab"],
     targets: Int[Tensor, "tokens 1"],
     divergence: Divergence,
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "tokens vocab"]]:
