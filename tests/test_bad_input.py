@@ -150,7 +150,13 @@ CONFIGURATIONS = [
     ),
     (
         "objective=distillation context/curriculum=fixed",
-        "objective.teacher.source=null: is the model before the extension, whose weights are random without a base; name a teacher, or use",
+        "context/curriculum=fixed: trains no base, and objective=distillation would learn from a model with random weights; use",
+    ),
+    ("objective=restore objective.weight=0", "objective.weight=0.0: must be above 0; use objective.weight=5, or objective=causal"),
+    ("objective=restore objective.short_ratio=1", "objective.short_ratio=1.0: must be in (0, 1); use objective.short_ratio=0.25, or"),
+    (
+        "objective=restore batch_tokens=1024",
+        "batch_tokens=1024: is less than two sequences of 1024 tokens, one of which is cut into short texts; use batch_tokens=2048",
     ),
     ("objective=distillation model=bert", "objective=distillation: needs a model that reads from left to right, which model=bert does not"),
     (

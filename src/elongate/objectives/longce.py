@@ -25,7 +25,7 @@ from elongate.scoring.left_to_right import LeftToRight
 from elongate.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from elongate.data.sequences import Batch
@@ -111,14 +111,16 @@ class LongCE(Objective):
 def _window(example: Example, start: int, stop: int) -> Example:
     """Cut out a sequence whose positions count from its own first token."""
     cut = example.tokens(slice(start, stop))
-    if example.positions is None:
-        return cut
-    positions = example.positions[:, start:stop]
+    return cut if example.positions is None else replace(cut, positions=from_first_token(example.positions[:, start:stop]))
+
+
+def from_first_token(positions: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """Return the positions of a cut text, counted from its own first token."""
     first_document = (positions[:, 1:] > positions[:, :-1]).cumprod(1)
     positions = positions.clone()
     positions[:, 1:] -= first_document * positions[:, :1]
     positions[:, 0] = 0
-    return replace(cut, positions=positions)
+    return positions
 
 
 def _losses(model: LanguageModel, example: Example, first: int) -> Float[Tensor, "batch scored"]:

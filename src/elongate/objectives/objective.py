@@ -33,7 +33,7 @@ class Example:
     positions: Int[Tensor, "batch text"] | None
     weights: Float[Tensor, "batch length"] | None = None  # of the targets, at least 0; None: 1
     context: Int[Tensor, "batch context"] | None = None  # what an autoencoder encodes
-    share: float = 1.0  # of the loss of a step; the shares of a step's examples add up to 1
+    share: float = 1.0  # of the loss of a step; the shares of a step's examples add up to 1, besides the weight of a lesson
     rows_together: int = 1  # consecutive rows that must stay in one part
     agreement: float = 0.0  # weight of the distance between the two rows of a pair (agreement.py)
     lesson: Lesson | None = None  # what replaces the cross-entropy of the targets that are `taught`
@@ -105,6 +105,9 @@ class ObjectiveChoice(ABC):
 
     def check_length(self, length: int, original_length: int) -> None:  # noqa: B027  # most fit every length
         """Raises `ConfigError` if sequences of `length` tokens cannot be learned from."""
+
+    def check_batch(self, batch_tokens: int, length: int) -> None:  # noqa: B027  # most need one sequence
+        """Raises `ConfigError` if a step of so many tokens has too few sequences of `length` tokens."""
 
     def check_blocks(  # noqa: B027  # most objectives encode nothing
         self, length: int, original_length: int, block_length: int

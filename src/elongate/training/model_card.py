@@ -39,7 +39,7 @@ def _front(model: Model, of_source: dict[str, Any], results: dict[str, Any]) -> 
         front["base_model"] = base
     front |= {"license": "unknown"} | {key: of_source[key] for key in (*_LICENCE_KEYS, "language") if key in of_source}
     strategy = results["strategy"]
-    tasks = dict.fromkeys(("causal", "longce", "distillation"), "text-generation") | {"masked": "fill-mask"}
+    tasks = dict.fromkeys(("causal", "longce", "distillation", "restore"), "text-generation") | {"masked": "fill-mask"}
     task = tasks.get(strategy["objective"])
     if task is not None:
         front["pipeline_tag"] = task
