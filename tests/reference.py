@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
@@ -121,14 +121,23 @@ def escaped(text: str) -> str:
 
 
 def key_table(cls: type, keys: dict[str, Any], text: str) -> str:
+    return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *key_rows(cls, keys, text, "")])
+
+
+def key_rows(cls: type, keys: dict[str, Any], text: str, path: str) -> list[str]:
+    """A row for every key; the keys of an inner dataclass follow with their paths."""
     documented = field_comments(cls)
     comments = yaml_comments(text)
     types = {field.name: str(field.type) for field in fields(cls)} if is_dataclass(cls) else {}
     rows = []
     for key, value in keys.items():
+        inner = get_type_hints(cls)[key] if isinstance(value, dict) else None
+        if isinstance(inner, type) and is_dataclass(inner):
+            rows += key_rows(inner, value, "", f"{path}{key}.")
+            continue
         meaning = documented.get(key) or comments.get(key, "")
-        rows.append(f"| `{key}` | `{cell(types.get(key, ''))}` | `{shown(value)}` | {cell(meaning)} |")
-    return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows])
+        rows.append(f"| `{path}{key}` | `{cell(types.get(key, ''))}` | `{shown(value)}` | {cell(meaning)} |")
+    return rows
 
 
 def shown(value: Any) -> str:

@@ -36,6 +36,7 @@ NEEDED = {
     "objective=reconstruction": ["model=bidirectional_autoencoder"],
     "context=interpolate": ["model=gpt2"],
     "context=tile": ["model=gpt2"],
+    "experiment=distill": ["objective.teacher.source={folder}"],
 }
 
 
@@ -116,8 +117,10 @@ def test_every_file_is_built() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PRESETS, ids=choice_of)
-def test_a_preset_builds_starts_with_its_command_and_adds_no_key(path: Path) -> None:
-    assert build_job(*composed(choice_of(path)))
+def test_a_preset_builds_starts_with_its_command_and_adds_no_key(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    needed = [override.format(folder=tmp_path) for override in NEEDED.get(choice_of(path), [])]
+    assert build_job(*composed(choice_of(path), *needed))
     assert f"python train.py {'-m ' if path.parent.name == 'sweep' else ''}{choice_of(path)}" in path.read_text()
 
 

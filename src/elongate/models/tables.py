@@ -113,7 +113,7 @@ class LearnedPositions:
             self._replace(self._rows().new_zeros(length, self._rows().shape[1]))
         for _, module in self._tables():
             module.weight.requires_grad_(False)
-            module.weight.zero_()
+            module.weight.data = torch.zeros_like(module.weight)  # a teacher may share the memory of the old rows
 
     def _tables(self) -> list[tuple[nn.Module, nn.Embedding]]:
         """Return (parent, table) of every table of positions."""

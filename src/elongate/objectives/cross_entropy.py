@@ -64,14 +64,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         new = NewGradients()
-        head = _HeadGradient(weight if needs_weight else None, bias if needs_bias else None, sink or new, states)
+        head = HeadGradient(weight if needs_weight else None, bias if needs_bias else None, sink or new, states)
         total = torch.zeros((), dtype=wide, device=hidden.device)
         size = _piece_length(states, matrix)
         # Allocating is slow, so reuse one buffer.
         buffer = torch.empty(min(size, len(states)), len(weight), dtype=dtype if fused else wide, device=hidden.device)
         for start in range(0, len(states), size):
             at = slice(start, min(start + size, len(states)))
-            logits = _write_products(buffer[: at.stop - start], states[at], matrix, offset)
+            logits = write_products(buffer[: at.stop - start], states[at], matrix, offset)
             own_weights = None if weights is None else weights[at].to(wide)
             if fused:
                 loss, exact = loss_and_gradient(logits, targets[at], own_weights)
@@ -96,7 +96,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return *(None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors), None, None, None, None, None
 
 
-class _HeadGradient:
+class HeadGradient:
     """Adds up the gradient of the head over groups of tokens. A weight or bias of None needs no gradient."""
 
     def __init__(self, weight: Tensor | None, bias: Tensor | None, sink: GradientSink, states: Float[Tensor, "tokens dim"]) -> None:
@@ -143,7 +143,7 @@ def _loss_and_gradient(
     return loss, logits.mul_(factors / sums).scatter_add_(1, targets, -factors)
 
 
-def _write_products(
+def write_products(
     buffer: Float[Tensor, "tokens vocab"], states: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Float[Tensor, "tokens vocab"]:
     """Compute the products of states and head into the buffer."""

@@ -25,7 +25,7 @@ from elongate.scoring.left_to_right import LeftToRight
 from elongate.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from elongate.data.sequences import Batch
@@ -111,35 +111,32 @@ class LongCE(Objective):
 def _window(example: Example, start: int, stop: int) -> Example:
     """Cut out a sequence whose positions count from its own first token."""
     cut = example.tokens(slice(start, stop))
-    if example.positions is None:
-        return cut
-    positions = example.positions[:, start:stop]
+    return cut if example.positions is None else replace(cut, positions=from_first_token(example.positions[:, start:stop]))
+
+
+def from_first_token(positions: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """Return the positions of a cut text, counted from its own first token."""
     first_document = (positions[:, 1:] > positions[:, :-1]).cumprod(1)
     positions = positions.clone()
     positions[:, 1:] -= first_document * positions[:, :1]
     positions[:, 0] = 0
-    return replace(cut, positions=positions)
+    return positions
 
 
 def _losses(model: LanguageModel, example: Example, first: int) -> Float[Tensor, "batch scored"]:
     """Return the losses of the targets from `first` on, in nats; long rows are computed in chunks."""
     import torch
 
-    from elongate.context.attention.kernel.kv_store import KeyValueStore
+    from elongate.scoring.reading import read
     from elongate.scoring.token_loss import token_cross_entropy
 
     length = example.inputs.shape[1]
-    step = TOKENS if model.meets_in_attention else length
     found = []
     for part in example.parts(max(1, TOKENS // length)):
-        layout = model.layout(part.inputs, part.positions)
-        kept = KeyValueStore(past={}) if step < length else None
         losses = []
-        for start in range(0, length, step):
-            chunk = (start, min(start + step, length))
-            hidden = model.hidden(part.inputs[:, slice(*chunk)], part.positions, layout.for_chunk(chunk, kept))
-            if chunk[1] > first:
-                scored = slice(max(start, first), chunk[1])
+        for (start, stop), hidden in read(model, part.inputs, part.positions, TOKENS):
+            if stop > first:
+                scored = slice(max(start, first), stop)
                 states = model.head_inputs(hidden[:, scored.start - start :])
                 losses.append(token_cross_entropy(states, model.head, part.targets[:, scored], model.precision))
         found.append(torch.cat(losses, dim=1))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from elongate.data.sequences import Batch
     from elongate.models.language_model import LanguageModel
+    from elongate.objectives.lesson import Lesson
+    from elongate.objectives.teacher import Teacher, TeacherSource
     from elongate.scoring.scorer import Scorer
 
 
@@ -31,9 +33,12 @@ class Example:
     positions: Int[Tensor, "batch text"] | None
     weights: Float[Tensor, "batch length"] | None = None  # of the targets, at least 0; None: 1
     context: Int[Tensor, "batch context"] | None = None  # what an autoencoder encodes
-    share: float = 1.0  # of the loss of a step; the shares of a step's examples add up to 1
+    share: float = 1.0  # of the loss of a step; the shares of a step's examples add up to 1, besides the weight of a lesson
     rows_together: int = 1  # consecutive rows that must stay in one part
     agreement: float = 0.0  # weight of the distance between the two rows of a pair (agreement.py)
+    lesson: Lesson | None = None  # what replaces the cross-entropy of the targets that are `taught`
+    teacher_states: Float[Tensor, "batch known teacher_dim"] | None = None  # of the first tokens, at least those that are taught
+    taught: Bool[Tensor, "batch length"] | None = None
 
     @property
     def length(self) -> int:
@@ -57,9 +62,10 @@ class Example:
 
     def tokens(self, chunk: slice) -> Example:
         """Return some tokens of all rows; positions stay those of the whole sequence."""
-        weights = None if self.weights is None else self.weights[:, chunk]
         inputs, targets, scored = (x[:, chunk] for x in (self.inputs, self.targets, self.scored))
-        return replace(self, inputs=inputs, targets=targets, scored=scored, weights=weights)
+        weights, states, taught = (None if x is None else x[:, chunk] for x in (self.weights, self.teacher_states, self.taught))
+        changed = replace(self, inputs=inputs, targets=targets, scored=scored)
+        return replace(changed, weights=weights, teacher_states=states, taught=taught)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Example:
         import torch
@@ -86,6 +92,11 @@ class ObjectiveChoice(ABC):
     def scorer(self) -> Scorer:
         """Return how a model that learned this is scored."""
 
+    @property
+    def teacher_source(self) -> TeacherSource | None:
+        """Return which model teaches; None: there is no teacher."""
+        return None
+
     def check(self, has: frozenset[str], model: str) -> None:
         """Raises `ConfigError` if the model cannot learn this."""
         if missing := self.needs - has:
@@ -94,6 +105,9 @@ class ObjectiveChoice(ABC):
 
     def check_length(self, length: int, original_length: int) -> None:  # noqa: B027  # most fit every length
         """Raises `ConfigError` if sequences of `length` tokens cannot be learned from."""
+
+    def check_batch(self, batch_tokens: int, length: int) -> None:  # noqa: B027  # most need one sequence
+        """Raises `ConfigError` if a step of so many tokens has too few sequences of `length` tokens."""
 
     def check_blocks(  # noqa: B027  # most objectives encode nothing
         self, length: int, original_length: int, block_length: int
@@ -107,6 +121,15 @@ class Objective(ObjectiveChoice):
     plan_is_exact: ClassVar[bool] = False  # a step reads every token once and scores it, as `plan=true` assumes
 
     def bind(self, has: frozenset[str], original_length: int) -> Objective:
+        return self
+
+    @property
+    def base(self) -> Objective:
+        """Return what a base learns before the extension learns this."""
+        return self
+
+    def opened(self, teacher: Teacher) -> Objective:
+        """Return the objective with its teacher. Call once, before the first batch, if there is a `teacher_source`."""
         return self
 
     @abstractmethod

@@ -53,17 +53,21 @@ class Origin:
 
     def build(self, job: Job) -> LanguageModel:
         """Returns the network on its device. Raises `ConfigError`."""
-        from elongate.models.compatibility import check_network
-
-        device = find_device(job.device)
         model = self.model.build(self.tokenizer.vocab_size, job.seed)
-        model.network.to(device)
         model.mask_token = self.tokenizer.mask
-        check_network(model)
-        model.word, model.precision = job.model.word, job.precision
-        if job.compile:
-            model.compile()
-        return model
+        return opened(model, job)
+
+
+def opened(model: LanguageModel, job: Job) -> LanguageModel:
+    """Returns the model on the job's device, in its precision, checked. Raises `ConfigError`."""
+    from elongate.models.compatibility import check_network
+
+    model.network.to(find_device(job.device))
+    check_network(model)
+    model.word, model.precision = job.model.word, job.precision
+    if job.compile:
+        model.compile()
+    return model
 
 
 def without_base(job: Job, tokenizer: Tokenizer) -> Origin:
@@ -125,6 +129,8 @@ def _identity(job: Job, base: Base, position: Position, fingerprint: str) -> dic
     identity = {key: job.config[key] for key in _SHARED}
     # A base keeps all digits of its weights.
     identity["model"] = {key: value for key, value in job.config["model"].items() if key != "export_dtype"}
+    if (objective := job.objective.base) is not job.objective:
+        identity["objective"] = {"_target_": f"{type(objective).__module__}.{type(objective).__qualname__}", **vars(objective)}
     identity |= {"clip_norm": job.training.clip_norm, "steps": base.steps, "lr_ratio": base.lr_ratio}
     identity |= {"tokens": fingerprint, "version": __version__, "isolate_documents": job.data.isolate_documents}
     return identity | ({"position": job.config["context"]["position"]} if position.from_the_start else {})
@@ -137,6 +143,7 @@ def _base_job(job: Job, base: Base, position: Position) -> Job:
         job,
         strategy=Strategy(position=position, attention=Full(), curriculum=Fixed(), target_length=job.model.original_length),
         steps=base.steps,
+        objective=job.objective.base,
         optimizer=replace(job.optimizer, lr=base.lr_ratio * job.optimizer.lr),
         # Runs with any memory plan share the base, so its gradient must be exact.
         memory=job.memory if job.memory.is_exact else Plain(),

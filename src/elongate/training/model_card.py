@@ -39,7 +39,8 @@ def _front(model: Model, of_source: dict[str, Any], results: dict[str, Any]) -> 
         front["base_model"] = base
     front |= {"license": "unknown"} | {key: of_source[key] for key in (*_LICENCE_KEYS, "language") if key in of_source}
     strategy = results["strategy"]
-    task = {"causal": "text-generation", "longce": "text-generation", "masked": "fill-mask"}.get(strategy["objective"])
+    tasks = dict.fromkeys(("causal", "longce", "distillation", "restore"), "text-generation") | {"masked": "fill-mask"}
+    task = tasks.get(strategy["objective"])
     if task is not None:
         front["pipeline_tag"] = task
     front["tags"] = ["elongate", "long-context", *dict.fromkeys((strategy["context"], strategy["position"]))]

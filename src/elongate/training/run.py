@@ -37,6 +37,7 @@ from elongate.training.results import (
 from elongate.training.run_directory import RunDirectory
 from elongate.training.search import with_search_result
 from elongate.training.session import Session, tracked
+from elongate.training.teaching import open_checkpoint, with_teacher
 from elongate.training.text import Text, load_text
 from elongate.training.validate import evaluation_setting, headers, with_corpus, with_model
 
@@ -59,6 +60,7 @@ def run(job: Job, directory: RunDirectory) -> dict[str, Any]:
         record_inputs(directory, extension.job, text)
         if job.training.resume_from is not None:
             directory.discard_results()
+            record_inputs(directory, extension.job, text)
         extension = search(extension, text, session)
         results = extension.headers | extend(extension, text, session)
         export_run(extension.job, extension.model, text.tokenizer, directory, results)
@@ -102,6 +104,7 @@ class Extension:
 
 def check(job: Job, text: Text, known_headers: dict[str, Any], session: Session) -> Extension:
     """Opens the model, training its base if necessary, and checks what depends on it. Raises `ConfigError`."""
+    teacher = open_checkpoint(job, text.tokenizer)
     following = forecast(job, known_headers, has_base=True, steps=job.steps)
     origin = find_origin(job, text, following, session.interrupt)
     model = origin.build(job)
@@ -110,18 +113,22 @@ def check(job: Job, text: Text, known_headers: dict[str, Any], session: Session)
     _warn_of_router_loss(model)
     if line := theta_warning(model, job.strategy, original_length):
         warn(line)
+    weights = dict(model.network.named_parameters())
     _tune(job, model)
+    job = with_teacher(job, teacher, origin, model, original_length, weights)
     setting = evaluation_setting(job, text, original_length)
     return Extension(job, origin, model, setting, headers(job.evaluations, setting))
 
 
 def record_inputs(directory: RunDirectory, job: Job, text: Text) -> None:
-    """Writes hashes of the text and the checkpoint to the results. Raises `ConfigError` if one changed since the first start."""
+    """Writes hashes of the text and the checkpoints to the results. Raises `ConfigError` if one changed since the first start."""
     results = directory.read_results()
     inputs = {"data": text.corpus.fingerprint, "model": job.model.fingerprint}
+    if (teacher := job.objective.teacher_source) is not None:
+        inputs["teacher"] = teacher.fingerprint
     for key, fingerprint in results.get("inputs", inputs).items():
         if fingerprint != inputs[key]:
-            what = "the text or the tokenizer" if key == "data" else "the checkpoint"
+            what = {"data": "the text or the tokenizer", "model": "the checkpoint", "teacher": "the teacher"}[key]
             rule = f"{what} changed since the run {directory.path} started"
             raise ConfigError(key, "", rule, "restore it, use another name=, or start over with overwrite=true")
     directory.write_results(results | {"inputs": inputs})

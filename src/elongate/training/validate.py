@@ -95,6 +95,7 @@ def check_combinations(job: Job) -> None:
         raise ConfigError("context/sampling", sampling.word, rule, "use one of the two")
     if job.model.attention_dropout > 0:
         _check_attention_dropout(job)
+    _check_teacher(job)
 
 
 def check_capabilities(job: Job, has: frozenset[str], original_length: int) -> Job:
@@ -128,7 +129,19 @@ def check_lengths(job: Job, original_length: int, block_length: int) -> None:
             job.objective.check_blocks(length, original_length, block_length)
     rule = f"is less than one sequence of {longest} tokens"
     require(job.batch_tokens >= longest, "batch_tokens", job.batch_tokens, rule, f"use {{key}}={longest} or more")
+    job.objective.check_batch(job.batch_tokens, longest)
     _check_warmup(job)
+
+
+def _check_teacher(job: Job) -> None:
+    if (teacher := job.objective.teacher_source) is None:
+        return
+    teacher.check("objective.teacher.source")
+    curriculum = job.strategy.curriculum
+    untrained = teacher.is_original and job.model.fresh and curriculum.base is None
+    rule = f"trains no base, and objective={job.objective.word} would learn from a model with random weights"
+    remedy = "use {key}=extend, or objective=distillation objective.teacher.source=<hub id or folder>"
+    require(not untrained, "context/curriculum", curriculum.word, rule, remedy)
 
 
 def _check_attention_dropout(job: Job) -> None:

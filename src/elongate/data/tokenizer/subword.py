@@ -57,6 +57,10 @@ class SubwordTokenizer(Tokenizer):
         """The tokens that are found in a text before it is split into words."""
         return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
 
+    @property
+    def words(self) -> dict[int, str]:
+        return {number: word for word, number in self._tokenizer.get_vocab().items()}
+
     def encode(self, text: str) -> np.ndarray:
         return self.encode_batch([text])[0]
 

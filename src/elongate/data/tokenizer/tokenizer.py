@@ -24,6 +24,11 @@ class Tokenizer(ABC):
     bos: int | None = None  # the id of the token named bos_token, whether or not texts begin with it
     fingerprint: str  # equal for tokenizers that encode equally
 
+    @property
+    @abstractmethod
+    def words(self) -> dict[int, str]:
+        """Each token as the tokenizer's files write it, by its id."""
+
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int64."""
