@@ -54,6 +54,7 @@ class Origin:
     def build(self, job: Job) -> LanguageModel:
         """Returns the network on its device. Raises `ConfigError`."""
         from elongate.models.compatibility import check_network
+        from elongate.models.kernels import use_kernels
 
         device = find_device(job.device)
         model = self.model.build(self.tokenizer.vocab_size, job.seed)
@@ -61,6 +62,7 @@ class Origin:
         model.mask_token = self.tokenizer.mask
         check_network(model)
         model.word, model.precision = job.model.word, job.precision
+        model.kernels = use_kernels(model.network, "none" if job.compile else job.kernels, device)
         if job.compile:
             model.compile()
         return model
