@@ -28,6 +28,10 @@ test-fast: setup ## without the tests that train, measure memory or take long ot
 test-all: setup ## all tests with the full grids
 	$(BIN)/python -m pytest -n auto --dist worksteal --grid 1
 
+test-kernels: setup ## Liger's kernels against the layers of transformers, interpreted on the CPU (2 minutes, downloads 290 MB)
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target build/kernels liger-kernel==0.8.5 triton==3.9.0
+	PYTHONPATH=build/kernels TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/models/test_kernels.py
+
 mutants: setup ## checks that the tests catch 64 planted faults (tests/mutants)
 	$(BIN)/python -m tests.mutants
 
@@ -51,4 +55,4 @@ bench: setup ## compare training speed with transformers.Trainer, and time and m
 clean: ## the environment and everything that runs wrote
 	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup train test test-fast test-all mutants check smoke docs bench clean
+.PHONY: help setup train test test-fast test-all test-kernels mutants check smoke docs bench clean

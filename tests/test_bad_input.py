@@ -178,6 +178,8 @@ CONFIGURATIONS = [
     ("model=bert model.dropout=1", "model.dropout=1.0: must be at least 0 and below 1; use model.dropout=0.0"),
     ("model=bert model.dim=129", "model.dim=129: must be a multiple of num_heads=2; use model.dim=128"),
     ("precision=fp16", "precision=fp16: must be one of fp32, bf16"),
+    ("kernels=triton", "kernels=triton: must be one of auto, none, liger; use kernels=auto"),
+    ("kernels=liger compile=true", "kernels=liger: cannot be combined with compile=true, which fuses the same layers; use kernels=auto"),
     ("device=nonsense", "device=nonsense: must be auto, cpu, cuda or cuda:<number>; use device=auto"),
     ("name=a/b", "name=a/b: must be part of a directory name, without a slash"),
     ("tracking.mode=offlin", "tracking.mode=offlin: must be online, offline, disabled or null"),

@@ -24,7 +24,7 @@ LEVELS = [
     ("scoring",),
     ("models",),
     ("context",),
-    ("errors", "foreign", "atomic", "console", "hub", "peak_memory", "process", "environment", "trees"),
+    ("errors", "foreign", "atomic", "console", "hub", "peak_memory", "hardware", "process", "environment", "trees"),
 ]
 LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}
 

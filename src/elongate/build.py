@@ -57,6 +57,7 @@ def build_job(config: DictConfig, choices: Mapping[str, Any], command: str = "")
         steps=top.steps,
         batch_tokens=top.batch_tokens,
         precision=top.precision,
+        kernels=top.kernels,
         device=top.device,
         compile=top.compile,
         overwrite=top.overwrite,

@@ -18,6 +18,7 @@ from elongate.errors import ConfigError, first_line, require
 from elongate.foreign import foreign
 
 PRECISIONS = ("fp32", "bf16")
+KERNELS = ("auto", "none", "liger")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Scalars:
     steps: int  # optimizer steps of the extension, at least 1
     batch_tokens: int  # tokens of one optimizer step, at every length, at least 1
     precision: str  # fp32 or bf16
+    kernels: str  # fused layers: auto (Liger on CUDA, where it is installed), none or liger
     device: str  # auto, cpu, cuda, cuda:1 …
     compile: bool  # compile each layer with torch.compile
     overwrite: bool  # start over in a directory that contains a run
@@ -41,7 +43,13 @@ class Scalars:
         require(self.steps > 0, "steps", self.steps, "must be at least 1", "use {key}=60")
         require(self.batch_tokens > 0, "batch_tokens", self.batch_tokens, "must be at least 1", "use {key}=8192")
         require(self.precision in PRECISIONS, "precision", self.precision, f"must be one of {', '.join(PRECISIONS)}", "use {key}=fp32")
+        check_kernels(self.kernels)
         check_device(self.device)
+
+
+def check_kernels(word: str) -> None:
+    """Raises `ConfigError` for a word that names no kernels. Whether they can run is only known with torch."""
+    require(word in KERNELS, "kernels", word, f"must be one of {', '.join(KERNELS)}", "use {key}=auto")
 
 
 def check_device(device: str) -> None:

@@ -38,7 +38,7 @@ class TrainingBar:
 
     def step(self, line: dict[str, Any], remaining: str) -> None:
         """Shows a line of `metrics.jsonl` and the estimated time until the run is finished."""
-        speed = f"{line['tokens_per_second']:,.0f} tokens/s"
+        speed = f"{line['tokens_per_second']:,.0f} tokens/s" + (f", MFU {line['mfu']:.0%}" if "mfu" in line else "")
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {line['loss']:.3f}, {speed}, {remaining}", refresh=False)
             self._bar.update(line["step"] - self._bar.n)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from elongate.atomic import write_json
 from elongate.build import build_evaluations, pretrained_tokenizer
-from elongate.config import PRECISIONS, build, build_class, check_device
+from elongate.config import PRECISIONS, build, build_class, check_device, check_kernels
 from elongate.console import say
 from elongate.context.attention.attention import Attention
 from elongate.context.attention.full import Full
@@ -69,6 +69,7 @@ class Settings:
     checkpoint: str  # a run directory, a transformers folder or a hub id
     seed: int | None  # null: the run's
     precision: str | None  # fp32, bf16; null: the run's, or fp32
+    kernels: str  # fused layers: auto (Liger on CUDA, where it is installed), none or liger
     device: str  # auto, cpu, cuda, cuda:1 …
     model: ModelKeys
     context: ContextKeys
@@ -76,6 +77,7 @@ class Settings:
     def __post_init__(self) -> None:
         require(self.seed is None or self.seed >= 0, "seed", self.seed, "must be at least 0", "use {key}=null for the run's own")
         check_device(self.device)
+        check_kernels(self.kernels)
         rule = f"must be one of {', '.join(PRECISIONS)}"
         require(self.precision in (None, *PRECISIONS), "precision", self.precision, rule, "use {key}=fp32")
 
@@ -132,11 +134,14 @@ def _open(settings: Settings, run: dict[str, Any], nodes: dict[str, DictConfig])
     with inside("data"):
         corpus = load_corpus(data, tokenizer)
     from elongate.models.compatibility import check_network
+    from elongate.models.kernels import use_kernels
 
     with _naming(settings.checkpoint):
         model = source.build(tokenizer.vocab_size, 0)
-        model.network.to(find_device(settings.device))
+        device = find_device(settings.device)
+        model.network.to(device)
         check_network(model)
+        model.kernels = use_kernels(model.network, settings.kernels, device)
     model.precision = settings.precision or run.get("precision", "fp32")
     return model, tokenizer, corpus.validation
 

@@ -39,6 +39,7 @@ def test_every_preset_trains_measures_and_exports(preset: str, start: Workshop) 
     assert strategy["context"] == preset
     proof = strategy["proof"]
     assert (proof["table"]["row_error"] if preset in TABLES else proof["frequency_error"]) < 1e-5
+    assert proof["kernels"]["active"] == "none"
     assert results["budget"]["steps"] == 4
     assert sum(stage["steps"] for stage in results["stages"]) == 4
     assert results["budget"]["tokens"] == 4 * (256 // target * target) == sum(stage["tokens"] for stage in results["stages"])

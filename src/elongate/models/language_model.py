@@ -27,6 +27,7 @@ from elongate.models import calls, elongate_format
 from elongate.models.adjustment import find_adjustment
 from elongate.models.gradient_sink import GradientSink
 from elongate.models.head import Adjustment, Head, head_transform, head_weights
+from elongate.models.kernels import Kernels
 from elongate.models.parts import head_dim, language_body, language_config, language_part, layer_config
 from elongate.models.positions import NetworkPositions
 from elongate.models.precision import compute_dtype, has_narrow_weights, narrow_residual_stream
@@ -46,6 +47,7 @@ class LanguageModel:
         self.network = network
         self.word = word
         self.precision = "fp32"
+        self.kernels = Kernels()  # none until `use_kernels` was called
         self.gradients = GradientSink()  # receives gradients that bypass autograd
         self.attention: Pattern = Full()
         self.positions = NetworkPositions(network)
@@ -56,8 +58,6 @@ class LanguageModel:
             network.requires_grad_(False)
             for part in (self.body, network.get_output_embeddings()):
                 part.requires_grad_(True)
-
-    # -- properties --------------------------------------------------------------------------------
 
     @property
     def original_length(self) -> int:
@@ -262,7 +262,7 @@ class LanguageModel:
         self.positions.sampled_below = None if strategy.sampling is None else length
         self.positions.rotary.start = strategy.from_
         evidence = self.place(strategy.position, original_length, length)
-        return evidence | {"attention": self.attend(strategy.attention, original_length, length)}
+        return evidence | {"attention": self.attend(strategy.attention, original_length, length), "kernels": self.kernels.evidence()}
 
     def place(self, position: Position, original_length: int, length: int) -> dict[str, Any]:
         """Set the positions only, and return the evidence that they are active."""

@@ -33,9 +33,11 @@ def budget_text(budget: dict[str, Any]) -> str:
 
 def budget_facts(budget: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and value of each entry of the budget, as the terminal and the page show them."""
+    # A CPU has no MFU, and results of earlier versions have none.
+    mfu = "" if budget.get("mfu") is None else f", {budget['mfu']:.0%} of the GPU's peak (MFU)"
     facts = [
         ("tokens", f"{budget['tokens']:,} in {budget['steps']:,} steps"),
-        ("time", f"{duration(budget['seconds'])}, {budget['tokens_per_second']:,.0f} tokens/s"),
+        ("time", f"{duration(budget['seconds'])}, {budget['tokens_per_second']:,.0f} tokens/s{mfu}"),
         ("peak memory", mebibytes(budget["peak_memory_bytes"])),
         ("trained parameters", f"{budget['trained_parameters']:,} of {budget['parameters']:,}"),
         ("optimizer state", mebibytes(budget["optimizer_state_bytes"])),

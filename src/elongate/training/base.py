@@ -61,10 +61,13 @@ class Origin:
 def opened(model: LanguageModel, job: Job) -> LanguageModel:
     """Returns the model on the job's device, in its precision, checked. Raises `ConfigError`."""
     from elongate.models.compatibility import check_network
+    from elongate.models.kernels import use_kernels
 
-    model.network.to(find_device(job.device))
+    device = find_device(job.device)
+    model.network.to(device)
     check_network(model)
     model.word, model.precision = job.model.word, job.precision
+    model.kernels = use_kernels(model.network, "none" if job.compile else job.kernels, device)
     if job.compile:
         model.compile()
     return model

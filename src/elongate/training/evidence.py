@@ -12,7 +12,7 @@ from elongate.training.results import StageRow
 
 def evidence_lines(strategy: Strategy, evidence: dict[str, Any]) -> Iterator[str]:
     """Yields what `LanguageModel.extend` has verified on the built model: the attention, then the positions."""
-    attention = evidence["attention"]
+    attention, kernels = evidence["attention"], evidence["kernels"]
     if not strategy.attention.is_full:
         yield (
             f"attention {attention['word']}: active. {attention['pairs_ratio']:.1%} of the pairs of full attention at length "
@@ -31,6 +31,11 @@ def evidence_lines(strategy: Strategy, evidence: dict[str, Any]) -> Iterator[str
         yield f"position {word}: active. {_frequencies(evidence)}"
     elif "rope_parameters" in evidence:
         yield f"position {word}: unchanged from the checkpoint ({evidence['rope_parameters']['rope_type']})"
+    if kernels["layers"]:
+        layers = ", ".join(f"{count} {name}" for name, count in kernels["layers"].items())
+        yield f"kernels {kernels['active']}: active in {layers}; states match transformers to {kernels['state_error']:.0e}"
+    elif kernels["reason"]:
+        yield f"kernels none: {kernels['reason']}"
 
 
 def sampling_lines(strategy: Strategy, stages: list[Stage], rows: list[StageRow]) -> Iterator[str]:

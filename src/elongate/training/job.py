@@ -54,6 +54,7 @@ class Job:
     steps: int  # optimizer steps of the extension
     batch_tokens: int  # tokens of one optimizer step, at every length
     precision: str  # fp32 or bf16
+    kernels: str  # fused layers: auto, none or liger
     device: str  # auto, or a torch device
     compile: bool  # compile each layer
     overwrite: bool  # start over in a directory that contains a run

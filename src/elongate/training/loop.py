@@ -30,6 +30,7 @@ from elongate.training.job import Job
 from elongate.training.progress import Forecast
 from elongate.training.run_directory import Lines, MetricsFile, RunDirectory
 from elongate.training.session import Session
+from elongate.training.utilization import Utilization
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,15 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
             if progress.step >= span.last:
                 continue
             rows = job.batch_tokens // span.stage.length
-            sequences = _sequences(job, course, number)
+            sequences, utilization = _sequences(job, course, number), Utilization.of(model, span.stage.length)
             with closing(TrainingBar(span.stage.name, span.stage.length, progress.step + 1, span.last)) as bar:
                 for step in range(progress.step + 1, span.last + 1):
                     began = time.perf_counter()
                     torch.manual_seed(1_000_003 * job.seed + step)  # dropout
                     rate = _set_rates(optimizers, peak_rates, job.schedule.share(step - start.step, job.steps))
                     batch = sequences.batch((step - span.first) * rows, rows)
-                    examples = job.objective.examples(batch, model)
-                    loss = sum(memory.backward(model, example.to(model.device)) for example in examples)
+                    examples = [example.to(model.device) for example in job.objective.examples(batch, model)]
+                    loss = sum(memory.backward(model, example) for example in examples)
                     norm = _clip(model, options.clip_norm)
                     if not (math.isfinite(loss) and math.isfinite(norm)):
                         raise _not_finite(loss, norm, step, span, rows, session.directory)
@@ -123,6 +124,7 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
                     progress = _advance(progress, step, span.stage, batch, seconds)
                     if step % options.log_steps == 0 or step == span.last:
                         figures = {"loss": loss, "lr": job.optimizer.step_size(rate, step - start.step), "grad_norm": norm}
+                        figures |= utilization.figures(examples, seconds)
                         line = _metrics(progress, span.stage, batch, figures, seconds, model.device)
                         metrics.append(line)
                         session.tracker.log(line)

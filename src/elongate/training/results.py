@@ -75,6 +75,7 @@ class BudgetSection:
     steps: int
     seconds: float
     tokens_per_second: float
+    mfu: float | None  # share of the GPU's peak, 0 to 1; None: not known
     peak_memory_bytes: int
     parameters: int
     trained_parameters: int
@@ -159,12 +160,19 @@ def budget_section(model: LanguageModel, fitted: Fit, metrics: Lines, origin: Or
         steps=fitted.progress.step - base_steps,
         seconds=seconds,
         tokens_per_second=tokens / seconds,
+        mfu=_mean_mfu(metrics),
         peak_memory_bytes=max(line["peak_memory_bytes"] for line in metrics),
         parameters=model.num_parameters(),
         trained_parameters=sum(p.numel() for p in model.parameters()),
         optimizer_state_bytes=fitted.optimizer_state_bytes,
         base=origin.budget,
     )
+
+
+def _mean_mfu(metrics: Lines) -> float | None:
+    """The mean over the time of the logged steps."""
+    known = [(line["mfu"], line["seconds"]) for line in metrics if "mfu" in line]
+    return sum(mfu * seconds for mfu, seconds in known) / sum(seconds for _, seconds in known) if known else None
 
 
 def provenance_section(command: str, device: torch.device) -> ProvenanceSection:

@@ -79,9 +79,12 @@ def prepare(job: Job) -> tuple[Text, dict[str, Any]]:
 
     Returns the text and the headers of the evaluations, which of a checkpoint are not known yet.
     """
+    from elongate.models.kernels import require_kernels
+
     text = load_text(job)
     known_headers = with_corpus(job, text)
     device = find_device(job.device)
+    require_kernels(job.kernels, device)
     warn_of_slow_precision(job.precision, device)
     return text, known_headers
 

@@ -87,6 +87,8 @@ def check_combinations(job: Job) -> None:
     if job.compile and not memory.can_compile:
         rule = f"cannot be combined with memory={memory.word}: torch runs its layers uncompiled"
         raise ConfigError("compile", True, rule, "use {key}=false, or memory=stream")
+    if job.compile and job.kernels == "liger":
+        raise ConfigError("kernels", job.kernels, "cannot be combined with compile=true, which fuses the same layers", "use {key}=auto")
     if job.objective.rows_meet and memory.splits_rows:
         rule = f"cannot be combined with objective={job.objective.word}, whose loss compares whole sequences"
         raise ConfigError("memory", memory.word, rule, "use {key}=checkpoint")

@@ -83,7 +83,7 @@ def dry_run(model: LanguageModel, plan: Plan, rows: int, length: int, num_layers
     actor.network.train()
     actor.set_text_length = _nothing  # type: ignore[method-assign]  # it computes frequencies, which are numbers
     counter = _StepCounter(model.device.type)
-    with fake, counter, repeated_blocks(counter.repeat):
+    with model.kernels.off(), fake, counter, repeated_blocks(counter.repeat):
         for parameter in actor.parameters():
             parameter.grad = torch.zeros_like(parameter)
         prepared = plan.prepare(actor, length)

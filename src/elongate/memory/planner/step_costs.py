@@ -87,7 +87,7 @@ class StepCosts:
 
     def _extrapolate(self, first: Work, second: Work, short: int, long: int, length: int) -> Work:
         """Return the work at a length from that at two shorter ones."""
-        pairs = {at: _num_pairs(self._model, at) for at in (short, long, length)}
+        pairs = {at: seen_pairs(self._model, at) for at in (short, long, length)}
         # Two lengths determine two unknowns: the work per token and the work per pair.
         determinant = short * pairs[long] - long * pairs[short]
 
@@ -115,8 +115,8 @@ def _scale(work: Work, factor: float) -> Work:
     return replace(work, flops=flops, moved=factor * work.moved, calls=factor * work.calls)
 
 
-def _num_pairs(model: LanguageModel, length: int) -> int:
-    """Count the query-key pairs that the attention of all layers computes."""
+def seen_pairs(model: LanguageModel, length: int) -> int:
+    """Return the query-key pairs that the attention of all layers computes."""
     from elongate.context.attention.kernel.layer_settings import chunk_size
     from elongate.context.attention.kernel.verification import num_pairs
     from elongate.models.parts import layer_config
