@@ -28,6 +28,9 @@ test-fast: setup ## without the tests that train, measure memory or take long ot
 test-all: setup ## all tests with the full grids
 	$(BIN)/python -m pytest -n auto --dist worksteal --grid 1
 
+test-gpu: setup ## the tests that need a CUDA device (about 90 seconds on one)
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
 mutants: setup ## checks that the tests catch 64 planted faults (tests/mutants)
 	$(BIN)/python -m tests.mutants
 
@@ -51,4 +54,4 @@ bench: setup ## compare training speed with transformers.Trainer, and time and m
 clean: ## the environment and everything that runs wrote
 	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup train test test-fast test-all mutants check smoke docs bench clean
+.PHONY: help setup train test test-fast test-all test-gpu mutants check smoke docs bench clean
