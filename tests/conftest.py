@@ -13,7 +13,6 @@ from typing import Any
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "WANDB_MODE": "offline",
-    "CUDA_VISIBLE_DEVICES": "",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -46,6 +45,8 @@ _CHECKED = [
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch reads it when CUDA is first used
     if config.option.grid:
         # Runs of the grids check the shapes in signatures at every call, which doubles the time of many tests.
         install_import_hook(_CHECKED, "beartype.beartype")
