@@ -28,6 +28,7 @@ from PIL import Image
 
 from elongate.cli import conf_directory, register_resolvers
 from tests.commands import here  # noqa: F401  # a fixture of several files
+from tests.compositions import keep_compositions
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.grid:
         # Runs of the grids check the shapes in signatures at every call, which doubles the time of many tests.
         install_import_hook(_CHECKED, "beartype.beartype")
+    keep_compositions()
     os.fsync = lambda _: None  # files outlive a killed process without it; tests of the calls put their own here
     if config.option.grid_seed is None:
         # Workers of xdist inherit the environment and must choose the same tests as each other.
