@@ -9,16 +9,16 @@ import copy
 import pickle
 from typing import Any
 
-from hydra._internal import config_loader_impl
+from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra.core.config_store import ConfigStore
-from hydra.core.default_element import ResultDefault
+from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from elongate.cli import conf_directory
 
@@ -26,6 +26,7 @@ _PARSE = OverridesParser.parse_rule
 _LOAD = ConfigRepository.load_config
 _LIST = config_loader_impl.create_defaults_list
 _MERGE = ConfigLoaderImpl._compose_config_from_defaults_list
+_CHOICES = defaults_list._create_interpolation_map
 
 _parsed: dict[str, Override] = {}
 _loaded: dict[tuple[Any, ...], bytes] = {}  # pickled: reading it takes a fifth of the time of a deep copy
@@ -42,6 +43,7 @@ def keep_compositions() -> None:
     ConfigRepository.load_config = _load
     config_loader_impl.create_defaults_list = _list
     ConfigLoaderImpl._compose_config_from_defaults_list = _merge
+    defaults_list._create_interpolation_map = _choices
 
 
 def compose_anew() -> None:
@@ -50,6 +52,7 @@ def compose_anew() -> None:
     ConfigRepository.load_config = _LOAD
     config_loader_impl.create_defaults_list = _LIST
     ConfigLoaderImpl._compose_config_from_defaults_list = _MERGE
+    defaults_list._create_interpolation_map = _CHOICES
 
 
 def _parse(parser: OverridesParser, text: str, rule: str) -> Any:
@@ -91,6 +94,13 @@ def _merge(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfi
     if key not in _merged:
         _merged[key] = pickle.dumps(_MERGE(loader, defaults, repo))
     return pickle.loads(_merged[key])
+
+
+def _choices(overrides: Overrides, defaults: list[InputDefault], self_added: bool) -> DictConfig:
+    """The choices until now, for words such as `${context}` in a list of defaults. None of ours has such a word."""
+    if any(default.is_interpolation() for default in defaults):
+        return _CHOICES(overrides, defaults, self_added)
+    return OmegaConf.create()
 
 
 def _own_sources(repo: IConfigRepository) -> tuple[tuple[str, str], ...] | None:
