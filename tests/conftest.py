@@ -27,6 +27,7 @@ from PIL import Image
 
 from elongate.cli import conf_directory, register_resolvers
 from tests.commands import here  # noqa: F401  # a fixture of several files
+from tests.compositions import keep_compositions
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,6 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.grid:
         # Runs of the grids check the shapes in signatures at every call, which doubles the time of many tests.
         install_import_hook(_CHECKED, "beartype.beartype")
+    # Small models leave little garbage, and looking for it takes 5 to 10% of the time of imports and tests otherwise.
+    gc.set_threshold(50_000, 20, 100)
+    keep_compositions()
     os.fsync = lambda _: None  # files outlive a killed process without it; tests of the calls put their own here
     if config.option.grid_seed is None:
         # Workers of xdist inherit the environment and must choose the same tests as each other.
@@ -118,6 +122,12 @@ def evaluated(checkpoint: Path, directory: Path, *overrides: str) -> dict[str, A
 def leave_figures_empty(patched: pytest.MonkeyPatch) -> None:
     """Pages get an empty picture for each figure, because drawing them takes longer than training a tiny model."""
     patched.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **settings: Image.new("1", (1, 1)).save(file, "png"))
+
+
+@pytest.fixture
+def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages with an empty picture for each figure."""
+    leave_figures_empty(monkeypatch)
 
 
 @pytest.fixture

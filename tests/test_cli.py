@@ -159,6 +159,7 @@ def test_wandb_has_the_configuration_every_step_the_tables_and_the_images(smoke:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_figures")
 def test_evaluate_gives_the_figures_of_the_end_of_training(smoke: tuple[Path, Result]) -> None:
     run, _ = smoke
     cwd = run.parents[1]
@@ -172,6 +173,7 @@ def test_evaluate_gives_the_figures_of_the_end_of_training(smoke: tuple[Path, Re
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_figures")
 def test_evaluate_takes_a_plain_checkpoint_other_text_and_the_keys_of_train(smoke: tuple[Path, Result], text_folder: Path) -> None:
     run, _ = smoke
     choices = ["data=text", f"data.path={text_folder}", "evaluation=[curve]", "evaluation.curve.length=128", "hydra.run.dir=other"]
@@ -186,6 +188,7 @@ def test_evaluate_takes_a_plain_checkpoint_other_text_and_the_keys_of_train(smok
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_figures")
 def test_a_sweep_ends_with_one_comparison(tmp_path: Path, text_folder: Path) -> None:
     tiny = ["experiment=smoke", "steps=2", "context.curriculum.base.steps=2", "data=text", f"data.path={text_folder}"]
     tiny += ["evaluation=[curve]", "evaluation.curve.num_sequences=4"]

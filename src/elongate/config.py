@@ -9,7 +9,8 @@ from abc import ABC
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, make_dataclass
 from importlib import import_module
-from typing import Any, cast, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -117,7 +118,7 @@ def build_class(cls: type, node: DictConfig, path: str) -> Any:
             raise ConfigError(full, value, "is a group, and groups are written with slashes", f"use {full.replace('.', '/')}={value}")
         else:
             plain[key] = value
-    values |= _typed(cls, {key: (hints[key], known[key]) for key in plain}, plain, path)
+    values |= _typed({key: (hints[key], known[key]) for key in plain}, plain, path)
     for key, field in known.items():
         given = key in values or field.default is not MISSING or field.default_factory is not MISSING
         require(given, f"{path}.{key}" if path else key, "", "is required", "remove ~{key}")
@@ -134,20 +135,30 @@ def _value(node: DictConfig, key: str, full: str) -> Any:
         raise ConfigError(full, node._get_node(key), first_line(fault), "give {key} a value") from None
 
 
-def _typed(cls: type, kinds: Mapping[str, tuple[Any, Field[Any]]], values: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _typed(kinds: Mapping[str, tuple[Any, Field[Any]]], values: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The values in the types of the class's fields, converted by omegaconf's rules (3 becomes a float, "3" an int)."""
     found: dict[str, Any] = {}
     for key, (hint, _) in kinds.items():
         full = f"{path}.{key}" if path else key
-        schema = make_dataclass(cls.__name__, [("value", hint)])
         try:
-            typed = OmegaConf.merge(OmegaConf.structured(schema), {"value": values[key]})
+            found[key] = values[key] if _has_type(values[key], hint) else _converted(values[key], hint)
         except OmegaConfBaseException:
             raise ConfigError(full, values[key], f"must be {_type_word(hint)}", _type_remedy(key, *kinds[key], values[key])) from None
-        found[key] = OmegaConf.to_container(typed)["value"]  # type: ignore[index,call-overload]  # a mapping, since a mapping went in
         finite = not isinstance(found[key], float) or math.isfinite(found[key])
         require(finite, full, found[key], "must be a finite number", _type_remedy(key, *kinds[key], None))
     return found
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether the value needs no conversion. Most values do not, and a conversion takes a millisecond."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    plain = type(value) in (bool, int, float, type(None)) or (type(value) is str and "${" not in value)
+    return plain and type(value) in kinds
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    typed = OmegaConf.merge(OmegaConf.structured(make_dataclass("Schema", [("value", hint)])), {"value": value})
+    return OmegaConf.to_container(typed)["value"]  # type: ignore[index,call-overload]  # a mapping, since a mapping went in
 
 
 def _known_key(key: str, node: Any, known: list[str], path: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import TINY, composed, evaluated
+from tests.conftest import TINY, composed, evaluated, leave_figures_empty
 from tests.models.autoencoders import autoencoder, example
 from transformers import AutoModelForMaskedLM
 
@@ -40,7 +40,9 @@ def ran(folder: Path, *overrides: str) -> tuple[RunDirectory, dict[str, Any]]:
     files += [f"context.curriculum.base.directory={folder.parent}/bases"]
     folder.mkdir()
     directory = RunDirectory(folder)
-    return directory, run(build_job(*composed(*TINY, *files, *overrides)), directory)
+    with pytest.MonkeyPatch.context() as patched:
+        leave_figures_empty(patched)
+        return directory, run(build_job(*composed(*TINY, *files, *overrides)), directory)
 
 
 @pytest.fixture(scope="module")

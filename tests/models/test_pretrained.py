@@ -282,6 +282,7 @@ def test_a_tokenizer_without_a_mask_is_refused(build_tiny: Callable[..., Any], t
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_figures")
 def test_a_masked_checkpoint_is_measured_up_to_its_table_of_positions(bert: Path, text_folder: Path, tmp_path: Path) -> None:
     more = ["evaluation.curve.num_sequences=4", "data=text", f"data.path={text_folder}", f"data.cache={tmp_path}/cache"]
     within = evaluated(bert, tmp_path / "within", "evaluation=[curve]", *more)

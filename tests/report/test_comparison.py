@@ -31,6 +31,7 @@ SHIFTS = {"yarn": {0: 0.00, 1: 0.03, 2: -0.02}, "pi": {0: 0.01, 1: 0.05, 2: 0.00
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_figures")
 def test_means_and_standard_errors_agree_with_numpy(tmp_path):
     write_runs(tmp_path, SHIFTS)
     assert write_comparison(tmp_path) == tmp_path / "comparison.html"
@@ -49,6 +50,7 @@ def test_means_and_standard_errors_agree_with_numpy(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_figures")
 def test_rows_are_sorted_by_the_last_bin_within_the_target_and_the_best_is_marked(tmp_path):
     write_runs(tmp_path, SHIFTS)
     write_comparison(tmp_path)
@@ -59,6 +61,7 @@ def test_rows_are_sorted_by_the_last_bin_within_the_target_and_the_best_is_marke
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_figures")
 def test_pairing_over_seeds_shows_a_difference_that_the_means_do_not(tmp_path):
     """Seeds differ by far more than strategies do, but every seed agrees on the order."""
     spread = {0: 0.0, 1: 0.3, 2: 0.6}
@@ -72,6 +75,7 @@ def test_pairing_over_seeds_shows_a_difference_that_the_means_do_not(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_figures")
 def test_only_common_seeds_are_paired_and_missing_ones_are_named(tmp_path):
     write_runs(tmp_path, {"yarn": {0: 0.0, 1: 0.3, 2: 0.6}, "ntk": {1: 0.35, 2: 0.66, 3: 0.9}})
     write_comparison(tmp_path)
@@ -84,6 +88,7 @@ def test_only_common_seeds_are_paired_and_missing_ones_are_named(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_figures")
 def test_without_common_seeds_the_difference_is_that_of_the_means(tmp_path):
     write_runs(tmp_path, {"yarn": {0: 0.0, 1: 0.02}, "ntk": {2: 0.1, 3: 0.14}})
     write_comparison(tmp_path)
@@ -92,6 +97,7 @@ def test_without_common_seeds_the_difference_is_that_of_the_means(tmp_path):
     assert "No two strategies share a seed" in (tmp_path / "comparison.html").read_text()
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_with_one_seed_there_is_no_standard_error_and_no_verdict(tmp_path):
     write_runs(tmp_path, {"yarn": {0: 0.0}, "ntk": {0: 0.0}})
     write_comparison(tmp_path)
@@ -132,6 +138,7 @@ def test_equal_tokens_are_confirmed_and_unequal_ones_named(tmp_path):
     assert "The budgets differ, from 491,520 to 500,000 tokens." in summary
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_unfinished_and_repeated_runs_are_named_and_left_out(tmp_path):
     write_runs(tmp_path, {"yarn": {0: 0.0}})
     write_run(tmp_path / "stopped", None, fake_config("ntk", 0))
@@ -147,6 +154,7 @@ def test_unfinished_and_repeated_runs_are_named_and_left_out(tmp_path):
     assert "Left out because another run has the same configuration and seed: yarn-again." in html
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_nothing_is_written_without_a_finished_run(tmp_path):
     write_run(tmp_path / "stopped", None, fake_config("ntk", 0))
     assert write_comparison(tmp_path) is None
@@ -154,6 +162,7 @@ def test_nothing_is_written_without_a_finished_run(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["stopped"]
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_runs_without_needle_or_curve_are_compared_by_their_other_figures(tmp_path):
     for context, missing in (("yarn", "needle"), ("ntk", "curve")):
         for seed in (0, 1):
@@ -171,6 +180,7 @@ def test_runs_without_needle_or_curve_are_compared_by_their_other_figures(tmp_pa
     assert_self_contained((tmp_path / "comparison.html").read_text(), scripts=1)
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_a_needle_without_the_target_length_has_no_figure_there(tmp_path):
     results = fake_results("yarn")
     results["strategy"]["target_length"] = 1500

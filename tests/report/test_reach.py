@@ -21,7 +21,7 @@ GAINS = {0: (512, [256, 512]), 1: (1024, [512, 1024]), 2: (256, [128, 512])}  # 
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> Path:
+def sweep(tmp_path: Path, empty_figures: None) -> Path:
     for seed, (length, interval) in GAINS.items():
         results = with_reach(fake_results("yarn", seed))
         results["context_gain"]["after"] |= {"effective_context": length, "effective_context_interval": interval}
@@ -53,6 +53,7 @@ def test_the_page_shows_none_for_a_length_of_zero_and_a_dash_for_a_missing_figur
     assert ntk.count("<td>–</td>") == 3
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_a_sweep_without_these_evaluations_has_no_such_part(tmp_path: Path) -> None:
     write_run(tmp_path / "yarn", fake_results("yarn"), fake_config("yarn", 0))
     page = write_comparison(tmp_path)
@@ -97,6 +98,7 @@ def test_the_depths_are_those_of_the_target_length() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_figures")
 @pytest.mark.parametrize(
     ("margins", "expected"),
     [

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.conftest import composed
+from tests.conftest import composed, leave_figures_empty
 from tests.training.program import Program, outcome, without_times, write_documents
 
 from elongate.build import build_job
@@ -64,6 +64,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbe
     words = [*WORDS, f"data.path={cwd}/text"]
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(cwd)
+        leave_figures_empty(patched)
         began = time.monotonic()
         folder = start(words, cwd / "runs/gpt-yarn-smoke").path
         yield Undisturbed(cwd, words, time.monotonic() - began, outcome(folder))

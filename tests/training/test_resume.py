@@ -57,7 +57,7 @@ def die_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None]
 
 
 @pytest.fixture
-def build(build_tiny: Build, text_folder: Path) -> Build:
+def build(build_tiny: Build, text_folder: Path, empty_figures: None) -> Build:
     """Builds a job on a few documents."""
     return lambda *overrides: build_tiny("data=text", f"data.path={text_folder}", *overrides)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from tests.conftest import TINY, TINY_MODEL, composed
+from tests.conftest import TINY, TINY_MODEL, composed, leave_figures_empty
 from tests.interrupts import SignalAfter
 from tests.models.small import gpt
 from transformers import AutoModelForCausalLM
@@ -40,6 +40,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = "".join(f"line {n} of document {i}: {n * i % 97}\n" for n in range(120))
         (folder / f"text/{i:02d}.txt").write_text(lines)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _empty_figures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        leave_figures_empty(patched)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,12 @@ def report_html(
 
 def render(template: str, **values: Any) -> str:
     """A page from a template of this folder; everything put into it is escaped."""
+    return _templates().get_template(template).render(**values)
+
+
+@cache
+def _templates() -> Any:
+    """Jinja's environment, which keeps compiled templates for further pages, such as those of a sweep."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -90,7 +97,7 @@ def render(template: str, **values: Any) -> str:
     environment.filters["unbroken"] = unbroken
     environment.filters["inline"] = inline
     environment.filters["groups"] = groups
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def unbroken(text: str) -> str:

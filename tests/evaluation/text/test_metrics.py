@@ -49,7 +49,9 @@ def record(references: tuple[str, ...], language: str, classes: tuple[str, ...] 
 
 # -- as published, for comparison: evaluate-v1.1.py of SQuAD, and mlqa_evaluation_v1.py for Chinese ---------------------------
 
-PUNCTUATION = {chr(i) for i in range(0x110000) if unicodedata.category(chr(i)).startswith("P")} | set(string.punctuation)
+
+def is_punctuation(ch: str) -> bool:
+    return unicodedata.category(ch).startswith("P") or ch in string.punctuation
 
 
 def squad_normalized(text: str) -> list[str]:
@@ -58,10 +60,10 @@ def squad_normalized(text: str) -> list[str]:
 
 
 def mlqa_normalized(text: str) -> list[str]:
-    text = "".join(ch for ch in text.lower() if ch not in PUNCTUATION)
+    text = "".join(ch for ch in text.lower() if not is_punctuation(ch))
     segments, rest = [], ""
     for char in text:
-        if re.search(r"[\u4e00-\u9fa5]", char) or char in PUNCTUATION:
+        if re.search(r"[\u4e00-\u9fa5]", char) or is_punctuation(char):
             segments += rest.split()
             rest = ""
             segments.append(char)
