@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from elongate.context.attention.kernel.operators import Bias, Shape, block_backward, block_forward
+from elongate.context.attention.kernel.blocks import Block
+from elongate.context.attention.kernel.fused import FlashBand
+from elongate.context.attention.kernel.operators import Shape, block_backward, block_forward
+from elongate.context.attention.kernel.tensors import Bias
 
 pytestmark = pytest.mark.gpu
 
@@ -65,3 +68,22 @@ def test_a_block_equals_its_definition(
         expected = [out.detach(), lse.detach(), *(x.grad for x in exact)]
         errors = [relative(mine, theirs) for mine, theirs in zip((*found, *gradients), expected, strict=True)]
         assert max(errors) < TOLERANCE[dtype], f"{queries} × {keys}: output, log-sum-exp, dq, dk, dv are off by {errors}"
+
+
+@pytest.mark.parametrize(("queries", "keys", "both_sides"), [(1500, 1500, False), (1500, 1500, True), (700, 1500, False)])
+def test_a_window_in_one_call_equals_its_definition(queries: int, keys: int, both_sides: bool, card: torch.device) -> None:
+    draw = torch.Generator(card).manual_seed(0)
+    q, grad = (torch.randn(2, queries, 8, 64, generator=draw, device=card).bfloat16().transpose(1, 2) for _ in range(2))
+    k, v = (torch.randn(2, keys, 2, 64, generator=draw, device=card).bfloat16().transpose(1, 2) for _ in range(2))
+    band = Block((0, queries), (0, keys), "band", 300, both_sides)
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    behind = torch.arange(keys - queries, keys, device=card)[:, None] - torch.arange(keys, device=card)
+    seen = (behind < 300) & (behind > (-300 if both_sides else -1))
+    scores = (exact[0] @ exact[1].repeat_interleave(4, dim=1).mT / 8).masked_fill(~seen, -torch.inf)
+    out, lse = scores.softmax(-1) @ exact[2].repeat_interleave(4, dim=1), scores.logsumexp(-1)
+    out.backward(grad.double())
+    found = FlashBand.forward(q, k, v, band, 1 / 8)
+    gradients = FlashBand.backward(grad, q, k, v, *found, band, 1 / 8)
+    expected = [out.detach(), lse.detach(), *(x.grad for x in exact)]
+    errors = [relative(mine, theirs) for mine, theirs in zip((*found, *gradients), expected, strict=True)]
+    assert max(errors) < TOLERANCE[torch.bfloat16], f"output, log-sum-exp, dq, dk, dv are off by {errors}"

@@ -30,6 +30,7 @@ class Region:
     query_positions: PositionMap | None = None  # None: the true positions
     key_positions: PositionMap | None = None  # None: the true positions
     query_scale: Scale | None = None  # None: 1
+    window: int | None = None  # its width, if the blocks are those of a window: some operators compute it in one call
 
 
 class Pattern(ABC):

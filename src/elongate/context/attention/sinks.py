@@ -62,7 +62,7 @@ class SinksPattern(Pattern):
         assert causal  # needs
         sinks = first_keys(length, self.num_sinks, self.window_length)
         return (
-            Region(tuple(blocks.window(length, self.window_length, causal))),
+            Region(tuple(blocks.window(length, self.window_length, causal)), window=self.window_length),
             Region(tuple(sinks), query_positions=self.position_in_cache),
         )
 

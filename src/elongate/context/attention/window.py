@@ -51,7 +51,7 @@ class WindowPattern(Pattern):
         return ChunksPattern(size, self.window_length)
 
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
-        return (Region(tuple(blocks.window(length, self.window_length, causal))),)
+        return (Region(tuple(blocks.window(length, self.window_length, causal)), window=self.window_length),)
 
 
 @dataclass(frozen=True)

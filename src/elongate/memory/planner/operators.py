@@ -51,6 +51,8 @@ def flops_of(func: Any, args: tuple[Any, ...], keywords: dict[str, Any], result:
         return 2 * prod(args[0].shape) * args[1].shape[-1] // (args[0].shape[0] if args[0].ndim > args[1].ndim else 1)
     if "scaled_dot_product" in name:
         return _attention_flops(func, args, keywords, "backward" in name)
+    if func in (torch.ops.aten._flash_attention_forward.default, torch.ops.aten._flash_attention_backward.default):
+        return _band_flops(args, keywords, "backward" in name)
     formula = flop_registry.get(getattr(torch.ops.aten, name.rstrip("_"), None))
     return 0 if formula is None else int(formula(*args, **keywords, out_val=result))
 
@@ -63,6 +65,14 @@ def _attention_flops(func: Any, args: tuple[Any, ...], keywords: dict[str, Any],
     pairs = prod(query.shape[:3]) * key.shape[2] // (2 if causal else 1)
     dim, value_dim = query.shape[3], value.shape[3]
     return int(2 * pairs * (3 * dim + 2 * value_dim if backward else dim + value_dim))
+
+
+def _band_flops(args: tuple[Any, ...], keywords: dict[str, Any], backward: bool) -> int:
+    """Of a window, of which every query sees as many keys as it is wide."""
+    query, key = args[1:3] if backward else args[:2]
+    rows, queries, heads, dim = query.shape
+    keys = min(key.shape[1], 1 + keywords["window_size_left"] + keywords["window_size_right"])
+    return int(2 * rows * heads * queries * keys * dim * (5 if backward else 2))
 
 
 def grouped_sizes(first: Tensor, second: Tensor, ends: Tensor) -> tuple[Sizes, Sizes, Sizes]:

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from elongate.context.attention.kernel.blocks import Block, Range
-from elongate.context.attention.kernel.operators import block_backward, block_forward
+from elongate.context.attention.kernel.fused import FlashBand
+from elongate.context.attention.kernel.operators import block_backward, block_forward, computes_bands
 from elongate.context.attention.kernel.tensors import Bias, Keys, LogSumExp, Outputs, Queries, Values
 
 Sink = Float[Tensor, " heads"]  # the score of a key without content, in every query of a head
@@ -94,6 +95,7 @@ class BatchedRegion:
     queries: Rotation | None = None
     keys: Rotation | None = None
     slopes: Slopes | None = None
+    bands: Sequence[Sequence[Block]] | None = None  # the same rows, with each window as one block
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,13 @@ class KernelCall:
         return queries, self.region.keys[self.rows, seen].apply(keys[:, :, seen]), seen.start
 
 
-def _kernel_calls(regions: Sequence[BatchedRegion], heads: int, kv_heads: int) -> Iterator[KernelCall]:
+def _kernel_calls(regions: Sequence[BatchedRegion], q: Queries, k: Keys, v: Values, softcap: float | None) -> Iterator[KernelCall]:
     """One call per region, row and range of heads that has blocks."""
+    heads, kv_heads, has_bands = q.shape[1], k.shape[1], softcap is None and computes_bands(q, v)
     group = heads // kv_heads
     for region in regions:
         for start, stop in _whole_groups(region.heads or (0, heads), group):
-            for number, blocks in enumerate(region.rows):
+            for number, blocks in enumerate(region.bands if has_bands and region.bands else region.rows):
                 rows = slice(None) if len(region.rows) == 1 else slice(number, number + 1)
                 if blocks:
                     yield KernelCall(region, rows, slice(start, stop), slice(start // group, -(-stop // group)), blocks)
@@ -185,7 +188,7 @@ def _attend_to_keys(
     q: Queries, k: Keys, v: Values, regions: Sequence[BatchedRegion], scale: float, softcap: float | None
 ) -> tuple[Outputs, LogSumExp]:
     wide = torch.promote_types(q.dtype, torch.float32)
-    calls = list(_kernel_calls(regions, q.shape[1], k.shape[1]))
+    calls = list(_kernel_calls(regions, q, k, v, softcap))
     blocks = _block_outputs(q, k, v, calls, scale, softcap)
     if sum(len(call.blocks) for call in calls) == 1:
         # The block is the whole attention, because every query sees a key: there is nothing to merge.
@@ -212,15 +215,12 @@ def _block_outputs(
         queries, keys, first_key = call.rotate(q, k)
         for block in call.blocks:
             bias, shift = call.block_bias(block, wide)
-            out, lse = block_forward(
-                queries[:, :, slice(*block.queries)],
-                keys[:, :, block.keys[0] - first_key : block.keys[1] - first_key],
-                v[call.key_index(block)],
-                block.shape,
-                scale,
-                bias,
-                softcap,
-            )
+            q_block, v_block = queries[:, :, slice(*block.queries)], v[call.key_index(block)]
+            k_block = keys[:, :, block.keys[0] - first_key : block.keys[1] - first_key]
+            if block.shape == "band":
+                out, lse = FlashBand.forward(q_block, k_block, v_block, block, scale)
+            else:
+                out, lse = block_forward(q_block, k_block, v_block, block.shape, scale, bias, softcap)
             yield call.query_index(block), out, lse if shift is None else lse - shift
 
 
@@ -239,7 +239,7 @@ def attend_backward(
 ) -> Queries:
     """Returns the gradient of the queries, and adds those of keys and values to `grad_k` and `grad_v`."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    calls = list(_kernel_calls(regions, q.shape[1], k.shape[1]))
+    calls = list(_kernel_calls(regions, q, k, v, softcap))
     is_one = sum(len(call.blocks) for call in calls) == 1  # the block is the whole attention
     grad_q = grad if is_one else torch.zeros(q.shape, dtype=wide, device=q.device)
     for call in calls:
@@ -247,18 +247,12 @@ def attend_backward(
         for block in call.blocks:
             at, key_at = call.query_index(block), call.key_index(block)
             bias, shift = call.block_bias(block, wide)
-            dq, dk, dv = block_backward(
-                grad[at],
-                queries[:, :, slice(*block.queries)],
-                keys[:, :, block.keys[0] - first_key : block.keys[1] - first_key],
-                v[key_at],
-                out[at],
-                lse[at] if shift is None else lse[at] + shift,
-                block.shape,
-                scale,
-                bias,
-                softcap,
-            )
+            q_block, k_block = queries[:, :, slice(*block.queries)], keys[:, :, block.keys[0] - first_key : block.keys[1] - first_key]
+            given = q_block, k_block, v[key_at], out[at], lse[at] if shift is None else lse[at] + shift
+            if block.shape == "band":
+                dq, dk, dv = FlashBand.backward(grad[at], *given, block, scale)
+            else:
+                dq, dk, dv = block_backward(grad[at], *given, block.shape, scale, bias, softcap)
             if call.region.queries is not None:
                 dq = call.region.queries[call.rows, slice(*block.queries)].apply(dq, transposed=True)
             if call.region.keys is not None:

@@ -18,12 +18,15 @@ Range = tuple[int, int]
 class Block:
     """Queries × keys. `lower` and `upper` are halves of a square that include its diagonal.
 
-    Counted from the corner of the square, `lower` has key ≤ query and `upper` has key ≥ query.
+    Counted from the corner of the square, `lower` has key ≤ query and `upper` has key ≥ query. A `band` is a window as a
+    whole: keys less than `width` behind the query, and as many ahead if `both_sides`. Its last query is its last key.
     """
 
     queries: Range
     keys: Range
-    shape: Literal["all", "lower", "upper"] = "all"
+    shape: Literal["all", "lower", "upper", "band"] = "all"
+    width: int = 0
+    both_sides: bool = False
 
     def shifted(self, by: int) -> Block:
         """The same block for a document that starts `by` tokens later."""
@@ -61,6 +64,14 @@ def window(length: int, width: int, causal: bool) -> Iterator[Block]:
             yield block
             if not causal:
                 yield block.transposed()
+
+
+def band(document: Range, chunk: Range, width: int, causal: bool) -> Block | None:
+    """The part of a document's window in a chunk of queries, as one block; None if it is not one."""
+    start, stop = max(document[0], chunk[0]), min(document[1], chunk[1])
+    if not causal and (start, stop) != document:
+        return None
+    return Block((start, stop), (max(document[0], start - width + 1), stop), "band", width, not causal)
 
 
 def _behind(queries: Range, width: int) -> Iterator[Block]:

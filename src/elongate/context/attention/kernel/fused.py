@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elongate.context.attention.kernel.blocks import Block
 from elongate.context.attention.kernel.tensors import Bias, Keys, Queries
 
 BIAS_DIMS = 8  # dimensions that a bias uses; the CUDA operator takes multiples of eight
@@ -71,6 +72,35 @@ class FlashCuda:
         return torch.ops.aten._scaled_dot_product_flash_attention_backward(
             grad, q, k, v, out, lse.contiguous(), *sizes, 0.0, causal, unused, unused, scale=scale
         )
+
+
+class FlashBand:
+    """The CUDA operator on a whole window, in one call."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, band: Block, scale: float) -> tuple[Tensor, Tensor]:
+        sizes, inputs = (q.shape[2], k.shape[2]), (x.transpose(1, 2) for x in (q, k, v))
+        out, lse = torch.ops.aten._flash_attention_forward(
+            *inputs, None, None, *sizes, 0.0, False, False, scale=scale, **FlashBand._sides(band)
+        )[:2]
+        return out.transpose(1, 2), lse
+
+    @staticmethod
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, band: Block, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        unused = torch.zeros((), dtype=torch.uint64, device=q.device)  # random state of a dropout of 0
+        inputs, sizes = (x.transpose(1, 2) for x in (grad, q, k, v, out)), (None, None, q.shape[2], k.shape[2])
+        grads = torch.ops.aten._flash_attention_backward(
+            *inputs, lse.contiguous(), *sizes, 0.0, False, unused, unused, scale=scale, **FlashBand._sides(band)
+        )
+        dq, dk, dv = (x.transpose(1, 2) for x in grads)
+        return dq, dk, dv
+
+    @staticmethod
+    def _sides(band: Block) -> dict[str, int]:
+        """Keys behind and ahead of a query that it sees. With fewer queries than keys, the last query is the last key."""
+        return {"window_size_left": band.width - 1, "window_size_right": (band.width - 1) * band.both_sides}
 
 
 class CudnnCuda:

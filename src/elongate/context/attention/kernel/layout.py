@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elongate.context.attention.attention import Pattern, Region
 from elongate.context.attention.kernel.attend import BatchedRegion, Rotation, Slopes
-from elongate.context.attention.kernel.blocks import Block, Range, behind_and_ahead, restricted, strips
+from elongate.context.attention.kernel.blocks import Block, Range, band, behind_and_ahead, restricted, strips
 from elongate.context.attention.kernel.kv_store import KeyValueStore
 
 # Queries per strip of a half under slopes, by device. Within a strip the bias grows by the slope from its corner on,
@@ -99,7 +99,8 @@ class Layout:
             rows = [self._row_blocks(documents, pattern, number, num_heads, causal) for documents in self.documents]
             if self.slopes is None:
                 blocks = [self._count_from_chunk(row) for row in rows]
-                batched.append(BatchedRegion(blocks, region.heads, *self._rotations(region)))
+                bands = None if region.window is None else self._bands(region.window, causal)
+                batched.append(BatchedRegion(blocks, region.heads, *self._rotations(region), bands=bands))
             else:
                 batched += self._with_slopes(rows, region.heads)
         return batched
@@ -113,6 +114,15 @@ class Layout:
                 blocks = _regions(pattern, last - first, num_heads, causal)[number].blocks
                 row += restricted((block.shifted(first) for block in blocks), self.chunk)
         return row
+
+    def _bands(self, width: int, causal: bool) -> list[list[Block]] | None:
+        """The window of every document as one block, if every one is."""
+        start, stop = self.chunk
+        seen = [[document for document in row if document[0] < stop and document[1] > start] for row in self.documents]
+        rows = [[band(document, self.chunk, width, causal) for document in row] for row in seen]
+        if any(block is None for row in rows for block in row):
+            return None
+        return [self._count_from_chunk(block for block in row if block is not None) for row in rows]
 
     def _count_from_chunk(self, blocks: Iterable[Block]) -> list[Block]:
         """The blocks with their queries counted from the first one of the chunk."""

@@ -115,6 +115,11 @@ def _prefers_cudnn(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
+def computes_bands(q: Queries, v: Values) -> bool:
+    """Whether the operator of the device computes a window in one call."""
+    return _choose(q.device, q.dtype, (q.shape[-1], v.shape[-1]), (1, 1), has_bias=False) is FlashCuda
+
+
 def operator_name(device: torch.device, dtype: torch.dtype, dim: int, length: int, has_bias: bool) -> str:
     """The operator of a whole sequence: flash, cudnn or plain. Raises `ConfigError` if the one that is forced cannot compute it."""
     name = _choose(device, dtype, (dim, dim), (length, length), has_bias).name
