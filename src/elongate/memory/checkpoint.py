@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
+_MLP_OFFLOADED = 4096  # tokens of a piece where memory matters most
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Plan):
@@ -29,7 +31,7 @@ class Checkpoint(Plan):
 
     micro_batch_tokens: int = 4096  # tokens in one forward and backward, rounded to whole sequences, at least one
     keep_attention: bool = True  # attention outputs, as many bytes as the layer inputs; false: recomputed
-    mlp_chunk_length: int | None = None  # tokens that the MLP processes at a time, at least 1; null: 2048, on a GPU 16384
+    mlp_chunk_length: int | None = None  # tokens in the MLP at a time, at least 1; null: 2048, on a GPU 16384 (4096 with offload)
     keep_layers: int = 0  # last layers that keep all activations and are not recomputed
     offload: str = "none"  # where layer inputs are kept: none (on the device) or host (in pinned memory of the host, for a GPU)
 
@@ -69,7 +71,8 @@ class Checkpoint(Plan):
 
             check_host(model, self.rows(length) * length)
         enable_recomputation(model.network)
-        size = self.mlp_chunk_length or _usual_mlp_chunk(model.device.type)
+        usual = _MLP_OFFLOADED if self.offload == "host" else _usual_mlp_chunk(model.device.type)
+        size = self.mlp_chunk_length or usual
         layers: list[Any] = layers_of(model.network)
         recomputed_layers = len(layers) - self.keep_layers
         rule, remedy = f"must be at most the number of layers, {len(layers)}", f"use {{key}}={len(layers)}"

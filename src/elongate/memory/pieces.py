@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,19 +22,15 @@ def apply_in_pieces(forward: Callable[..., Any], size: int, states: Tensor, *oth
     """Apply a module to `size` tokens of states batch × length × dim at a time, and again in the backward pass."""
     if states.shape[1] <= size:
         return forward(states, *others)
-    # GPT-2 flattens rows and tokens with a view, so each piece must be contiguous. Cloned: a router with noise
-    # (Mixtral) changes the piece in place. MLPs of BLOOM and MPT also take the residual, and those of ZAYA what the
-    # router of the layer before returned, which the first layer does not have.
+    # GPT-2 flattens rows and tokens with a view, so each piece must be contiguous. MLPs of BLOOM and MPT also take the
+    # residual, and those of ZAYA what the router of the layer before returned, which the first layer does not have.
     count = math.ceil(states.shape[1] / size)
-    cut = (
-        [None] * count if whole is None else [part.clone(memory_format=torch.contiguous_format) for part in whole.split(size, dim=1)]
-        for whole in (states, *others)
-    )
+    cut = ([None] * count if whole is None else [part.contiguous() for part in whole.split(size, dim=1)] for whole in (states, *others))
     pieces = list(zip(*cut, strict=True))
     if not torch.is_grad_enabled():
-        return _joined([forward(*piece) for piece in pieces], len(states))
+        return _joined([_run(forward, *piece) for piece in pieces], len(states))
     if not states.requires_grad:  # without a node that could keep the states
-        return _joined([checkpoint(forward, *piece, use_reentrant=False) for piece in pieces], len(states))
+        return _joined([checkpoint(partial(_run, forward), *piece, use_reentrant=False) for piece in pieces], len(states))
     kept = [tuple(x if x is None or not x.requires_grad else _Keep.apply(x) for x in piece) for piece in pieces]
     return _joined([_Piece.apply(forward, [x.grad_fn if x is not None else None for x in piece], *piece) for piece in kept], len(states))
 
@@ -62,7 +59,7 @@ class _Piece(torch.autograd.Function):
         ctx.kind = states.device.type
         ctx.autocast = {"dtype": torch.get_autocast_dtype(ctx.kind), "enabled": torch.is_autocast_enabled(ctx.kind)}
         ctx.random = torch.get_rng_state(), *get_device_states(*inputs)
-        return forward(*(None if x is None else x.detach() for x in inputs))
+        return _run(forward, *inputs)
 
     @staticmethod
     @once_differentiable
@@ -75,11 +72,16 @@ class _Piece(torch.autograd.Function):
         with torch.random.fork_rng(devices), torch.enable_grad(), torch.autocast(ctx.kind, **ctx.autocast):
             torch.set_rng_state(state)
             set_device_states(devices, states)
-            result = ctx.run(*inputs)
+            result = _run(ctx.run, *inputs)
         results = result if isinstance(result, tuple) else (result,)
         pairs = [(some, grad) for some, grad in zip(results, grads, strict=True) if grad is not None and some.requires_grad]
         torch.autograd.backward(*zip(*pairs, strict=True))
         return None, None, *(None if x is None else x.grad for x in inputs)
+
+
+def _run(forward: Callable[..., Any], *inputs: Tensor | None) -> Any:
+    """A router with noise (Mixtral) changes its input in place, so it gets a copy."""
+    return forward(*(None if x is None else x.clone() for x in inputs))
 
 
 def _joined(pieces: list[Any], rows: int) -> Any:
