@@ -30,7 +30,7 @@ test-all: setup ## all tests with the full grids
 
 test-kernels: setup ## Liger's kernels against the layers of transformers, interpreted on the CPU (2 minutes, downloads 290 MB)
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target build/kernels liger-kernel==0.8.5 triton==3.9.0
-	PYTHONPATH=build/kernels TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/models/test_kernels.py
+	PYTHONPATH=build/kernels TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/models/test_kernels.py tests/objectives/test_softmax_kernel.py
 
 test-gpu: setup ## the tests that need a CUDA device (about 90 seconds on one)
 	$(BIN)/python -m pytest -m gpu tests/gpu
