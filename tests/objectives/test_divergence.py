@@ -43,7 +43,7 @@ def _whole(kind: str, z_s: Tensor, z_t: Tensor, temperature: float) -> Tensor:
 def test_sum_and_gradients_equal_those_of_whole_logits(
     kind: Kind, alpha: float, temperature: float, cap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOGIT_TOKENS", 7)
+    monkeypatch.setattr(module, "PIECE", 7)
     leaves, teacher_states, teacher, targets = _inputs()
     weights = _draw(TOKENS, seed=7).abs()
     head = Head(leaves[1], leaves[2], Adjustment(0.5, cap))

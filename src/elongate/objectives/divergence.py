@@ -20,6 +20,8 @@ from elongate.objectives.cross_entropy import HeadGradient, summed_cross_entropy
 from elongate.objectives.teacher import Divergence, Kind
 from elongate.scoring.token_loss import LOGIT_TOKENS
 
+PIECE = LOGIT_TOKENS // 2  # tokens at a time: there are logits of two models
+
 
 def summed_distillation(
     states: Float[Tensor, "tokens dim"],
@@ -68,11 +70,12 @@ class _SummedDistillation(torch.autograd.Function):
         new = NewGradients()
         head = HeadGradient(weight if needs_weight else None, bias if needs_bias else None, sink or new, states)
         total = torch.zeros((), dtype=wide, device=hidden.device)
-        for start in range(0, len(states), LOGIT_TOKENS):
-            at = slice(start, min(start + LOGIT_TOKENS, len(states)))
+        for start in range(0, len(states), PIECE):
+            at = slice(start, min(start + PIECE, len(states)))
             logits = cast.logits(states[at])
+            slope = cast.adjustment.slope(logits)
             losses, exact = _losses_and_gradient(logits, teacher_head.logits(teacher_states[at]), targets[at, None], divergence)
-            exact *= cast.adjustment.slope(logits)
+            exact *= slope
             if weights is not None:
                 own = weights[at].to(wide)
                 losses, exact = losses * own, exact * own[:, None]
@@ -97,13 +100,13 @@ def _losses_and_gradient(
     targets: Int[Tensor, "tokens 1"],
     divergence: Divergence,
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "tokens vocab"]]:
-    """Return the loss of each token and its gradient with respect to the student's logits."""
+    """Return the loss of each token and its gradient with respect to the student's logits. Overwrites both logits."""
     alpha, temperature = divergence.alpha, divergence.temperature
-    log_words = logits.log_softmax(-1)
-    losses = -alpha * log_words.gather(1, targets)[:, 0]
-    gradient = log_words.exp_().mul_(alpha).scatter_add_(1, targets, torch.full_like(losses, -alpha)[:, None])
+    log_sums = logits.logsumexp(-1, keepdim=True)
+    losses = alpha * (log_sums - logits.gather(1, targets))[:, 0]
+    gradient = (logits - log_sums).exp_().mul_(alpha).scatter_add_(1, targets, torch.full_like(losses, -alpha)[:, None])
     common = min(logits.shape[1], teacher.shape[1])
-    log_q, log_p = ((x[:, :common] / temperature).log_softmax(-1) for x in (logits, teacher))
+    log_q, log_p = (_log_softmax_(x[:, :common].div_(temperature)) for x in (logits, teacher))
     distances, slope = _distance_and_gradient(log_q, log_p, divergence.kind)
     # The logits are divided by τ, so the gradient of τ²·D has the factor τ.
     losses += (1 - alpha) * temperature**2 * distances
@@ -111,18 +114,33 @@ def _losses_and_gradient(
     return losses, gradient
 
 
+def _log_softmax_(logits: Float[Tensor, "tokens vocab"]) -> Float[Tensor, "tokens vocab"]:
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))
+
+
 def _distance_and_gradient(
     log_q: Float[Tensor, "tokens vocab"], log_p: Float[Tensor, "tokens vocab"], kind: Kind
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "tokens vocab"]]:
-    """Return D of the student q and the teacher p, and its gradient with respect to what the softmax of q reads."""
-    q, p = log_q.exp(), log_p.exp()
+    """Return D of the student q and the teacher p, and its gradient with respect to what the softmax of q reads.
+
+    Overwrites both: each is as large as the vocabulary.
+    """
     if kind == "forward_kl":
-        return (p * (log_p - log_q)).sum(-1), q - p
+        p = log_p.exp()
+        distance = log_p.sub_(log_q).mul_(p).sum(-1)
+        return distance, log_q.exp_().sub_(p)
     if kind == "reverse_kl":
-        ratio = log_q - log_p
-        distance = (q * ratio).sum(-1, keepdim=True)
-        return distance[:, 0], q * (ratio - distance)
-    log_mean = torch.logaddexp(log_q, log_p) - math.log(2)
-    ratio = log_q - log_mean
-    to_mean = (q * ratio).sum(-1, keepdim=True)
-    return ((p * (log_p - log_mean)).sum(-1) + to_mean[:, 0]) / 2, q * (ratio - to_mean) / 2
+        return _mean_and_gradient(log_q, log_p.neg_().add_(log_q))
+    log_mean = torch.logaddexp(log_q, log_p).sub_(math.log(2))
+    from_teacher = log_p.exp().mul_(log_p.sub_(log_mean)).sum(-1)
+    from_student, gradient = _mean_and_gradient(log_q, log_mean.neg_().add_(log_q))
+    return (from_teacher + from_student) / 2, gradient.div_(2)
+
+
+def _mean_and_gradient(
+    log_q: Float[Tensor, "tokens vocab"], ratio: Float[Tensor, "tokens vocab"]
+) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "tokens vocab"]]:
+    """Return the mean of log q / r under q and its gradient. Overwrites both arguments."""
+    q = log_q.exp_()
+    mean = (q * ratio).sum(-1, keepdim=True)
+    return mean[:, 0], ratio.sub_(mean).mul_(q)
