@@ -43,6 +43,7 @@ class LongCE(Objective):
     max_weight: float = 5.0  # of a token, at least 1
 
     word: ClassVar[str] = "longce"
+    runs_model: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"causal"})
 
     def __post_init__(self) -> None:

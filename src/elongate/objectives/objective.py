@@ -57,8 +57,13 @@ class Example:
             yield self._map(operator.itemgetter(slice(i, i + rows)))
 
     def to(self, device: device) -> Example:
-        """Return the same batch on a device."""
-        return self._map(lambda tensor: tensor.to(device))
+        """Return the same batch on a device. A GPU copies it from pinned memory, without waiting for what it computes."""
+
+        def copied(tensor: Tensor) -> Tensor:
+            pinned = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+            return pinned.to(device, non_blocking=True)
+
+        return self._map(copied)
 
     def tokens(self, chunk: slice) -> Example:
         """Return some tokens of all rows; positions stay those of the whole sequence."""
@@ -119,6 +124,7 @@ class Objective(ObjectiveChoice):
     """An objective of a given model."""
 
     plan_is_exact: ClassVar[bool] = False  # a step reads every token once and scores it, as `plan=true` assumes
+    runs_model: ClassVar[bool] = False  # `examples` runs the model; others are built in a thread while it is trained
 
     def bind(self, has: frozenset[str], original_length: int) -> Objective:
         return self
@@ -136,7 +142,8 @@ class Objective(ObjectiveChoice):
     def examples(self, batch: Batch, model: LanguageModel) -> list[Example]:
         """Return what is learned from a batch: the same for the same batch.
 
-        Randomness depends only on the tokens of the batch (scoring/draws.py).
+        Randomness depends only on the tokens of the batch (scoring/draws.py). Unless `runs_model`, only sizes and tokens
+        of the model may be read.
         """
 
 

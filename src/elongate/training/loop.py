@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,13 +25,18 @@ from elongate.data.tokens import Tokens
 from elongate.errors import RunError, Stopped
 from elongate.memory.memory import Memory
 from elongate.models.language_model import LanguageModel
+from elongate.objectives.objective import Example
 from elongate.peak_memory import peak_memory_bytes, reset_peak_memory
 from elongate.training.checkpoints import Checkpoints, Progress, load_checkpoint
 from elongate.training.job import Job
 from elongate.training.progress import Forecast
+from elongate.training.read_ahead import read_ahead
 from elongate.training.run_directory import Lines, MetricsFile, RunDirectory
 from elongate.training.session import Session
 from elongate.training.utilization import Utilization
+
+# Devices whose batches are built while a step runs. On a CPU that takes 0.8 ms of a step of a second, and a core.
+_READ_AHEAD = ("cuda",)
 
 
 @dataclass(frozen=True)
@@ -106,13 +112,14 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
                 continue
             rows = job.batch_tokens // span.stage.length
             sequences, utilization = _sequences(job, course, number), Utilization.of(model, span.stage.length)
-            with closing(TrainingBar(span.stage.name, span.stage.length, progress.step + 1, span.last)) as bar:
-                for step in range(progress.step + 1, span.last + 1):
+            steps = range(progress.step + 1, span.last + 1)
+            bar, batches = TrainingBar(span.stage.name, span.stage.length, steps[0], span.last), _read(job, model, sequences, span, steps)
+            with closing(bar), closing(batches):
+                for step in steps:
                     began = time.perf_counter()
                     torch.manual_seed(1_000_003 * job.seed + step)  # dropout
                     rate = _set_rates(optimizers, peak_rates, job.schedule.share(step - start.step, job.steps))
-                    batch = sequences.batch((step - span.first) * rows, rows)
-                    examples = [example.to(model.device) for example in job.objective.examples(batch, model)]
+                    batch, examples = next(batches)
                     loss = sum(memory.backward(model, example) for example in examples)
                     norm = _clip(model, options.clip_norm)
                     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -166,6 +173,23 @@ def _sequences(job: Job, course: Course, number: int) -> Sequences | SampledSequ
     if sampling is None or stage.sampled_below is None:
         return Sequences(course.tokens, stage.length, seed, job.data.isolate_documents)
     return SampledSequences(course.tokens, sampling, stage.length, stage.sampled_below, seed)
+
+
+def _read(
+    job: Job, model: LanguageModel, sequences: Sequences | SampledSequences, span: Span, steps: range
+) -> Generator[tuple[Batch, list[Example]]]:
+    """The batches of the steps and what is learned from them, on the device.
+
+    For a GPU, the next batch is built and copied while a step runs, unless the objective runs the model for it.
+    """
+    rows = job.batch_tokens // span.stage.length
+
+    def build(step: int) -> tuple[Batch, list[Example]]:
+        batch = sequences.batch((step - span.first) * rows, rows)
+        return batch, [example.to(model.device) for example in job.objective.examples(batch, model)]
+
+    ahead = model.device.type in _READ_AHEAD and not job.objective.runs_model
+    yield from read_ahead(build, steps) if ahead else map(build, steps)
 
 
 def _set_rates(optimizers: list[Optimizer], peaks: list[list[float]], share: float) -> float:
