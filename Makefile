@@ -55,7 +55,11 @@ bench: setup ## compare training speed with transformers.Trainer, and time and m
 	$(BIN)/python benchmarks/training_speed.py
 	$(BIN)/python benchmarks/long_sequences.py
 
+bench-gpu: setup ## compare a training step on one GPU with transformers.Trainer, Liger kernels and TRL (at most 8 minutes)
+	$(BIN)/python -m pip install --quiet accelerate==1.15.0 trl==1.16.0 liger-kernel==0.8.5
+	$(BIN)/python benchmarks/gpu.py
+
 clean: ## the environment and everything that runs wrote
 	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup train test test-fast test-all test-kernels test-gpu mutants check smoke docs bench clean
+.PHONY: help setup train test test-fast test-all test-kernels test-gpu mutants check smoke docs bench bench-gpu clean

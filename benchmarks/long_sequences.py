@@ -9,16 +9,10 @@
 Model: Llama classes, 8 layers, d 512, 8 heads over 2 key/value heads, f 1408, vocabulary 32000, untied head. Weights and tokens come from
 fixed seeds and are the same for all programs. Each measurement runs in its own process.
 
-- `plain`: `model(input_ids, labels=…).loss.backward()`.
-- `trainer`: `transformers.Trainer` with `gradient_checkpointing=True` and defaults for everything else.
-- `trl`: TRL's `SFTTrainer`, which also uses gradient checkpointing, with its own collator. Its default loss is the chunked one: called
-  "nll" in 1.16, with at most 4096 × 32768 logits at a time, and "chunked_nll" before. It includes the entropy and accuracy that TRL logs.
-- ours: a memory plan and its settings, `stream` or `stream,keep_attention=false,chunk_length=256`. The setting `window=512` selects the
-  attention. It changes the loss, so its rows need a folder of their own.
+The programs are documented in `peers.py`. With the setting `window=512` of ours the loss changes, so its rows need a folder of their own.
 
-A step is one forward and one backward pass of the whole sequence into existing gradients. For both trainers it is their `training_step`,
-called by their own loop. Data loading, clipping and the optimizer are not included for any program. A warm-up step of WARMUP tokens runs
-first, so one-time costs are not counted.
+A step is one forward and one backward pass of the whole sequence. A warm-up step of WARMUP tokens runs first, so one-time costs are not
+counted.
 
 Peak memory is the high-water mark of resident memory during the step, minus the resident memory just before it, which includes weights and
 zeroed gradients. The kernel updates the mark (VmHWM) at every change. It is reset through /proc/self/clear_refs before the step, so earlier
@@ -36,170 +30,22 @@ import gc
 import json
 import os
 import shlex
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from long_sequences_page import OURS, PEERS, Row, append_row, read_rows, refusal, write_page
+from long_sequences_page import PEERS, Row, append_row, read_rows, refusal, write_page
+from peers import OURS, Setting, Step, run
+from processes import Child, Failed
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
-    from transformers import Trainer
 
 WARMUP = 1024  # tokens, two chunks of 512
-VOCABULARY = 32_000
-SEED = 0
-
-Step = Callable[[int], float]  # forward and backward pass of that many first tokens; returns the loss
-
-
-# -- the programs --------------------------------------------------------------------------------------------------------------
-
-
-def network(length: int, attention: str) -> torch.nn.Module:
-    """The model with fresh weights and the named attention implementation."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        max_position_embeddings=length,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    config._attn_implementation = attention
-    torch.manual_seed(SEED)
-    return LlamaForCausalLM(config).train()
-
-
-def tokens_of(length: int) -> Tensor:
-    """Random tokens, 1 × length."""
-    import torch
-
-    return torch.randint(VOCABULARY, (1, length), generator=torch.Generator().manual_seed(SEED + 1))
-
-
-def run_plain(length: int, precision: str, measure: Callable[[Step, torch.nn.Module], None]) -> None:
-    """Measures transformers without a trainer."""
-    import torch
-
-    model, tokens = network(length, "sdpa"), tokens_of(length)
-
-    def step(count: int) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(input_ids=tokens[:, :count], labels=tokens[:, :count], use_cache=False).loss
-        loss.backward()
-        return loss.item()
-
-    measure(step, model)
-
-
-def run_ours(plan: str, length: int, precision: str, measure: Callable[[Step, torch.nn.Module], None]) -> None:
-    """Measures a memory plan of Elongate."""
-    import torch
-    import yaml
-
-    from elongate.context.attention.kernel.interface import IMPLEMENTATION
-    from elongate.context.attention.window import WindowPattern
-    from elongate.models.language_model import LanguageModel
-    from elongate.objectives.objective import Example
-
-    word, *settings = plan.split(",")
-    kind = getattr(import_module(f"elongate.memory.{word}"), word.title())
-    given = {key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in settings)}
-    model, tokens = LanguageModel(network(length, IMPLEMENTATION), word="gpt"), tokens_of(length)
-    if window := given.pop("window", None):
-        model.attention = WindowPattern(window)
-    memory = kind(**given)
-    model.precision = precision
-    memory = memory.prepare(model, length)
-    # As in transformers, the last token is read but has no target.
-    targets, scored = tokens.roll(-1, 1), torch.ones_like(tokens, dtype=torch.bool)
-
-    def step(count: int) -> float:
-        last = scored[:, :count].clone()
-        last[:, -1] = False
-        return memory.backward(model, Example(tokens[:, :count], targets[:, :count], last, None))
-
-    measure(step, model.network)
-
-
-def measured_trainer(base: type[Trainer], measure: Callable[[Step, torch.nn.Module], None]) -> type[Trainer]:
-    """A subclass of a trainer that measures its training step when its own loop calls it, and is otherwise unchanged."""
-
-    class Measured(base):  # type: ignore[misc, valid-type]  # the base is only known at run time
-        def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-            assert model.is_gradient_checkpointing, "gradient checkpointing is not on"
-            loss = None
-
-            def step(count: int) -> float:
-                nonlocal loss
-                part = {key: value[:, :count] for key, value in inputs.items()}
-                loss = super(Measured, self).training_step(model, part, part["labels"][:, 1:].ne(-100).sum())
-                return loss.item()
-
-            measure(step, model)
-            return loss
-
-    return Measured
-
-
-def training_arguments(precision: str, folder: str) -> dict[str, Any]:
-    """The arguments of both trainers."""
-    return {
-        "output_dir": folder,
-        "per_device_train_batch_size": 1,
-        "max_steps": 1,
-        "gradient_checkpointing": True,
-        "optim": "sgd",  # runs after the measured step, without state
-        "bf16": precision == "bf16",
-        "use_cpu": True,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
-
-
-def run_trainer(length: int, precision: str, measure: Callable[[Step, torch.nn.Module], None]) -> None:
-    """Measures `transformers.Trainer`."""
-    from transformers import Trainer, TrainingArguments
-
-    row = tokens_of(length)[0]
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(**training_arguments(precision, folder))
-        rows = [{"input_ids": row, "labels": row}]
-        measured_trainer(Trainer, measure)(model=network(length, "sdpa"), args=arguments, train_dataset=rows).train()
-
-
-def run_trl(length: int, precision: str, measure: Callable[[Step, torch.nn.Module], None]) -> None:
-    """Measures TRL's `SFTTrainer`."""
-    from datasets import Dataset
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-    from trl import SFTConfig, SFTTrainer
-
-    # It requires a tokenizer even if the data are tokens.
-    words = {"<eos>": 0, "<unk>": 1}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "<unk>")), eos_token="<eos>", pad_token="<eos>")
-    rows = Dataset.from_dict({"input_ids": [tokens_of(length)[0].tolist()]})
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = SFTConfig(**training_arguments(precision, folder), max_length=None)
-        kind = measured_trainer(SFTTrainer, measure)
-        kind(model=network(length, "sdpa"), args=arguments, train_dataset=rows, processing_class=tokenizer).train()
 
 
 # -- one measurement, in its own process -----------------------------------------------------------------------------------------
@@ -214,7 +60,7 @@ def measurement(peer: str, length: int, precision: str, threads: int, kind: str)
     torch.set_num_threads(threads)
     cpu, figures = torch.device("cpu"), {}
 
-    def measure(step: Step, model: torch.nn.Module) -> None:
+    def measure(step: Step, model: torch.nn.Module, **_: Any) -> None:
         step(min(WARMUP, length))
         for parameter in model.parameters():
             parameter.grad.zero_()
@@ -231,10 +77,7 @@ def measurement(peer: str, length: int, precision: str, threads: int, kind: str)
             figures.update(seconds=time.perf_counter() - seconds, cpu_seconds=time.process_time() - cpu_seconds)
         figures["gradient_norm"] = sum(p.grad.double().square().sum().item() for p in model.parameters()) ** 0.5
 
-    if peer.startswith(OURS):
-        run_ours(peer.removeprefix(OURS), length, precision, measure)
-    else:
-        {"plain": run_plain, "trainer": run_trainer, "trl": run_trl}[peer](length, precision, measure)
+    run(peer, Setting("small", length, precision), measure)
     used = ("torch", "transformers", *(("trl",) if peer == "trl" else ()))
     return figures | {"versions": ", ".join(f"{package} {version(package)}" for package in used)}
 
@@ -249,18 +92,11 @@ def environment(kind: str, threads: int) -> dict[str, str]:
 def measured(peer: str, length: int, kind: str, given: argparse.Namespace) -> Row | str:
     """A row, or the reason why there is none."""
     task = {"peer": peer, "length": length, "precision": given.precision, "threads": given.threads, "kind": kind}
-    command = [sys.executable, __file__, "--measure", json.dumps(task)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=given.timeout, env=environment(kind, given.threads)
-        )
-    except subprocess.TimeoutExpired:
-        return f"stopped after {given.timeout} s"
-    if done.returncode < 0:
-        return f"ended by signal {-done.returncode} (out of memory?)"
-    if done.returncode:
-        return "failed:\n" + "\n".join(done.stderr.splitlines()[-12:])
-    return Row(run=given.run, command=given.command, **task, **json.loads(done.stdout.splitlines()[-1]))
+        figures = Child(__file__, task, environment(kind, given.threads)).result(given.timeout)
+    except Failed as reason:
+        return str(reason)
+    return Row(run=given.run, command=given.command, **task, **figures)
 
 
 # -- all measurements -------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import pages
+from pages import in_order, markdown, name
+from peers import OURS
+
 PEERS = ("plain", "trainer", "trl")
-OURS = "elongate "  # prefix of a memory plan in the name of a peer
-NAMES = {"plain": "transformers", "trainer": "Trainer + checkpointing", "trl": "TRL SFTTrainer + checkpointing"}
 LOSS_TOLERANCE = 1e-4  # nats, also in bf16, whose rounding errors average out over thousands of tokens
 NORM_TOLERANCE = 1e-3  # relative
 MIB = 2**20
@@ -71,11 +73,7 @@ def append_row(file: Path, row: Row) -> None:
 def refusal(row: Row, rows: Sequence[Row]) -> str | None:
     """Why the row is not the same computation as the first one of its length and precision; None if it is."""
     first = next((other for other in rows if (other.length, other.precision) == (row.length, row.precision)), row)
-    if not abs(row.loss - first.loss) <= LOSS_TOLERANCE:
-        return f"refused: its loss is {row.loss:.6f}, that of {first.peer} {first.loss:.6f}"
-    if not abs(row.gradient_norm / first.gradient_norm - 1) <= NORM_TOLERANCE:
-        return f"refused: its gradient norm is {row.gradient_norm:.6f}, that of {first.peer} {first.gradient_norm:.6f}"
-    return None
+    return pages.difference(row, first, LOSS_TOLERANCE, NORM_TOLERANCE)
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------------------
@@ -129,17 +127,6 @@ def _medians(pairs: Iterable[tuple[int, float]]) -> dict[int, float]:
 # -- the page ----------------------------------------------------------------------------------------------------------------------
 
 
-def name(peer: str) -> str:
-    """The name of a peer on the page."""
-    return NAMES.get(peer) or peer.replace(OURS, "Elongate, ").replace(",", ", ").replace("  ", " ")
-
-
-def in_order(rows: Iterable[Row]) -> list[str]:
-    """The names of all peers: others first, then ours in the order of the rows."""
-    every = dict.fromkeys(row.peer for row in rows)
-    return [*(peer for peer in PEERS if peer in every), *(peer for peer in every if peer not in PEERS)]
-
-
 def table(rows: Sequence[Row]) -> str:
     """The page in Markdown: the commands, then memory and time for each measured precision and number of threads."""
     versions = dict.fromkeys(package for row in rows for package in row.versions.split(", "))
@@ -179,7 +166,7 @@ def _memory_tables(rows: Sequence[Row]) -> list[str]:
         ratios = {length: peak[peer][length] / peak[ours][length] for length in peak[peer].keys() & peak[ours].keys()}
         per_token = f"{_short(slopes[peer] / slopes[ours])}×" if slopes[peer] and slopes[ours] else ""
         compared.append([f"{name(peer)} ÷ {name(ours)}", *_cells(ratios, lengths, lambda ratio: f"{ratio:.1f}×"), per_token])
-    return [*_markdown(head, lines), "", *([*_markdown(head, compared), ""] if compared else [])]
+    return [*markdown(head, lines), "", *([*markdown(head, compared), ""] if compared else [])]
 
 
 def _short(value: float) -> str:
@@ -195,7 +182,7 @@ def _time_tables(rows: Sequence[Row]) -> list[str]:
         for ours, peer in _pairs(in_order(rows))
     ]
     lengths = [str(length) for length in lengths]
-    return [*_markdown(lengths, lines), "", *([*_markdown(lengths, compared), ""] if compared else [])]
+    return [*markdown(lengths, lines), "", *([*markdown(lengths, compared), ""] if compared else [])]
 
 
 def _pairs(everyone: Sequence[str]) -> list[tuple[str, str]]:
@@ -207,55 +194,17 @@ def _cells(values: dict[int, float], lengths: Sequence[int], shown: Callable[[fl
     return [shown(values[length]) if length in values else "" for length in lengths]
 
 
-def _markdown(head: list[str], lines: list[list[str]]) -> list[str]:
-    rule = "|---|" + "---:|" * len(head)
-    return [f"| | {' | '.join(head)} |", rule, *(f"| {' | '.join(cells)} |" for cells in lines)]
-
-
 def plot(rows: Sequence[Row], file: Path) -> None:
-    """Plots memory and time over length on logarithmic axes, for the precision and threads of the first row."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import LogFormatter
-
+    """Plots memory and time over length, for the precision and threads of the first row."""
     rows = [row for row in rows if (row.precision, row.threads) == (rows[0].precision, rows[0].threads)]
-    panels = [
-        (title, figure, scale)
-        for kind, title, figure, scale in (
-            ("memory", "Peak over weights and gradients, GiB", peaks, 2**30),
-            ("time", "Step time, seconds", seconds, 1),
-        )
-        if any(row.kind == kind for row in rows)
-    ]
-    # Okabe and Ito (2008): distinguishable with every kind of colour vision; markers distinguish the lines in grey.
-    colours = ("#000000", "#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
-    lengths = sorted({row.length for row in rows})
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.6), squeeze=False, layout="constrained")
-    for axis, (title, values, scale) in zip(axes[0], panels, strict=True):
-        for i, peer in enumerate(in_order(rows)):
-            points = values(rows, peer)
-            if points:
-                line = "--" if peer in PEERS else "-"
-                axis.plot(
-                    points.keys(),
-                    [y / scale for y in points.values()],
-                    line,
-                    color=colours[i % len(colours)],
-                    marker="os^DvPX"[i % 7],
-                    label=name(peer),
-                )
-        axis.set(xscale="log", yscale="log", xlabel="Length, tokens", title=title)
-        axis.set_xticks(lengths, [f"{length // 1024}k" if length % 1024 == 0 else str(length) for length in lengths])
-        axis.set_xticks([], minor=True)
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(LogFormatter())
-        axis.grid(which="both", alpha=0.25)
-    shown = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=2)
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
+    panels = {}
+    for kind, title, figure, scale in (
+        ("memory", "Peak over weights and gradients, GiB", peaks, 2**30),
+        ("time", "Step time, seconds", seconds, 1),
+    ):
+        if any(row.kind == kind for row in rows):
+            panels[title] = {peer: {length: y / scale for length, y in figure(rows, peer).items()} for peer in in_order(rows)}
+    pages.plot(panels, file)
 
 
 def write_page(rows: Sequence[Row], folder: Path) -> None:

@@ -14,12 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from processes import Child, Failed
 
 WARMUP = 3
 BATCH_TOKENS = 8192
@@ -143,20 +145,26 @@ def run_trainer(length: int, steps: int, precision: str, folder: Path) -> tuple[
     return ends, [line["loss"] for line in trainer.state.log_history if "loss" in line]
 
 
-def measured(side: str, length: int, steps: int, precision: str, micro_batch_tokens: int) -> tuple[float, list[float]]:
+def measurement(side: str, length: int, steps: int, precision: str, micro_batch_tokens: int) -> tuple[list[float], list[float]]:
+    """The end of each step of one side in seconds, and the losses."""
+    with tempfile.TemporaryDirectory() as folder:
+        if side == "trainer":
+            return run_trainer(length, steps, precision, Path(folder))
+        return run_elongate(length, steps, precision, Path(folder), micro_batch_tokens, side == "compiled")
+
+
+def measured(**task: Any) -> tuple[float, list[float]]:
     """Runs one side in its own process. Returns tokens per second, and the losses."""
-    command = [sys.executable, __file__, "--side", side, "--lengths", str(length), "--steps", str(steps), "--precision", precision]
-    command += ["--micro-batch-tokens", str(micro_batch_tokens)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    ends, losses = json.loads(done.stdout.splitlines()[-1])
+    try:
+        ends, losses = Child(__file__, task).result()
+    except Failed as reason:
+        sys.exit(str(reason))
     return BATCH_TOKENS * (len(ends) - WARMUP) / (ends[-1] - ends[WARMUP - 1]), losses
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", choices=SIDES, help="measure this side only and print its raw figures")
+    parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--sides", choices=SIDES, nargs=2, default=["elongate", "trainer"], help="the first is compared with the second")
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--steps", type=int, default=15)
@@ -164,18 +172,13 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="for Elongate; the Trainer computes the whole batch")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     given = parser.parse_args()
-    if given.side:
-        with tempfile.TemporaryDirectory() as folder:
-            what = (given.lengths[0], given.steps, given.precision, Path(folder))
-            ours = given.side != "trainer"
-            print(json.dumps(run_elongate(*what, given.micro_batch_tokens, given.side == "compiled") if ours else run_trainer(*what)))
+    if given.measure:
+        print(json.dumps(measurement(**given.measure)))
         return
+    common = {"steps": given.steps, "precision": given.precision, "micro_batch_tokens": given.micro_batch_tokens}
     print(f"length  {given.sides[0]:>8} tok/s  {given.sides[1]:>8} tok/s  ratio (each round)       largest difference in loss")
     for length in given.lengths:
-        rounds = [
-            [measured(side, length, given.steps, given.precision, given.micro_batch_tokens) for side in given.sides]
-            for _ in range(given.rounds)
-        ]
+        rounds = [[measured(side=side, length=length, **common) for side in given.sides] for _ in range(given.rounds)]
         apart = max(abs(a - b) for ours, theirs in rounds for a, b in zip(ours[1], theirs[1], strict=True))
         if given.precision == "fp32" and apart > 1e-3:
             sys.exit(f"length {length}: the losses differ by {apart:.1e}, so the two sides do not train the same")
