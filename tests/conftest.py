@@ -66,7 +66,12 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_sessionfinish() -> None:
+    gc.collect()  # reports what the tests left open
     gc.unfreeze()  # hypothesis asks what refers to an object when its summary imports it
+
+
+def pytest_unconfigure() -> None:
+    gc.freeze()  # pytest collects several times more, and would visit all modules each time
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

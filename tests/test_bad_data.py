@@ -61,6 +61,7 @@ def test_a_hub_that_cannot_be_reached_is_reported(words: str, key: str, here: Co
     assert not list(tmp_path.glob("runs/gpt-*")) + list(tmp_path.glob("runs/pretrained-*"))
 
 
+@pytest.mark.slow
 def test_errors_name_a_checkpoint_by_its_key(here: Command, unreachable: None) -> None:
     reported = here("evaluate", "checkpoint=nobody/nothing").reported(2)
     assert reported.startswith("checkpoint=nobody/nothing: no such folder here, and the hub cannot be reached")
@@ -182,6 +183,7 @@ def test_a_damaged_configuration_of_a_checkpoint_is_refused(here: Command, tmp_p
     assert reported.startswith("model.source=.: is damaged: its config.json cannot be read")
 
 
+@pytest.mark.slow
 def test_a_missing_device_is_refused(text_folder: Path, here: Command, tmp_path: Path) -> None:
     reported = here("train", *TINY, *TINY_MODEL, "data=text", f"data.path={text_folder}", "device=cuda", torch=True).reported(2)
     assert reported == "device=cuda: there is no CUDA device that torch can use here; use device=cpu or device=auto"

@@ -57,6 +57,7 @@ def test_help_configuration_and_errors_come_quickly_and_without_torch(program: s
     assert [path.name for path in tmp_path.iterdir()] == ["without"]
 
 
+@pytest.mark.slow
 def test_help_names_every_group_and_the_command_as_it_was_typed(here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     help_text = here("train", "--help").out
     groups = {path.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*") if path.is_dir()}
@@ -67,6 +68,7 @@ def test_help_names_every_group_and_the_command_as_it_was_typed(here: Command, t
     assert "python evaluate.py" not in installed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "choices"),
     [

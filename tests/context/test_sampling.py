@@ -232,6 +232,7 @@ def test_sampling_is_refused_without_an_extension(word: str) -> None:
     assert str(caught.value) == f"context.target_length=32: {rule}; use context.target_length=128"
 
 
+@pytest.mark.slow
 def test_sampling_is_refused_with_packed_documents(build_tiny: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match=r"^context/sampling=pose: cannot be .* with data\.isolate_documents=true: .*; use one of"):
         build_tiny("context=pose", "data.isolate_documents=true")

@@ -150,6 +150,7 @@ def test_training_and_evaluation_share_no_number_and_no_word() -> None:
     assert not found["train"] & found["evaluation"]
 
 
+@pytest.mark.slow
 def test_numbers_are_uniform() -> None:
     """All digits after the first are equally likely."""
     draw = Draw(np.random.default_rng(0), "evaluation", 100, len)

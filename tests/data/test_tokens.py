@@ -119,6 +119,7 @@ print(corpus.fingerprint, len(corpus.train), len(corpus.validation), hash(corpus
 """
 
 
+@pytest.mark.slow
 def test_two_processes_build_one_sound_cache(tmp_path):
     books, cache = tmp_path / "books", tmp_path / "cache"
     books.mkdir()

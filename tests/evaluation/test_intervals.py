@@ -22,6 +22,7 @@ def test_the_interval_of_a_share(n: int, share: float) -> None:
     assert 0.93 <= coverage([held[k] for k in successes]) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 48])
 def test_the_interval_of_a_mean(n: int) -> None:
     random = np.random.default_rng(0)

@@ -133,6 +133,7 @@ def state() -> list[Any]:
     return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), os.environ.get("DISABLE_MULTIPROC")]
 
 
+@pytest.mark.slow
 def test_the_harness_changes_no_random_state_and_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = SimpleNamespace(network=torch.nn.Identity(), last_position=lambda wanted: wanted)
     drawn = task(tmp_path, "drawn", [{"text": sentence(i, 3)} for i in range(4)], **PERPLEXITY)
@@ -160,6 +161,7 @@ def test_a_group_has_the_weighted_mean_of_its_tasks(tiny: Any, tmp_path: Path, m
     assert row["both"]["acc"] == pytest.approx((3 * row["part0"]["acc"] + 7 * row["part1"]["acc"]) / 10)
 
 
+@pytest.mark.slow
 def test_a_task_beyond_the_table_of_positions_has_no_figures(tmp_path: Path, build_tiny: Callable[..., Any]) -> None:
     gpt2, setting = build_tiny("model=gpt2", "context=interpolate").model.build(257, seed=0), of_bytes()
     assert gpt2.last_position(setting.target_length) < 64

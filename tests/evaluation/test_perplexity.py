@@ -160,6 +160,7 @@ def test_the_chunks_of_logits_change_nothing(setting: Setting, model: Any, piece
     assert piece in sizes
 
 
+@pytest.mark.slow
 def test_the_same_tokens_are_scored_at_every_length(setting: Setting, model: Any) -> None:
     row = Perplexity(lengths=[20, 50, 150], stride=10).measure(model, setting, ticked)
     rows = texts(setting)[:, :150]
@@ -185,6 +186,7 @@ def test_windows_score_every_token_once_and_their_mean_is_another_figure(setting
     assert strided["standard_error"][0] == pytest.approx(means.std(ddof=1) / DOCUMENTS**0.5, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_lengths_beyond_a_table_of_positions_have_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
     short = build_tiny("model=gpt2").model.build(257, seed=0)  # 32 positions
     for evaluation in (Perplexity(lengths=[16, 32, 64]), ContextGain(lengths=[16, 32, 64])):

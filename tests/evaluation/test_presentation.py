@@ -49,6 +49,9 @@ share: 0.75
 """
 
 
+LEAVES = st.none() | st.integers() | st.text("a/é")  # of a few letters: the table of all takes seconds to make
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> tuple[Path, dict[str, Any], tuple[Evaluation, ...]]:
     evaluations = build_evaluations(OmegaConf.create({"word_count": OmegaConf.create(YAML)}))
@@ -89,8 +92,9 @@ def test_a_tracker_gets_every_figure_by_its_path() -> None:
     assert not [path for path in found if isinstance(found[path], list)]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
-@given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text("ab", min_size=1), inner), max_leaves=8))
+@given(st.recursive(LEAVES, lambda inner: st.dictionaries(st.text("ab", min_size=1), inner), max_leaves=8))
 def test_leaves_are_the_values_of_the_tree_by_path(tree: Any) -> None:
     for path, value in leaves({"root": tree}).items():
         node = {"root": tree}

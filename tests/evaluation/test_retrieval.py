@@ -149,6 +149,7 @@ def test_generation_needs_a_model_that_can_generate_text(setting: Setting) -> No
         Retrieval(generate=True).header(replace(setting, reading=FillIn(0.15)))
 
 
+@pytest.mark.slow
 def test_generation_ends_at_the_end_of_the_table_of_positions(setting: Setting, build_tiny: Callable[..., Any]) -> None:
     model = build_tiny("model=gpt2", "model.original_length=150", "context.target_length=600", "batch_tokens=600").model.build(257, seed=0)
     evaluation = Retrieval(tasks=["copy"], lengths=[140, 150, 200], depths=[0.5], num_samples=1, generate=True)

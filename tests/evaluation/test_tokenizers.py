@@ -85,6 +85,7 @@ def test_an_answer_has_the_same_tokens_as_in_the_text(family: str) -> None:
     assert (windows == sample.answers[0]).all(axis=1).any()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_cannot_distinguish_numbers_is_refused_in_one_line() -> None:
     given = setting(opened(words_only()))
     with pytest.raises(ConfigError, match=r"evaluation=\[needle\]: the tokenizer reads all numbers as the same tokens; leave needle out"):

@@ -95,6 +95,7 @@ def test_such_networks_are_accepted(kind: str) -> None:
     check_attention(model, Window(window_length=WIDTH))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt_oss", "gemma2"])
 def test_all_plans_agree_under_an_attention_with_positions(kind: str) -> None:
     layers = {"layer_types": ["full_attention"] * 2}

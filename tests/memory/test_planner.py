@@ -70,6 +70,7 @@ def test_the_flops_of_plain_training_equal_the_closed_form(model: Any, length: i
     assert predicted.work.flops.total() == products + attention
 
 
+@pytest.mark.slow
 def test_the_flops_of_a_mixture_of_experts_equal_the_closed_form() -> None:
     model, length = LanguageModel(exotic("mixtral", num_hidden_layers=1), "mixtral"), 48
     config = model.network.config
@@ -82,6 +83,7 @@ def test_the_flops_of_a_mixture_of_experts_equal_the_closed_form() -> None:
     assert dry_run(model, Plain(), 1, length).work.flops.total() == products + attention
 
 
+@pytest.mark.slow
 def test_a_convolution_is_planned() -> None:
     model = LanguageModel(exotic("lfm2", num_hidden_layers=1, layer_types=["conv"]), "lfm2")
     work = dry_run(model, Plain(), 1, 32).work
@@ -170,6 +172,7 @@ def test_a_bidirectional_model_is_not_streamed() -> None:
     assert not any(isinstance(cost.plan, Stream) for cost in advise(LanguageModel(network("bert", IMPLEMENTATION), "bert"), 64, 1).costs)
 
 
+@pytest.mark.slow
 def test_no_dry_run_reads_past_a_table_of_positions() -> None:
     model = LanguageModel(network("gpt2", IMPLEMENTATION), "gpt2")
     end = model.original_length

@@ -32,6 +32,7 @@ def test_a_chunk_has_at_least_one_token(chunk_length: int) -> None:
     assert str(caught.value) == f"memory.chunk_length={chunk_length}: must be at least 1; use memory.chunk_length=null"
 
 
+@pytest.mark.slow
 def test_a_sequence_shorter_than_a_chunk_is_one_chunk(build_tiny: Callable[..., Any]) -> None:
     """test_exactness.py checks its gradient ("stream longer")."""
     assert build_tiny("memory=stream", "memory.chunk_length=129").memory.chunk_length == 129
@@ -39,6 +40,7 @@ def test_a_sequence_shorter_than_a_chunk_is_one_chunk(build_tiny: Callable[..., 
     assert not Stream(chunk_length=37).helps(36)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_command_line_has_the_whole_key(build_tiny: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match=r"^memory\.chunk_length="):
         build_tiny("memory=stream", "memory.chunk_length=0")

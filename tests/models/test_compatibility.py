@@ -186,6 +186,7 @@ def test_an_attention_that_sees_all_tokens_at_other_distances_may_act_on_a_hybri
     check_attention(opened(hybrid("lfm2")), SelfExtend())
 
 
+@pytest.mark.slow
 def test_a_run_with_isolated_documents_refuses_a_hybrid(build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path) -> None:
     hybrid("lfm2", vocab_size=258).save_pretrained(tmp_path / "checkpoint")
     ByteTokenizer().save(tmp_path / "checkpoint")

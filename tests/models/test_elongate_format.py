@@ -80,6 +80,7 @@ def hidden(model: LanguageModel) -> torch.Tensor:
         return model.hidden(TOKENS)
 
 
+@pytest.mark.slow
 def test_a_folder_is_opened_with_its_position_and_its_length(saved: tuple[LanguageModel, Path]) -> None:
     model, folder = saved
     again = opened(folder)

@@ -60,6 +60,7 @@ def opened(checkpoints: Path, kind: str) -> LanguageModel:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OWN)
 def test_loss_and_gradients_are_those_of_transformers(checkpoints: Path, kind: str) -> None:
     plain = getattr(transformers, f"{OWN[kind][0]}ForCausalLM").from_pretrained(checkpoints / kind, attn_implementation="eager").eval()

@@ -97,6 +97,7 @@ def test_without_common_seeds_the_difference_is_that_of_the_means(tmp_path):
     assert "No two strategies share a seed" in (tmp_path / "comparison.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("empty_figures")
 def test_with_one_seed_there_is_no_standard_error_and_no_verdict(tmp_path):
     write_runs(tmp_path, {"yarn": {0: 0.0}, "ntk": {0: 0.0}})

@@ -96,6 +96,7 @@ def test_a_needle_without_figures_is_a_map_of_dashes(results: dict[str, Any]) ->
     assert not [sentence for sentence in verdict(results, EVALUATIONS) if "Needle" in sentence]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("empty_figures")
 def test_a_comparison_ranks_by_the_last_bin_that_all_strategies_can_read(results: dict[str, Any], tmp_path: Path) -> None:
     for seed in (0, 1):

@@ -36,6 +36,7 @@ def test_the_runs_of_a_sweep_are_a_group_of_wandb(tmp_path: Path, monkeypatch: p
     assert groups_of(["-m", "seed=0,1", "name=first"], tmp_path, monkeypatch) == ["sweep-first"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tracking", "line"),
     [

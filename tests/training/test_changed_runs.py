@@ -67,6 +67,7 @@ def test_the_same_command_repairs_the_run(change: str, start: Workshop, finished
     assert outcome(copy.path) == outcome(finished)
 
 
+@pytest.mark.slow
 def test_a_report_that_was_removed_is_written_again(start: Workshop, copy: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
     monkeypatch.setattr("elongate.training.run.write_report", lambda folder, evaluations: written.append(folder))

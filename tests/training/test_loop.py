@@ -83,6 +83,7 @@ def test_a_run_is_a_plain_loop_at_the_rates_of_base_and_extension(job: Any, tmp_
     assert all(line["grad_norm"] > CLIP_NORM for line in lines)
 
 
+@pytest.mark.slow
 def test_no_optimizer_leaves_a_gradient_to_the_next_step(
     build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

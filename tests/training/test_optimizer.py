@@ -55,6 +55,7 @@ def test_muon_updates_the_matrices_of_the_layers_and_no_tables(build_tiny: Calla
     assert {"model.embed_tokens.weight", "lm_head.weight"} <= {names[id(p)] for g in adamw.param_groups for p in g["params"]}
 
 
+@pytest.mark.slow
 def test_adafactor_needs_a_twentieth_of_the_state_of_adamw_at_the_default_size(build_tiny: Callable[..., Any], tmp_path: Path) -> None:
     sizes = {}
     for word in ("adamw", "adafactor"):

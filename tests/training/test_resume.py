@@ -159,6 +159,7 @@ def test_the_last_step_of_a_stopped_run_is_in_a_checkpoint(
     assert checkpoints_of(tmp_path) == [f"step-{looks + 1:06d}"]
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_do_not_count_towards_those_that_are_kept(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,7 @@ def test_the_factors_of_one_run_can_be_used_by_another(found: Any, search: Calla
     assert results["strategy"]["proof"]["rope_parameters"] == first["strategy"]["proof"]["rope_parameters"]
 
 
+@pytest.mark.slow
 def test_too_few_long_documents_are_reported_before_a_base_is_trained(search: Callable[..., Any], start: Workshop) -> None:
     before = sorted(start.folder.glob("runs/bases/*"))
     with pytest.raises(ConfigError, match=r"999: needs 999 training documents of at least 129 tokens, found (\d+); use .*=\1"):

@@ -92,6 +92,7 @@ print([name for name in ("torch", "transformers", "datasets") if name in sys.mod
 """
 
 
+@pytest.mark.slow
 def test_bpe_training_is_reproducible_across_processes(source, tmp_path):
     def fingerprint(threads: str, hash_seed: str) -> str:
         environment = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": hash_seed}

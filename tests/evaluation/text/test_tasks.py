@@ -103,6 +103,7 @@ def quiet(text: str) -> None:
     pass
 
 
+@pytest.mark.slow
 def test_answers_end_at_the_end_of_the_line_and_are_scored_against_the_best_reference(tmp_path: Path, model: Any) -> None:
     path = rows(tmp_path, asked("It was he.", "Who?", "him", "He."), asked("黑豹队丢了308分。", "多少分？", "308分"))
     reading = Writes(lambda prompt: "\n he\nand more" if "Who?" in prompt else " 308")
@@ -134,6 +135,7 @@ def test_answers_end_at_the_end_of_the_line_and_are_scored_against_the_best_refe
     assert reading.read == []
 
 
+@pytest.mark.slow
 def test_truncated_prompts_are_counted_and_leave_room_for_the_answer(tmp_path: Path, model: Any) -> None:
     path = rows(tmp_path, asked("x" * 500, "Who?", "he"), asked("short", "Who is it?", "he"))
     reading = Writes(lambda prompt: "y" * 200)
@@ -152,6 +154,7 @@ def test_truncated_prompts_are_counted_and_leave_room_for_the_answer(tmp_path: P
         replace(task, length=shortest - 1).header(given)
 
 
+@pytest.mark.slow
 def test_rouge_of_summaries_agrees_with_rouge_score(tmp_path: Path, model: Any) -> None:
     path = rows(tmp_path, *({"document": f"Document {i}.", "summary": f"A summary\nof {i} lines and words."} for i in range(6)))
     given, samples = setting(Writes(lambda prompt: f"\nsummaries\n\nof words {prompt[9:11]}"))
@@ -165,6 +168,7 @@ def test_rouge_of_summaries_agrees_with_rouge_score(tmp_path: Path, model: Any) 
     assert row["rouge2"] < row["rouge1"] > 0
 
 
+@pytest.mark.slow
 def test_bleu_and_chrf_of_translations_agree_with_sacrebleu(tmp_path: Path, model: Any) -> None:
     pairs = [("one two", "一二三四五。"), ("three", "三四五六七。"), ("four", "四个人，五只狗。")]
     path = rows(tmp_path, *({"source": s, "target": t} for s, t in pairs))
@@ -210,6 +214,7 @@ def test_the_likeliest_label_is_chosen_among_labels_of_different_lengths(tmp_pat
     assert set(samples[0]["log_probability"]) == set(classes)
 
 
+@pytest.mark.slow
 def test_the_log_probability_of_a_label_agrees_with_one_pass_over_the_whole_text(tmp_path: Path, model: Any) -> None:
     import torch
 
@@ -224,6 +229,7 @@ def test_the_log_probability_of_a_label_agrees_with_one_pass_over_the_whole_text
         assert samples[0]["log_probability"][label] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_samples_that_cannot_be_read_have_no_figures(tmp_path: Path, model: Any) -> None:
     given, samples = setting(Silent())
     row = QuestionAnswering(path=rows(tmp_path, asked("text", "Who?", "he"))).measure(model, given, quiet)
@@ -232,6 +238,7 @@ def test_samples_that_cannot_be_read_have_no_figures(tmp_path: Path, model: Any)
     assert samples == []
 
 
+@pytest.mark.slow
 def test_a_masked_model_is_measured_by_classification_only(tmp_path: Path, model: Any) -> None:
     path = rows(tmp_path, asked("text", "Who?", "he", all_classes=["he", "she"]))
     given, _ = setting(FillIn(0.15))
