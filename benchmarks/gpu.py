@@ -46,7 +46,7 @@ from processes import Child, Failed
 
 # The reference of all ratios and losses is measured first.
 PROGRAMS = ("liger", "trainer", "trl")
-PLANS = ("auto", "checkpoint", "stream,chunk_length=8192")
+PLANS = ("auto", "checkpoint", "checkpoint,offload=host", "checkpoint,offload=host,keep_attention=false", "stream")
 LENGTHS = (8192, 32768, 131072)
 CAPACITY = {"adamw": ("1b", 524_288), "lora": ("8b", 262_144)}  # shape and tokens
 BUDGET = 480.0  # seconds

@@ -7,7 +7,7 @@ Weights and tokens come from fixed seeds and are the same for all programs on a 
 - `liger`: the same with `use_liger_kernel=True`.
 - `trl`: TRL's `SFTTrainer`, which also uses gradient checkpointing, with its own collator. Its default loss is the chunked one: called
   "nll" in 1.16, with at most 4096 × 32768 logits at a time, and "chunked_nll" before. It includes the entropy and accuracy that TRL logs.
-- ours: a memory plan and its settings, `stream` or `stream,keep_attention=false,chunk_length=256`. The setting `window=512` selects the
+- ours, with `kernels=auto`: a memory plan and its settings, `stream` or `stream,keep_attention=false,chunk_length=256`. `window=512` selects the
   attention.
 
 A step is one forward and one backward pass of the whole sequence into existing gradients. For the trainers it is their `training_step`,
@@ -130,6 +130,7 @@ def run_ours(
 
     from elongate.context.attention.kernel.interface import IMPLEMENTATION
     from elongate.context.attention.window import WindowPattern
+    from elongate.models.kernels import use_kernels
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
@@ -140,6 +141,7 @@ def run_ours(
     if window := given.pop("window", None):
         model.attention = WindowPattern(window)
     model.precision = setting.precision
+    model.kernels = use_kernels(model.network, "auto", model.device)
     if change is not None:
         change(model)
     began = time.perf_counter()
