@@ -7,8 +7,8 @@ Weights and tokens come from fixed seeds and are the same for all programs on a 
 - `liger`: the same with `use_liger_kernel=True`.
 - `trl`: TRL's `SFTTrainer`, which also uses gradient checkpointing, with its own collator. Its default loss is the chunked one: called
   "nll" in 1.16, with at most 4096 × 32768 logits at a time, and "chunked_nll" before. It includes the entropy and accuracy that TRL logs.
-- ours, with `kernels=auto`: a memory plan and its settings, `stream` or `stream,keep_attention=false,chunk_length=256`. `window=512` selects the
-  attention.
+- ours, with `kernels=auto`: a memory plan and its settings, `stream` or `stream,keep_attention=false,chunk_length=256`. The setting
+  `window=512` selects the attention.
 
 A step is one forward and one backward pass of the whole sequence into existing gradients. For the trainers it is their `training_step`,
 called by their own loop. Data loading, clipping and the optimizer are not included for any program.
