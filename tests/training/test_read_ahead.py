@@ -79,7 +79,14 @@ def test_a_run_that_reads_ahead_is_the_same_run(
     results = []
     for device in ("cuda", "cpu"):
         monkeypatch.setattr("elongate.training.loop._READ_AHEAD", (device,))
-        data = ["data=text", f"data.path={text_folder}", "evaluation=[]", "context/curriculum=fixed", f"objective={objective}"]
+        data = [
+            "data=text",
+            f"data.path={text_folder}",
+            "evaluation=[]",
+            "context/curriculum=fixed",
+            "device=cpu",
+            f"objective={objective}",
+        ]
         directory = RunDirectory(tmp_path / device)
         directory.path.mkdir()
         run(build_tiny("steps=3", "training.checkpoint_steps=2", *data), directory)
@@ -105,7 +112,7 @@ def test_a_run_ends_with_the_fault_of_the_thread(
     monkeypatch.setattr("elongate.training.loop._READ_AHEAD", ("cpu",))
     directory = RunDirectory(tmp_path / "run")
     directory.path.mkdir()
-    data = ["data=text", f"data.path={text_folder}", "evaluation=[]", "context/curriculum=fixed"]
+    data = ["data=text", f"data.path={text_folder}", "evaluation=[]", "context/curriculum=fixed", "device=cpu"]
     with pytest.raises(RunError, match="the disk is gone"):
         run(build_tiny("steps=3", *data), directory)
     assert len(directory.read_metrics()) == 1

@@ -44,8 +44,8 @@ class Kernels:
 
     active: str = "none"  # none, or the package and its version
     layers: dict[str, int] = field(default_factory=dict)  # number of layers with a kernel, by their class
-    state_error: float = 0.0  # of the logits, relative to those without kernels
-    gradient_error: float = 0.0  # of the gradient of the embeddings, likewise
+    state_error: float | None = None  # of the logits, relative to those without kernels
+    gradient_error: float | None = None  # of the gradient of the embeddings, likewise
     reason: str | None = None  # why there are none, where `auto` would use them
 
     def __post_init__(self) -> None:
