@@ -59,6 +59,7 @@ def alone(model: LanguageModel, setting: Setting, length: int, positions: list[i
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 def test_figures_agree_with_tokens_hidden_one_at_a_time(kind: str, setting: Setting) -> None:
     model, row = masked(kind), EVALUATION.measure(masked(kind), setting, ticked)

@@ -175,6 +175,7 @@ def test_costs_are_those_of_the_prefills(setting: Setting, model: Any) -> None:
     assert always["copy"]["costs"][0]["seconds_per_right"] == pytest.approx(always["copy"]["costs"][0]["seconds"] / 10)
 
 
+@pytest.mark.slow
 def test_a_length_beyond_the_table_of_positions_has_no_figure(setting: Setting, build_tiny: Callable[..., Any]) -> None:
     model = build_tiny("model=gpt2", "model.original_length=300", "context.target_length=600", "batch_tokens=600").model.build(257, seed=0)
     row = Retrieval(tasks=["copy"], lengths=[300, 600], depths=[0.5], num_samples=1).measure(model, setting, ticked)["copy"]

@@ -77,6 +77,7 @@ def assert_same(found: Step, expected: Step) -> None:
         assert (found[1][name] - gradient).norm() <= 2e-5 * whole, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "pattern", "plan"), all_pairs(KINDS, [*PATTERNS], [*PLANS]))
 def test_every_gradient_equals_that_of_eager_attention(kind: str, pattern: str, plan: str) -> None:
     assert_same(ours(kind, PATTERNS[pattern], PLANS[plan]), theirs(kind, pattern))

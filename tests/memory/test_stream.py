@@ -73,6 +73,7 @@ def test_a_model_whose_tokens_interact_outside_attention_is_refused() -> None:
         Stream().prepare(LanguageModel(built, "llama"), 36)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
 def test_a_network_in_bfloat16_is_streamed(kind: str) -> None:
     model = LanguageModel(exotic(kind, dtype=torch.bfloat16), kind)

@@ -64,6 +64,7 @@ def test_a_pretrained_bert_is_the_encoder(bert: Path) -> None:
     assert_close(encoded[0], theirs(CONTEXT.view(4, BLOCK)).last_hidden_state.flatten(0, 1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latents", [4, 2])
 def test_a_pretrained_encoder_is_trained_block_by_block(latents: int, bert: Path) -> None:
     def built() -> Autoencoder:

@@ -127,6 +127,7 @@ def _yarn(plain: np.ndarray, length: int) -> np.ndarray:
     return plain / 2 * share + plain * (1 - share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["original", "current"])
 def test_layers_that_see_the_whole_text_are_scaled_again(start: str, tmp_path: Path) -> None:
     shape = SHAPE | {"num_attention_heads": 2, "head_dim": 16, "num_key_value_heads": 1}

@@ -46,6 +46,7 @@ def test_the_loss_of_one_batch_falls(word: str, build_tiny: Callable[..., Any]) 
     assert losses[-1] < losses[0] - 0.1
 
 
+@pytest.mark.slow
 def test_muon_updates_the_matrices_of_the_layers_and_no_tables(build_tiny: Callable[..., Any]) -> None:
     job = build_tiny("optimizer=muon", "model.tie_weights=false")
     network = job.model.build(257, seed=0).network

@@ -150,6 +150,7 @@ def test_a_run_stopped_in_base_extension_and_evaluation_has_the_same_result(
     assert outcome(start(job, cwd, monkeypatch).path) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", [0, 3])
 def test_the_last_step_of_a_stopped_run_is_in_a_checkpoint(
     looks: int, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -64,6 +64,7 @@ def test_the_result_is_written_trained_and_exported(found: Any) -> None:
     assert AutoConfig.from_pretrained(directory.model).rope_parameters["long_factor"] == result["long_factor"]
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_plain_transformers_on_long_training_documents(found: Any, start: Workshop) -> None:
     directory, results = found
     result = written(directory)

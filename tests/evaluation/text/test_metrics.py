@@ -14,6 +14,7 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from elongate.evaluation.text import estimates
 from elongate.evaluation.text.classification import scores
 from elongate.evaluation.text.estimates import DRAWS, bootstrapped, mean_of
 from elongate.evaluation.text.question_answering import QuestionAnswering
@@ -169,7 +170,8 @@ def test_the_error_of_bleu_is_a_bootstrap_over_corpora() -> None:
 
 
 @pytest.mark.slow
-def test_labels_are_scored_by_scikit_learn() -> None:
+def test_labels_are_scored_by_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "DRAWS", 2)  # of the errors, which are another test's
     random = np.random.default_rng(0)
     wanted, found = (random.choice(["good", "bad", "so, so", "未定"], size=60).tolist() for _ in range(2))
     figures = scores(wanted, found)
