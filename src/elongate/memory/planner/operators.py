@@ -79,3 +79,8 @@ def grouped_sizes(first: Tensor, second: Tensor, ends: Tensor) -> tuple[Sizes, S
     if first.ndim < second.ndim:
         return (rows, columns), (count, max(1, rows // count), inner), (count, inner, columns)
     return (rows, columns), (count, rows, inner), (count, inner, max(1, columns // count))
+
+
+def grouped_offsets(args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    """Where the groups of a grouped product end."""
+    return args[2] if len(args) > 2 else keywords["offs"]

@@ -1,0 +1,221 @@
+"""Tensors with shape, type and device but without numbers, for dry runs.
+
+Torch's fake tensors derive the result of every operator anew, in about 0.4 ms. A step repeats a few hundred calls many
+thousand times, so here each is derived once, with fake tensors, and its outline is reused.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from elongate.memory.planner.operators import GROUPED_PRODUCT, OperatorMode, grouped_offsets, grouped_sizes
+
+_aten = torch.ops.aten
+_CONSTANT = {_aten.allclose.default, _aten.equal.default, _aten.is_same_size.default}  # without numbers, every check passes
+
+
+class Account:
+    """Bytes that live tensors occupy."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+class Allocation:
+    """The memory of a tensor and its views. Its bytes are returned with the last of them."""
+
+    __slots__ = ("account", "size")
+
+    def __init__(self, account: Account, size: int) -> None:
+        self.account, self.size = account, size
+        account.bytes += size
+
+    def __del__(self) -> None:
+        self.account.bytes -= self.size
+
+
+class HollowTensor(Tensor):
+    """A tensor without numbers."""
+
+    allocation: Allocation | None
+    key: tuple[Any, ...]  # sizes, strides, offset, type, device
+
+    @staticmethod
+    def __new__(cls, key: tuple[Any, ...], allocation: Allocation | None) -> HollowTensor:
+        sizes, strides, offset, dtype, device = key
+        made: HollowTensor = Tensor._make_wrapper_subclass(cls, sizes, strides, offset, dtype=dtype, device=device)  # type: ignore[attr-defined]
+        made.key, made.allocation = key, allocation
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        raise NotImplementedError(f"{func} outside of a dry run")
+
+    def tolist(self) -> Any:
+        return self.item() if self.dim() == 0 else [element.tolist() for element in self]
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return f"HollowTensor({self.key})"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A tensor that a call returns: an argument itself, a view of it, or a new one."""
+
+    key: tuple[Any, ...]
+    argument: int | None  # whose memory it shares; None: it has its own
+    is_argument: bool
+    size: int  # bytes of its own memory
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a call returns and costs, whatever its tensors contain."""
+
+    results: Any  # like what the operator returns, with a `Result` in place of each tensor
+    cost: Any  # what `cost_of` returned; None: the call returns views and computes nothing
+
+
+Outlines = dict[Any, Outline]  # by operator and arguments
+
+
+class HollowMode(OperatorMode):
+    """Runs operators on tensors without numbers."""
+
+    def __init__(self, outlines: Outlines, device: torch.device) -> None:
+        super().__init__()
+        self._outlines, self._device, self.account = outlines, device, Account()
+        self.files: dict[str, int] = {}  # bytes by path
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled in a dry run
+
+    def hollow(self, tensor: Tensor) -> HollowTensor:
+        """Return a tensor like this one, on the device of the dry run unless it has numbers."""
+        key = _key(tensor, self._device if tensor.is_meta else tensor.device)
+        made = HollowTensor(key, Allocation(self.account, tensor.untyped_storage().nbytes()))
+        if isinstance(tensor, nn.Parameter):
+            made.requires_grad_(tensor.requires_grad)
+            made._is_param = True  # type: ignore[attr-defined]  # what makes a tensor of another class a parameter
+        return made
+
+    def call(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        if func is _aten._local_scalar_dense.default:
+            return _one(args[0].dtype)
+        if func in _CONSTANT:
+            return True
+        tensors: list[HollowTensor] = []
+        key = (func, self._frozen(args, tensors), self._frozen(tuple(keywords.items()), tensors))
+        outline = self._outlines.get(key)
+        if outline is None:
+            outline = self._outlines[key] = self._derive(func, args, keywords, tensors)
+        if func is _aten.from_file.default:
+            self.files[args[0]] = outline.results.size
+        result = self._build(outline.results, tensors)
+        self.ran(func, outline.cost)
+        return result
+
+    def ran(self, func: Any, cost: Any) -> None:
+        """Called after each operator with its cost."""
+
+    def cost_of(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> Any:
+        """Return what `ran` needs to know of such calls. The tensors are fake ones."""
+
+    def _frozen(self, value: Any, tensors: list[HollowTensor]) -> Any:
+        """Return what decides the outline of a call, and collect the tensors in their order."""
+        kind = type(value)
+        if kind is HollowTensor:
+            tensors.append(value)
+            return value.key
+        if kind is tuple or kind is list:
+            return tuple([self._frozen(element, tensors) for element in value])
+        if isinstance(value, HollowTensor):  # a parameter
+            tensors.append(value)
+            return value.key
+        if isinstance(value, Tensor):
+            tensors.append(self.hollow(value))
+            return tensors[-1].key
+        return (kind, value) if kind is bool or kind is int or kind is float else value
+
+    def _build(self, result: Any, tensors: list[HollowTensor]) -> Any:
+        kind = type(result)
+        if kind is Result:
+            if result.is_argument:
+                return tensors[result.argument]
+            if result.argument is None:
+                return HollowTensor(result.key, Allocation(self.account, result.size))
+            return HollowTensor(result.key, tensors[result.argument].allocation)
+        if kind is tuple or kind is list:
+            return kind([self._build(element, tensors) for element in result])
+        return result
+
+    def _derive(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], tensors: list[HollowTensor]) -> Outline:
+        """Run an operator on tensors that torch knows how to compute without numbers."""
+        keys = [tensor.key for tensor in tensors]
+        devices = [key[4] for key in keys]
+        # A number on the CPU can be combined with tensors of any device.
+        device = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+        fakes, args, keywords, found = _derived(func, args, keywords, keys)
+        storages = {fake.untyped_storage()._cdata: number for number, fake in reversed(list(enumerate(fakes)))}
+
+        def described(made: Tensor) -> Result:
+            storage = made.untyped_storage()
+            same = next((number for number, fake in enumerate(fakes) if made is fake), None)
+            argument = storages.get(storage._cdata) if same is None else same
+            return Result(_key(made, device if made.is_meta else None), argument, same is not None, storage.nbytes())
+
+        made = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
+        is_view = not func._schema.is_mutable and all(tensor.untyped_storage()._cdata in storages for tensor in made)
+        cost = None if is_view else self.cost_of(func, args, keywords, found)
+        return Outline(tree_map_only(Tensor, described, found), cost)
+
+
+_fake_mode = FakeTensorMode()
+
+
+def _derived(func: Any, args: Any, keywords: dict[str, Any], keys: list[tuple[Any, ...]]) -> tuple[list[Tensor], Any, dict[str, Any], Any]:
+    """Return stand-ins of the tensors, the arguments with them, and the result.
+
+    Meta tensors are fast. Fake tensors also know their device, which an operator can be given.
+    """
+    fake = not keys or "device" in keywords
+    with _fake_mode if fake else nullcontext():
+        stand_ins = [_stand_in(key if fake else (*key[:4], "meta")) for key in keys]
+        left = iter(stand_ins)
+        args, pairs = tree_map_only(Tensor, lambda _: next(left), (args, tuple(keywords.items())))
+        return stand_ins, args, dict(pairs), _run(func, args, dict(pairs))
+
+
+def _run(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    if func is _aten.from_file.default:
+        return torch.empty(keywords.get("size") or args[2], dtype=keywords["dtype"])
+    if func is GROUPED_PRODUCT:
+        # Torch's rule for shapes only allows bfloat16, but the operator computes every precision.
+        return args[0].new_empty(grouped_sizes(args[0], args[1], grouped_offsets(args, keywords))[0])
+    return func(*args, **keywords)
+
+
+def _key(tensor: Tensor, device: torch.device | None = None) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype, device or tensor.device
+
+
+def _stand_in(key: tuple[Any, ...]) -> Tensor:
+    sizes, strides, offset, dtype, device = key
+    if not offset:
+        return torch.empty_strided(sizes, strides, dtype=dtype, device=device)
+    last = offset + 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True) if size)
+    return torch.empty(last, dtype=dtype, device=device).as_strided(sizes, strides, offset)
+
+
+def _one(dtype: torch.dtype) -> bool | int | float:
+    return True if dtype is torch.bool else 1.0 if dtype.is_floating_point else 1
