@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from elongate.data.tokenizer.tokenizer import fit_tokenizer
 from elongate.errors import inside
 from elongate.memory.planner.planner import MARGIN, Advice, advise, format_bytes
-from elongate.training.base import without_base
+from elongate.training.device import find_device
 from elongate.training.job import Job
 from elongate.training.validate import with_model
 
@@ -21,14 +21,23 @@ if TYPE_CHECKING:
 def plan(job: Job) -> str:
     """Returns a table for the longest stage, and the override to type. Raises `ConfigError`.
 
-    A fresh model has random weights: no base is trained.
+    Weights are neither read nor allocated: the configuration of the model is enough.
     """
-    model = without_base(job, fit_tokenizer(job.tokenizer, job.data, needs_mask=job.objective.masks)).build(job)
-    job, original_length = with_model(job, model)
+    from elongate.memory.planner.depth import depths
+    from elongate.models.weightless import Weightless
+
+    # A checkpoint has its own vocabulary, and its tokenizer need not be there.
+    tokenizer = fit_tokenizer(job.tokenizer, job.data, needs_mask=job.objective.masks) if job.model.fresh else None
+    described = job.model.describe(0 if tokenizer is None else tokenizer.vocab_size)
+    found = depths(described)
+    weightless = Weightless(described, None if found is None else found.shallow)
+    job.model.restore_position(weightless.miniature)
+    job, original_length = with_model(job, weightless.miniature)
+    stages = job.strategy.stages(original_length, job.steps)
+    model = weightless.extended(job.strategy, original_length, max(stage.reach for stage in stages), find_device(job.device))
+    model.word, model.precision = job.model.word, job.precision
     with inside("tuning"):
         job.tuning.apply(model, job.seed)
-    stages = job.strategy.stages(original_length, job.steps)
-    model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
     length = max(stage.length for stage in stages)
     text = _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
     return text if job.objective.plan_is_exact else f"{text}\n{_INEXACT.format(job.objective.word)}"
