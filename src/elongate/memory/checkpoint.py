@@ -48,7 +48,7 @@ class Checkpoint(Plan):
 
     @property
     def fixed_tokens(self) -> int:
-        return max(self.micro_batch_tokens, self.mlp_chunk_length)
+        return self.mlp_chunk_length
 
     def variants(self) -> Iterator[Plan]:
         yield replace(self, keep_attention=True)

@@ -21,6 +21,10 @@ _aten = torch.ops.aten
 _CONSTANT = {_aten.allclose.default, _aten.equal.default, _aten.is_same_size.default}  # without numbers, every check passes
 
 
+# Sizes, strides, type and device of a tensor. Its place in its memory changes no cost.
+Key = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
+
+
 class Account:
     """Bytes that live tensors occupy."""
 
@@ -45,12 +49,12 @@ class HollowTensor(Tensor):
     """A tensor without numbers."""
 
     allocation: Allocation | None
-    key: tuple[Any, ...]  # sizes, strides, offset, type, device
+    key: Key
 
     @staticmethod
-    def __new__(cls, key: tuple[Any, ...], allocation: Allocation | None) -> HollowTensor:
-        sizes, strides, offset, dtype, device = key
-        made: HollowTensor = Tensor._make_wrapper_subclass(cls, sizes, strides, offset, dtype=dtype, device=device)  # type: ignore[attr-defined]
+    def __new__(cls, key: Key, allocation: Allocation | None) -> HollowTensor:
+        sizes, strides, dtype, device = key
+        made: HollowTensor = Tensor._make_wrapper_subclass(cls, sizes, strides, dtype=dtype, device=device)  # type: ignore[attr-defined]
         made.key, made.allocation = key, allocation
         return made
 
@@ -71,7 +75,7 @@ class HollowTensor(Tensor):
 class Result:
     """A tensor that a call returns: an argument itself, a view of it, or a new one."""
 
-    key: tuple[Any, ...]
+    key: Key
     argument: int | None  # whose memory it shares; None: it has its own
     is_argument: bool
     size: int  # bytes of its own memory
@@ -95,10 +99,6 @@ class HollowMode(OperatorMode):
         super().__init__()
         self._outlines, self._device, self.account = outlines, device, Account()
         self.files: dict[str, int] = {}  # bytes by path
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled in a dry run
 
     def hollow(self, tensor: Tensor) -> HollowTensor:
         """Return a tensor like this one, on the device of the dry run unless it has numbers."""
@@ -162,7 +162,7 @@ class HollowMode(OperatorMode):
     def _derive(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], tensors: list[HollowTensor]) -> Outline:
         """Run an operator on tensors that torch knows how to compute without numbers."""
         keys = [tensor.key for tensor in tensors]
-        devices = [key[4] for key in keys]
+        devices = [key[3] for key in keys]
         # A number on the CPU can be combined with tensors of any device.
         device = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
         fakes, args, keywords, found = _derived(func, args, keywords, keys)
@@ -183,14 +183,14 @@ class HollowMode(OperatorMode):
 _fake_mode = FakeTensorMode()
 
 
-def _derived(func: Any, args: Any, keywords: dict[str, Any], keys: list[tuple[Any, ...]]) -> tuple[list[Tensor], Any, dict[str, Any], Any]:
+def _derived(func: Any, args: Any, keywords: dict[str, Any], keys: list[Key]) -> tuple[list[Tensor], Any, dict[str, Any], Any]:
     """Return stand-ins of the tensors, the arguments with them, and the result.
 
     Meta tensors are fast. Fake tensors also know their device, which an operator can be given.
     """
     fake = not keys or "device" in keywords
     with _fake_mode if fake else nullcontext():
-        stand_ins = [_stand_in(key if fake else (*key[:4], "meta")) for key in keys]
+        stand_ins = [_stand_in(key, key[3] if fake else torch.device("meta")) for key in keys]
         left = iter(stand_ins)
         args, pairs = tree_map_only(Tensor, lambda _: next(left), (args, tuple(keywords.items())))
         return stand_ins, args, dict(pairs), _run(func, args, dict(pairs))
@@ -205,16 +205,13 @@ def _run(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
     return func(*args, **keywords)
 
 
-def _key(tensor: Tensor, device: torch.device | None = None) -> tuple[Any, ...]:
-    return tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype, device or tensor.device
+def _key(tensor: Tensor, device: torch.device | None = None) -> Key:
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype, device or tensor.device
 
 
-def _stand_in(key: tuple[Any, ...]) -> Tensor:
-    sizes, strides, offset, dtype, device = key
-    if not offset:
-        return torch.empty_strided(sizes, strides, dtype=dtype, device=device)
-    last = offset + 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True) if size)
-    return torch.empty(last, dtype=dtype, device=device).as_strided(sizes, strides, offset)
+def _stand_in(key: Key, device: torch.device) -> Tensor:
+    sizes, strides, dtype, _ = key
+    return torch.empty_strided(sizes, strides, dtype=dtype, device=device)
 
 
 def _one(dtype: torch.dtype) -> bool | int | float:

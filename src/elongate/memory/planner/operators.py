@@ -19,6 +19,10 @@ Sizes = tuple[int, ...]
 class OperatorMode(TorchDispatchMode):
     """Passes every operator through `call`. An operator written in Python is replaced by those that it calls."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing compiles the dispatch, and disabling that takes time in every call
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         keywords = kwargs or {}
         if (definition := OPDEFS.get(func._schema.name)) is not None:

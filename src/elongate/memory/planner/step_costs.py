@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
 
 _SMALLEST = 512  # tokens of a piece in a dry run; smaller sizes do not predict larger ones
-_PIECES = 3, 5  # in the two dry runs from which a longer one is predicted
+# Pieces in the two dry runs from which a longer one is predicted. The first and the last chunk of a sequence are special.
+_PIECES, _CHUNKS = (2, 3), (3, 4)
 
 
 _PER_TOKEN = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.addmm_.default}  # others may also grow with the pairs
@@ -80,7 +81,8 @@ class StepCosts:
     def _samples(self, plan: Plan) -> tuple[int, int]:
         """Return two lengths to extrapolate from, so long that they are computed in several pieces of a fixed size."""
         tokens = max(plan.fixed_tokens, _SMALLEST)
-        return min(_PIECES[0] * tokens, self._end // 2), min(_PIECES[1] * tokens, self._end)
+        few, more = _CHUNKS if plan.splits_rows else _PIECES
+        return min(few * tokens, self._end // 2), min(more * tokens, self._end)
 
     def _dry_run(self, plan: Plan, rows: int, length: int) -> DryRun:
         key = plan, rows, length
