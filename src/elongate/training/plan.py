@@ -13,6 +13,7 @@ from elongate.training.validate import with_model
 
 Row = tuple[str, str, str, str, str, str]
 _INEXACT = "Assumes that every token is read once and scored: objective={} has other targets and may read the text more than once."
+_ESTIMATED = "Times are estimates from the data sheet of the card and assumed shares of its peak rates; they were not measured."
 
 if TYPE_CHECKING:
     from elongate.memory.planner.planner import PlanCost
@@ -23,6 +24,9 @@ def plan(job: Job) -> str:
 
     Weights are neither read nor allocated: the configuration of the model is enough.
     """
+    import torch
+
+    from elongate.memory.planner.cards import CARDS
     from elongate.memory.planner.depth import depths
     from elongate.models.weightless import Weightless
 
@@ -34,12 +38,16 @@ def plan(job: Job) -> str:
     job.model.restore_position(weightless.miniature)
     job, original_length = with_model(job, weightless.miniature)
     stages = job.strategy.stages(original_length, job.steps)
-    model = weightless.extended(job.strategy, original_length, max(stage.reach for stage in stages), find_device(job.device))
+    card = None if job.plan.device is None else CARDS[job.plan.device]
+    device = find_device(job.device) if card is None else torch.device("cuda")
+    model = weightless.extended(job.strategy, original_length, max(stage.reach for stage in stages), device)
     model.word, model.precision = job.model.word, job.precision
     with inside("tuning"):
         job.tuning.apply(model, job.seed)
     length = max(stage.length for stage in stages)
-    text = _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
+    advice = advise(model, length, job.batch_tokens // length, job.memory, card)
+    text = _text(advice, device.type if card is None else card.word)
+    text = text if card is None else f"{text}\n{_ESTIMATED}"
     return text if job.objective.plan_is_exact else f"{text}\n{_INEXACT.format(job.objective.word)}"
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from elongate.memory.planner.hollow import HollowMode, Outlines
-from elongate.memory.planner.layers import truncate
+from elongate.memory.planner.layers import stack_of, truncate
 from elongate.memory.planner.operators import GROUPED_PRODUCT, flops_of, grouped_offsets, grouped_sizes
 from elongate.memory.planner.repeated_blocks import repeated_blocks
 from elongate.objectives.objective import Example
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
 
 _aten = torch.ops.aten
-_LARGEST = {"cpu": 1024, "cuda": 8192}  # larger sizes do not make an operator faster, so calls that differ only above these are equal
+_LARGEST = {"cpu": 512, "cuda": 8192}  # larger sizes do not make an operator faster, so calls that differ only above these are equal
 
 _GROUPS = 8  # more products in one call do not make it faster either
 
@@ -61,7 +61,9 @@ class Work:
 class DryRun:
     """What a step would take."""
 
-    peaks: dict[Any, int]  # by operator: the most bytes beyond weights and gradients that exist after one of its calls
+    # The most bytes beyond weights and gradients that exist after the calls of an operator in a part of the step: in the
+    # layers or outside, forward or backward.
+    peaks: dict[Any, int]
     disk: int  # bytes in files
     work: Work
 
@@ -94,6 +96,7 @@ def run_hollow(model: LanguageModel, plan: Plan, rows: int, length: int, outline
     counter = _StepCounter(outlines, model.device)
     actor = _copied(model, {id(tensor): counter.hollow(tensor) for tensor in (*model.network.parameters(), *model.network.buffers())})
     actor.network.train()
+    counter.watch_layers(actor.network)
     actor.set_text_length = _nothing  # type: ignore[method-assign]  # it computes frequencies, which are numbers
     with counter, repeated_blocks(counter.repeat):
         for parameter in actor.parameters():
@@ -124,8 +127,9 @@ class _StepCounter(HollowMode):
 
     def __init__(self, outlines: Outlines, device: torch.device) -> None:
         super().__init__(outlines, device)
-        self._largest = _LARGEST.get(device.type, 1024)
+        self._largest = _LARGEST.get(device.type, 512)
         self._times = 1
+        self._in_layer = False
         self.reset()
 
     def reset(self) -> None:
@@ -134,17 +138,32 @@ class _StepCounter(HollowMode):
         self._most: dict[Any, int] = {}
         self.work = Work()
 
+    def watch_layers(self, network: nn.Module) -> None:
+        """Find out which operators are called by the layers."""
+
+        def enter(*_: Any) -> None:
+            self._in_layer = True
+
+        def leave(*_: Any) -> None:
+            self._in_layer = False
+
+        name = stack_of(network)
+        for layer in () if name is None else network.get_submodule(name).children():
+            layer.register_forward_pre_hook(enter)
+            layer.register_forward_hook(leave, always_call=True)
+
     def repeat(self, times: int) -> None:
         """Count the work of each operator from here on `times` times."""
         self._times = times
 
     @property
     def peaks(self) -> dict[Any, int]:
-        return {func: most - self._first_bytes for func, most in self._most.items()}
+        return {part: most - self._first_bytes for part, most in self._most.items()}
 
     def ran(self, func: Any, cost: tuple[Call | None, int] | None) -> None:
-        if self.account.bytes > self._most.get(func, 0):
-            self._most[func] = self.account.bytes
+        part = func, self._in_layer, torch._C._current_graph_task_id() != -1
+        if self.account.bytes > self._most.get(part, 0):
+            self._most[part] = self.account.bytes
         self.work.calls += self._times
         if cost is None:
             return

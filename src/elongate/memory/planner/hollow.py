@@ -6,6 +6,7 @@ thousand times, so here each is derived once, with fake tensors, and its outline
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,21 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from elongate.memory.planner.operators import GROUPED_PRODUCT, OperatorMode, grouped_offsets, grouped_sizes
 
 _aten = torch.ops.aten
-_CONSTANT = {_aten.allclose.default, _aten.equal.default, _aten.is_same_size.default}  # without numbers, every check passes
+_CPU = torch.device("cpu")
+_NUMBERS = {_aten._local_scalar_dense.default, _aten.allclose.default, _aten.equal.default}  # without them, every check passes
 
 
-# Sizes, strides, type and device of a tensor. Its place in its memory changes no cost.
-Key = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
+@dataclass(frozen=True, eq=False)
+class Key:
+    """What a tensor is like; there is one object for tensors that are alike. A place in memory changes no cost."""
+
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+_keys: dict[tuple[Any, ...], Key] = {}
 
 
 class Account:
@@ -53,8 +64,9 @@ class HollowTensor(Tensor):
 
     @staticmethod
     def __new__(cls, key: Key, allocation: Allocation | None) -> HollowTensor:
-        sizes, strides, dtype, device = key
-        made: HollowTensor = Tensor._make_wrapper_subclass(cls, sizes, strides, dtype=dtype, device=device)  # type: ignore[attr-defined]
+        # Torch's own code asks cards for streams, and there may be no card: it is told that the tensor is on the CPU.
+        known = key.device if key.device.type == "cpu" or torch.cuda.is_available() else _CPU
+        made: HollowTensor = Tensor._make_wrapper_subclass(cls, key.sizes, key.strides, dtype=key.dtype, device=known)  # type: ignore[attr-defined]
         made.key, made.allocation = key, allocation
         return made
 
@@ -63,6 +75,30 @@ class HollowTensor(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         raise NotImplementedError(f"{func} outside of a dry run")
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self.key.device
+
+    @property
+    def is_cuda(self) -> bool:  # type: ignore[override]
+        return self.key.device.type == "cuda"
+
+    def to(self, *args: Any, **keywords: Any) -> Tensor:
+        """Copy only to another device or type. Torch compares the device that it knows."""
+        others = [value for value in (*args, *keywords.values()) if isinstance(value, Tensor)]
+        devices = [torch.device(value) for value in (*args, keywords.get("device")) if isinstance(value, str | torch.device)]
+        dtypes = [value for value in (*args, keywords.get("dtype")) if isinstance(value, torch.dtype)]
+        device = next(iter([*devices, *(other.device for other in others)]), self.device)
+        dtype = next(iter([*dtypes, *(other.dtype for other in others)]), self.dtype)
+        same = device.type == self.device.type and dtype == self.dtype
+        if same and not keywords.get("copy", False):
+            return self
+        found: Tensor = _aten._to_copy(self, dtype=dtype, device=device if device.type != self.device.type else self.device)
+        return found
+
+    def cpu(self, *_: Any, **__: Any) -> Tensor:
+        return self.to(_CPU)
 
     def tolist(self) -> Any:
         return self.item() if self.dim() == 0 else [element.tolist() for element in self]
@@ -103,19 +139,21 @@ class HollowMode(OperatorMode):
     def hollow(self, tensor: Tensor) -> HollowTensor:
         """Return a tensor like this one, on the device of the dry run unless it has numbers."""
         key = _key(tensor, self._device if tensor.is_meta else tensor.device)
-        made = HollowTensor(key, Allocation(self.account, tensor.untyped_storage().nbytes()))
+        made = self._new(key, tensor.untyped_storage().nbytes())
         if isinstance(tensor, nn.Parameter):
             made.requires_grad_(tensor.requires_grad)
             made._is_param = True  # type: ignore[attr-defined]  # what makes a tensor of another class a parameter
         return made
 
     def call(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        if func is _aten._local_scalar_dense.default:
-            return _one(args[0].dtype)
-        if func in _CONSTANT:
-            return True
+        if func in _NUMBERS:
+            return _one(args[0].dtype) if func is _aten._local_scalar_dense.default else True
         tensors: list[HollowTensor] = []
-        key = (func, self._frozen(args, tensors), self._frozen(tuple(keywords.items()), tensors))
+        decisive = [func]
+        self._freeze(args, decisive, tensors)
+        if keywords:
+            self._freeze(keywords.items(), decisive, tensors)
+        key = tuple(decisive)
         outline = self._outlines.get(key)
         if outline is None:
             outline = self._outlines[key] = self._derive(func, args, keywords, tensors)
@@ -125,27 +163,32 @@ class HollowMode(OperatorMode):
         self.ran(func, outline.cost)
         return result
 
+    def _new(self, key: Key, size: int) -> HollowTensor:
+        # Only the memory of the device counts: a card can leave tensors to its host.
+        return HollowTensor(key, Allocation(self.account, size if key.device.type == self._device.type else 0))
+
     def ran(self, func: Any, cost: Any) -> None:
         """Called after each operator with its cost."""
 
     def cost_of(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> Any:
         """Return what `ran` needs to know of such calls. The tensors are fake ones."""
 
-    def _frozen(self, value: Any, tensors: list[HollowTensor]) -> Any:
-        """Return what decides the outline of a call, and collect the tensors in their order."""
-        kind = type(value)
-        if kind is HollowTensor:
-            tensors.append(value)
-            return value.key
-        if kind is tuple or kind is list:
-            return tuple([self._frozen(element, tensors) for element in value])
-        if isinstance(value, HollowTensor):  # a parameter
-            tensors.append(value)
-            return value.key
-        if isinstance(value, Tensor):
-            tensors.append(self.hollow(value))
-            return tensors[-1].key
-        return (kind, value) if kind is bool or kind is int or kind is float else value
+    def _freeze(self, values: Iterable[Any], decisive: list[Any], tensors: list[HollowTensor]) -> None:
+        """Collect what decides the outline of a call, and its tensors in their order."""
+        for value in values:
+            kind = type(value)
+            if kind is HollowTensor or isinstance(value, HollowTensor):
+                tensors.append(value)
+                decisive.append(value.key)
+            elif kind is tuple or kind is list:
+                decisive.append(len(value))
+                self._freeze(value, decisive, tensors)
+            elif isinstance(value, Tensor):
+                tensors.append(self.hollow(value))
+                decisive.append(tensors[-1].key)
+            else:
+                decisive.append(kind)  # 1, 1.0 and True are equal
+                decisive.append(value)
 
     def _build(self, result: Any, tensors: list[HollowTensor]) -> Any:
         kind = type(result)
@@ -153,7 +196,7 @@ class HollowMode(OperatorMode):
             if result.is_argument:
                 return tensors[result.argument]
             if result.argument is None:
-                return HollowTensor(result.key, Allocation(self.account, result.size))
+                return self._new(result.key, result.size)
             return HollowTensor(result.key, tensors[result.argument].allocation)
         if kind is tuple or kind is list:
             return kind([self._build(element, tensors) for element in result])
@@ -162,9 +205,9 @@ class HollowMode(OperatorMode):
     def _derive(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], tensors: list[HollowTensor]) -> Outline:
         """Run an operator on tensors that torch knows how to compute without numbers."""
         keys = [tensor.key for tensor in tensors]
-        devices = [key[3] for key in keys]
+        devices = [key.device for key in keys]
         # A number on the CPU can be combined with tensors of any device.
-        device = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+        device = next((device for device in devices if device.type != "cpu"), _CPU)
         fakes, args, keywords, found = _derived(func, args, keywords, keys)
         storages = {fake.untyped_storage()._cdata: number for number, fake in reversed(list(enumerate(fakes)))}
 
@@ -190,7 +233,7 @@ def _derived(func: Any, args: Any, keywords: dict[str, Any], keys: list[Key]) ->
     """
     fake = not keys or "device" in keywords
     with _fake_mode if fake else nullcontext():
-        stand_ins = [_stand_in(key, key[3] if fake else torch.device("meta")) for key in keys]
+        stand_ins = [_stand_in(key, key.device if fake else torch.device("meta")) for key in keys]
         left = iter(stand_ins)
         args, pairs = tree_map_only(Tensor, lambda _: next(left), (args, tuple(keywords.items())))
         return stand_ins, args, dict(pairs), _run(func, args, dict(pairs))
@@ -206,12 +249,12 @@ def _run(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
 
 
 def _key(tensor: Tensor, device: torch.device | None = None) -> Key:
-    return tuple(tensor.shape), tensor.stride(), tensor.dtype, device or tensor.device
+    parts = tuple(tensor.shape), tensor.stride(), tensor.dtype, device or tensor.device
+    return _keys.setdefault(parts, Key(*parts))
 
 
 def _stand_in(key: Key, device: torch.device) -> Tensor:
-    sizes, strides, dtype, _ = key
-    return torch.empty_strided(sizes, strides, dtype=dtype, device=device)
+    return torch.empty_strided(key.sizes, key.strides, dtype=key.dtype, device=device)
 
 
 def _one(dtype: torch.dtype) -> bool | int | float:

@@ -25,7 +25,7 @@ class OperatorMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         keywords = kwargs or {}
-        if (definition := OPDEFS.get(func._schema.name)) is not None:
+        if func.namespace != "aten" and (definition := OPDEFS.get(func._schema.name)) is not None:
             with self:
                 return definition._init_fn(*args, **keywords)
         return self.call(func, args, keywords)

@@ -6,10 +6,13 @@ grows with the tokens and a part that grows with the query-key pairs, which the 
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +22,13 @@ from elongate.memory.planner.dry_run import Work
 
 if TYPE_CHECKING:
     from elongate.memory.memory import Plan
+    from elongate.memory.planner.cards import Card
     from elongate.memory.planner.dry_run import Call, DryRun
     from elongate.memory.planner.hollow import Outlines
     from elongate.models.language_model import LanguageModel
 
 _SMALLEST = 512  # tokens of a piece in a dry run; smaller sizes do not predict larger ones
-# Pieces in the two dry runs from which a longer one is predicted. The first and the last chunk of a sequence are special.
-_PIECES, _CHUNKS = (2, 3), (3, 4)
+_PIECES = 3, 4  # in the two dry runs from which a longer one is predicted; the first and the last piece are special
 
 
 _PER_TOKEN = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.addmm_.default}  # others may also grow with the pairs
@@ -34,11 +37,11 @@ _PER_TOKEN = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops
 class StepCosts:
     """Dry runs of one model, each done once."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, card: Card | None = None) -> None:
         from elongate.memory.planner.depth import depths
         from elongate.memory.planner.dry_run import shallow
 
-        self._model = model
+        self._model, self._card = model, card
         # A table of positions cannot be read past its end.
         self._end = sys.maxsize if "computed_positions" in model.has else model.original_length
         self._depths = depths(model)
@@ -81,8 +84,7 @@ class StepCosts:
     def _samples(self, plan: Plan) -> tuple[int, int]:
         """Return two lengths to extrapolate from, so long that they are computed in several pieces of a fixed size."""
         tokens = max(plan.fixed_tokens, _SMALLEST)
-        few, more = _CHUNKS if plan.splits_rows else _PIECES
-        return min(few * tokens, self._end // 2), min(more * tokens, self._end)
+        return min(_PIECES[0] * tokens, self._end // 2), min(_PIECES[1] * tokens, self._end)
 
     def _dry_run(self, plan: Plan, rows: int, length: int) -> DryRun:
         key = plan, rows, length
@@ -91,10 +93,12 @@ class StepCosts:
         return self._done[key]
 
     def _run(self, plan: Plan, rows: int, length: int) -> DryRun:
+        from elongate.memory.planner.absent_card import absent_card
         from elongate.memory.planner.depth import composed
         from elongate.memory.planner.dry_run import dry_run
 
-        runs = [dry_run(actor, plan, rows, length, outlines=self._outlines) for actor in self._actors]
+        with absent_card(self._card), _without_collector():
+            runs = [dry_run(actor, plan, rows, length, outlines=self._outlines) for actor in self._actors]
         return runs[0] if self._depths is None else composed(runs[0], runs[1], self._depths)
 
     def _extrapolate(self, first: Work, second: Work, short: int, long: int, length: int) -> Work:
@@ -147,6 +151,18 @@ def _lines(first: DryRun, second: DryRun, short: int, long: int) -> list[_Line]:
         slope = (most - first.peaks.get(name, most)) / (long - short)
         lines.append(_Line(most - slope * long, slope))
     return lines
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Leave out Python's searches for cycles: a dry run makes many objects and few cycles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def free_disk() -> int:
