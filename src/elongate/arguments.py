@@ -26,6 +26,13 @@ def remove_dashes(arguments: list[str]) -> list[str]:
     return [argument[2:] if match and f"--{match[1]}" not in options else argument for argument, match in matches]
 
 
+def name_plan(arguments: list[str]) -> list[str]:
+    """The arguments with `plan=true` written as `plan.show=true` where other keys of `plan` are set, which it would replace."""
+    if not any(re.match(r"\+{0,2}plan\.", argument) for argument in arguments):
+        return arguments
+    return [re.sub(r"^(\+{0,2})plan=", r"\1plan.show=", argument) for argument in arguments]
+
+
 def config_directories(arguments: list[str], conf: Path) -> tuple[Path, ...]:
     """Where configurations are looked up: `--config-dir` if it is given, then `conf`. Raises `ConfigError`."""
     own = _parser().parse_args(arguments).config_dir

@@ -19,7 +19,7 @@ from elongate.memory.memory import Memory
 from elongate.models.model import Model
 from elongate.objectives.objective import ObjectiveChoice
 from elongate.tracking.tracker import Tracking
-from elongate.training.job import Job, TrainingOptions
+from elongate.training.job import Job, PlanOptions, TrainingOptions
 from elongate.training.optimizer.optimizer import Optimizer
 from elongate.training.schedule.schedule import Schedule
 from elongate.training.validate import before_torch
@@ -38,6 +38,7 @@ GROUPS = (
     "evaluation",
     "tracking",
     "training",
+    "plan",
 )
 
 
@@ -61,7 +62,7 @@ def build_job(config: DictConfig, choices: Mapping[str, Any], command: str = "")
         device=top.device,
         compile=top.compile,
         overwrite=top.overwrite,
-        plan=top.plan,
+        plan=plan_options(config),
         model=model,
         strategy=strategy,
         objective=build(config.objective, "objective", ObjectiveChoice),
@@ -78,6 +79,17 @@ def build_job(config: DictConfig, choices: Mapping[str, Any], command: str = "")
         command=command,
     )
     return before_torch(job)
+
+
+def plan_options(config: DictConfig) -> PlanOptions:
+    """Returns the options of a plan. `plan=true` replaces them all, as in the config.yaml of earlier versions. Raises `ConfigError`."""
+    node = config.get("plan")
+    if isinstance(node, DictConfig):
+        options: PlanOptions = build_class(PlanOptions, node, "plan")
+        return options
+    if not isinstance(node, bool):
+        raise ConfigError("plan", node, "must be true or false", "use {key}=true")
+    return PlanOptions(show=node)
 
 
 def pretrained_tokenizer(tokenizer: TokenizerConfig, model: Model) -> TokenizerConfig:

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from elongate.arguments import check_arguments, config_directories, remove_dashes, rerun_arguments
+from elongate.arguments import check_arguments, config_directories, name_plan, remove_dashes, rerun_arguments
 from elongate.choices import Choices
 from elongate.errors import ConfigError, ElongateError, RunError, Stopped, require
 from elongate.process import prepare_process
@@ -65,13 +65,13 @@ def conf_directory() -> Path:
 
 
 def _train(config: DictConfig) -> None:
+    from elongate.build import build_job, plan_options
     from elongate.console import say
     from elongate.training.run_directory import RunDirectory
 
     directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
-    if not config.get("plan"):
+    if not plan_options(config).is_wanted:
         say(f"run directory: {directory.path}")  # before the imports, which take a second
-    from elongate.build import build_job
     from elongate.report.table import terminal_table
     from elongate.training.plan import plan
     from elongate.training.run import run
@@ -80,7 +80,7 @@ def _train(config: DictConfig) -> None:
     _require_one_process()
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         job = replace(job, tracking=job.tracking.in_sweep(Path(HydraConfig.get().sweep.dir).name))
-    if job.plan:
+    if job.plan.is_wanted:
         say(plan(job))
         return
     with directory.locked():
@@ -175,7 +175,7 @@ def _run_hydra(config_name: str, task: Task) -> None:
     reporter = Reporter(Translator(config_name, Choices((conf_directory(),))).translate, shows_traceback)
 
     def run() -> None:
-        sys.argv[1:] = rerun_arguments(remove_dashes(sys.argv[1:]))
+        sys.argv[1:] = rerun_arguments(name_plan(remove_dashes(sys.argv[1:])))
         choices = Choices(config_directories(sys.argv[1:], conf_directory()))
         reporter.translate = Translator(config_name, choices).translate
         check_arguments(sys.argv[1:], choices)

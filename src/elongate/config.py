@@ -35,7 +35,6 @@ class Scalars:
     device: str  # auto, cpu, cuda, cuda:1 …
     compile: bool  # compile each layer with torch.compile
     overwrite: bool  # start over in a directory that contains a run
-    plan: bool  # print what each memory plan needs instead of training
 
     def __post_init__(self) -> None:
         rule, remedy = "must be part of a directory name, without a slash", "use {key}=default, or hydra.run.dir=<folder> for any directory"

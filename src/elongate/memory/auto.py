@@ -23,7 +23,7 @@ class Auto(Memory):
         """Choose and print the plan. Raises `ConfigError` with the longest length that fits if no plan does."""
         from elongate.memory.planner.planner import advise, format_bytes
 
-        advice = advise(model, length)
+        advice = advise(model, length, is_complete=False)
         if advice.recommended is None:
             raise advice.refusal()
         chosen = advice.recommended
@@ -31,6 +31,5 @@ class Auto(Memory):
             f"{format_bytes(chosen.peak)} at length {length} besides weights, gradients and optimizer state, "
             f"where {format_bytes(advice.available)} are free"
         )
-        others = "" if len(advice.costs) > 1 else "; no other plan can train this model"
-        say(f"memory auto: {chosen.plan.overrides}, the fastest plan that fits: {needed}{others}")
+        say(f"memory auto: {chosen.plan.overrides}, the fastest plan that fits: {needed}")
         return chosen.plan.prepare(model, length)

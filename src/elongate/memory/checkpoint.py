@@ -53,7 +53,7 @@ class Checkpoint(Plan):
 
     @property
     def fixed_tokens(self) -> int:
-        return max(self.micro_batch_tokens, self.mlp_chunk_length or _usual_mlp_chunk())
+        return self.mlp_chunk_length or _usual_mlp_chunk()
 
     def variants(self) -> Iterator[Plan]:
         yield replace(self, keep_attention=True)

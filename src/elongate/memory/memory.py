@@ -57,9 +57,18 @@ class Plan(Memory):
         """Yield the settings that the planner compares, the fastest and largest first."""
         yield self
 
+    def sizes(self, device: str) -> Iterator[Plan]:
+        """Yield the plan with the sizes of its pieces that the planner compares on a type of device."""
+        yield self
+
     def helps(self, length: int) -> bool:
         """Whether the plan can save memory on sequences of `length` tokens."""
         return True
+
+    @property
+    def is_last_resort(self) -> bool:
+        """Whether the plan is only worth its time if no other one fits."""
+        return False
 
     @property
     @abstractmethod

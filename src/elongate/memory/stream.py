@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
+# Chunk lengths that are compared, by device: short ones starve a card, and make no operator of a CPU slower.
+_LENGTHS = {"cuda": (2048, 8192)}
+
 Chunk = tuple[int, int]  # its first token and the one after its last
 
 
@@ -63,11 +66,20 @@ class Stream(Plan):
     def fixed_tokens(self) -> int:
         return self.pass_tokens
 
+    @property
+    def is_last_resort(self) -> bool:
+        return self.on_disk  # the time of file access is not predicted
+
     def variants(self) -> Iterator[Plan]:
         yield replace(self, keep_attention=True)
         yield replace(self, keep_attention=False)
-        # Last, for sequences that fit no other way: the time of file access is not predicted.
         yield replace(self, keep_attention=False, on_disk=True)
+
+    def sizes(self, device: str) -> Iterator[Plan]:
+        lengths = _LENGTHS.get(device, ()) if self.chunk_length == Stream.chunk_length else ()
+        # Files are so slow that the length of the chunks hardly matters.
+        for length in (lengths[:1] if self.on_disk else lengths) or (self.chunk_length,):
+            yield replace(self, chunk_length=length)
 
     def helps(self, length: int) -> bool:
         return self.pass_tokens <= length

@@ -51,6 +51,7 @@ class LanguageModel:
         self.gradients = GradientSink()  # receives gradients that bypass autograd
         self.attention: Pattern = Full()
         self.positions = NetworkPositions(network)
+        self.planned_device: torch.device | None = None  # of a model without weights; None: where the weights are
         self.mask_token: int | None = None  # the token that hides others; None: the tokenizer has none
         narrow_residual_stream(network)
         if language_part(network) is not network:
@@ -94,7 +95,7 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Return the device of the weights."""
-        return next(self.network.parameters()).device
+        return self.planned_device or next(self.network.parameters()).device
 
     @cached_property
     def is_causal(self) -> bool:

@@ -63,3 +63,13 @@ class Model(ABC):
 
         `vocab_size` is that of the tokenizer.
         """
+
+    def describe(self, vocab_size: int) -> LanguageModel:
+        """Return the network without weights, on the meta device. Raises `ConfigError`."""
+        import torch
+
+        with torch.device("meta"):
+            return self.build(vocab_size, seed=0)
+
+    def restore_position(self, model: LanguageModel) -> None:  # noqa: B027  # most have none
+        """Set the position that the checkpoint was trained with, if plain transformers cannot express it."""

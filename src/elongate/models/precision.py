@@ -44,7 +44,8 @@ def narrow_frozen_weights(network: PreTrainedModel) -> None:
         if parameter.requires_grad or parameter.ndim < 2 or parameter.dtype is not torch.float32 or id(parameter) in tables:
             continue
         narrow = parameter.detach().to(torch.bfloat16)
-        if torch.equal(narrow.to(torch.float32), parameter):
+        # Without weights, as in a plan, the configuration says how they are stored.
+        if network.config.dtype is torch.bfloat16 if parameter.is_meta else torch.equal(narrow.to(torch.float32), parameter):
             parameter.data = narrow
 
 

@@ -80,6 +80,39 @@ class Pretrained(Model):
             raise self._where.damaged(_KEY, f"in its config.json {fault}") from fault
 
     def build(self, vocab_size: int, seed: int) -> LanguageModel:
+        with foreign(self._refusal), self._loading():
+            config, ours = self._read_config()
+            opener, wrapper = _classes(config)
+            network, loaded = _open(opener, self._loading_arguments(config, ours is not None))
+        self._check_loaded(network, loaded)
+        model = wrapper(network, word=self.word)
+        check_vocabulary(model, vocab_size)
+        self.restore_position(model)
+        return model
+
+    def describe(self, vocab_size: int) -> LanguageModel:
+        import torch
+
+        with foreign(self._refusal), self._loading():
+            config, _ = self._read_config()
+            opener, wrapper = _classes(config)
+            with torch.device("meta"):
+                network, _ = _open(_FromConfig(opener), self._loading_arguments(config, own_format=False))
+        model = wrapper(network, word=self.word)
+        check_vocabulary(model, vocab_size)
+        return model
+
+    def restore_position(self, model: LanguageModel) -> None:
+        from elongate.models import elongate_format
+
+        with foreign(self._refusal), self._loading():
+            _, ours = elongate_format.read_config(_KEY, self._where)
+        if ours is not None:
+            position = elongate_format.read_position(ours, self.source)
+            model.place(position, ours["original_length"], ours["length"])
+
+    def _read_config(self) -> tuple[PreTrainedConfig, dict[str, Any] | None]:
+        """Return the configuration as transformers knows it, and our part of it."""
         from transformers.utils import logging as transformers_logging
 
         import elongate.models.autoencoder.network  # noqa: F401  # registers it with the Auto classes
@@ -87,23 +120,14 @@ class Pretrained(Model):
 
         # transformers reports tensors that do not fit in ten lines; our error is one line.
         transformers_logging.set_verbosity_error()
-        with foreign(self._refusal), self._loading():
-            config, ours = elongate_format.read_config(_KEY, self._where)
-            self._where.require_unquantized(_KEY, config)
-            self._where.require_numbers(_KEY, config)
-            self._complete_config(config.get_text_config(decoder=True))
-            names = config.architectures or []
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise self._where.damaged(_KEY, "in its config.json architectures is not a list of names")
-            opener, wrapper = _classes(config)
-            network, loaded = _open(opener, self._loading_arguments(config, ours is not None))
-        self._check_loaded(network, loaded)
-        model = wrapper(network, word=self.word)
-        check_vocabulary(model, vocab_size)
-        if ours is not None:
-            position = elongate_format.read_position(ours, self.source)
-            model.place(position, ours["original_length"], ours["length"])
-        return model
+        config, ours = elongate_format.read_config(_KEY, self._where)
+        self._where.require_unquantized(_KEY, config)
+        self._where.require_numbers(_KEY, config)
+        self._complete_config(config.get_text_config(decoder=True))
+        names = config.architectures or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise self._where.damaged(_KEY, "in its config.json architectures is not a list of names")
+        return config, ours
 
     def files(self) -> Path:
         return self._where.files()
@@ -180,6 +204,16 @@ class Pretrained(Model):
             # A sum is quick and needs no further memory, but it can overflow.
             if not weight.sum().isfinite() and not weight.isfinite().all():
                 raise self._where.damaged(_KEY, f"{name} contains numbers that are not finite")
+
+
+@dataclass(frozen=True)
+class _FromConfig:
+    """Creates a network where an Auto class would open one."""
+
+    opener: Any
+
+    def from_pretrained(self, config: PreTrainedConfig, dtype: str, attn_implementation: str, **_: Any) -> tuple[Any, dict[str, Any]]:
+        return self.opener.from_config(config, dtype=dtype, attn_implementation=attn_implementation), {}
 
 
 def _open(opener: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -12,6 +12,7 @@ from elongate.data.source import Source
 from elongate.errors import require
 from elongate.evaluation.evaluation import Evaluation
 from elongate.memory.memory import Memory
+from elongate.memory.planner.cards import CARDS
 from elongate.models.model import Model
 from elongate.objectives.objective import Objective
 from elongate.training.optimizer.optimizer import Optimizer
@@ -45,6 +46,23 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Options of `plan=true`: the keys below `plan`."""
+
+    show: bool = False  # print what each memory plan needs instead of training; plan=true is short for it
+    device: str | None = None  # a card that need not be here: h100, h200, a100-80gb, a100-40gb, rtx4090; null: this machine
+
+    def __post_init__(self) -> None:
+        known = self.device is None or self.device in CARDS
+        require(known, "device", self.device, f"must be null or one of {', '.join(CARDS)}", "use {key}=h100")
+
+    @property
+    def is_wanted(self) -> bool:
+        """Return whether a plan is printed: a card that is named is not trained on."""
+        return self.show or self.device is not None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One run."""
 
@@ -58,7 +76,7 @@ class Job:
     device: str  # auto, or a torch device
     compile: bool  # compile each layer
     overwrite: bool  # start over in a directory that contains a run
-    plan: bool  # print what each memory plan needs instead of training
+    plan: PlanOptions
     model: Model
     strategy: Strategy
     objective: Objective

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from elongate.data.tokenizer.tokenizer import fit_tokenizer
 from elongate.errors import inside
 from elongate.memory.planner.planner import MARGIN, Advice, advise, format_bytes
-from elongate.training.base import without_base
+from elongate.training.device import find_device
 from elongate.training.job import Job
 from elongate.training.validate import with_model
 
@@ -17,6 +17,7 @@ _TEACHER = (
     "Assumes that every token is read once and scored."
 )
 _INEXACT = "Assumes that every token is read once and scored: objective={} has other targets and may read the text more than once."
+_ESTIMATED = "Times are estimates from the data sheet of the card and assumed shares of its peak rates; they were not measured."
 
 if TYPE_CHECKING:
     from elongate.memory.planner.planner import PlanCost
@@ -25,20 +26,36 @@ if TYPE_CHECKING:
 def plan(job: Job) -> str:
     """Returns a table for the longest stage, and the override to type. Raises `ConfigError`.
 
-    A fresh model has random weights: no base is trained.
+    Weights are neither read nor allocated: the configuration of the model is enough.
     """
-    model = without_base(job, fit_tokenizer(job.tokenizer, job.data, needs_mask=job.objective.masks)).build(job)
-    job, original_length = with_model(job, model)
+    import torch
+
+    from elongate.memory.planner.cards import CARDS
+    from elongate.memory.planner.depth import depths
+    from elongate.models.weightless import Weightless
+
+    # A checkpoint has its own vocabulary, and its tokenizer need not be there.
+    tokenizer = fit_tokenizer(job.tokenizer, job.data, needs_mask=job.objective.masks) if job.model.fresh else None
+    described = job.model.describe(0 if tokenizer is None else tokenizer.vocab_size)
+    found = depths(described)
+    weightless = Weightless(described, None if found is None else found.shallow)
+    job.model.restore_position(weightless.miniature)
+    job, original_length = with_model(job, weightless.miniature)
+    stages = job.strategy.stages(original_length, job.steps)
+    card = None if job.plan.device is None else CARDS[job.plan.device]
+    device = find_device(job.device) if card is None else torch.device("cuda")
+    model = weightless.extended(job.strategy, original_length, max(stage.reach for stage in stages), device)
+    model.word, model.precision = job.model.word, job.precision
     with inside("tuning"):
         job.tuning.apply(model, job.seed)
     if job.precision == "bf16":
         from elongate.models.precision import narrow_frozen_weights
 
         narrow_frozen_weights(model.network)
-    stages = job.strategy.stages(original_length, job.steps)
-    model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
     length = max(stage.length for stage in stages)
-    text = _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
+    advice = advise(model, length, job.batch_tokens // length, job.memory, card)
+    text = _text(advice, device.type if card is None else card.word)
+    text = text if card is None else f"{text}\n{_ESTIMATED}"
     if job.objective.plan_is_exact:
         return text
     note = _INEXACT if job.objective.teacher_source is None else _TEACHER

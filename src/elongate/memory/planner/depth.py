@@ -60,7 +60,8 @@ def composed(first: DryRun, second: DryRun, at: Depths) -> DryRun:
     one, two = first.work, second.work
     flops = Counter({call: at_depth(one.flops[call], two.flops[call]) for call in {*one.flops, *two.flops}})
     work = replace(one, flops=flops, moved=at_depth(one.moved, two.moved), calls=at_depth(one.calls, two.calls))
-    return replace(first, peak=round(at_depth(first.peak, second.peak)), disk=round(at_depth(first.disk, second.disk)), work=work)
+    peaks = {name: round(at_depth(first.peaks.get(name, most), most)) for name, most in second.peaks.items()}
+    return replace(first, peaks=peaks, disk=round(at_depth(first.disk, second.disk)), work=work)
 
 
 def _kinds(model: LanguageModel, name: str) -> list[Hashable]:

@@ -7,18 +7,17 @@ torch's operators and memory that an allocator keeps for reuse are not counted.
 from __future__ import annotations
 
 import copy
-import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from elongate.memory.planner.layers import truncate
-from elongate.memory.planner.operators import GROUPED_PRODUCT, OperatorMode, flops_of, grouped_sizes
+from elongate.memory.planner.hollow import HollowMode, Outlines
+from elongate.memory.planner.layers import stack_of, truncate
+from elongate.memory.planner.operators import GROUPED_PRODUCT, flops_of, grouped_offsets, grouped_sizes
 from elongate.memory.planner.repeated_blocks import repeated_blocks
 from elongate.objectives.objective import Example
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
 
 _aten = torch.ops.aten
-_LARGEST = {"cpu": 1024, "cuda": 8192}  # larger sizes do not make an operator faster, so calls that differ only above these are equal
+_LARGEST = {"cpu": 512, "cuda": 8192}  # larger sizes do not make an operator faster, so calls that differ only above these are equal
 
 _GROUPS = 8  # more products in one call do not make it faster either
 
@@ -62,122 +61,129 @@ class Work:
 class DryRun:
     """What a step would take."""
 
-    peak: int  # bytes beyond weights and gradients
+    # The most bytes beyond weights and gradients that exist after the calls of an operator in a part of the step: in the
+    # layers or outside, forward or backward.
+    peaks: dict[Any, int]
     disk: int  # bytes in files
     work: Work
 
+    @property
+    def peak(self) -> int:
+        """Return the most bytes beyond weights and gradients."""
+        return max(0, *self.peaks.values())
 
-def dry_run(model: LanguageModel, plan: Plan, rows: int, length: int, num_layers: int | None = None) -> DryRun:
+
+def dry_run(
+    model: LanguageModel, plan: Plan, rows: int, length: int, num_layers: int | None = None, outlines: Outlines | None = None
+) -> DryRun:
     """Run forward and backward over rows × length tokens, adding the gradients to existing ones.
 
-    `num_layers`: run only the first layers; None: all.
+    `num_layers`: run only the first layers; None: all. `outlines`: of calls in earlier runs.
     """
-    _ = model.receives_layouts  # found with numbers
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    real = [*model.network.parameters(), *model.network.buffers()]
-    actor = copy.copy(model)
-    actor.adjustment = model.adjustment  # found by running the network, which needs numbers
-    actor.network = copy.deepcopy(model.network, {id(tensor): fake.from_tensor(tensor) for tensor in real})
-    if num_layers is not None:
-        truncate(actor.network, num_layers)
+    actor = model if num_layers is None else shallow(model, num_layers)
+    return run_hollow(actor, plan, rows, length, {} if outlines is None else outlines)
+
+
+def shallow(model: LanguageModel, num_layers: int) -> LanguageModel:
+    """Return the model with its first layers only. Weights are shared."""
+    actor = _copied(model, {id(tensor): tensor for tensor in (*model.network.parameters(), *model.network.buffers())})
+    truncate(actor.network, num_layers)
+    return actor
+
+
+def run_hollow(model: LanguageModel, plan: Plan, rows: int, length: int, outlines: Outlines) -> DryRun:
+    """Run forward and backward."""
+    counter = _StepCounter(outlines, model.device)
+    actor = _copied(model, {id(tensor): counter.hollow(tensor) for tensor in (*model.network.parameters(), *model.network.buffers())})
     actor.network.train()
+    counter.watch_layers(actor.network)
     actor.set_text_length = _nothing  # type: ignore[method-assign]  # it computes frequencies, which are numbers
-    counter = _StepCounter(model.device.type)
-    with model.kernels.off(), fake, counter, repeated_blocks(counter.repeat):
+    with model.kernels.off(), counter, repeated_blocks(counter.repeat):
         for parameter in actor.parameters():
             parameter.grad = torch.zeros_like(parameter)
         prepared = plan.prepare(actor, length)
         tokens = torch.zeros(rows, length, dtype=torch.long, device=model.device)
         example = Example(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool), None)
-        for tensor in (*actor.network.parameters(), *actor.network.buffers()):
-            counter.add_storage(tensor)
         counter.reset()
         prepared.backward(actor, example)
-    return DryRun(counter.peak, sum(counter.files.values()), counter.work)
+    return DryRun(counter.peaks, sum(counter.files.values()), counter.work)
+
+
+def _copied(model: LanguageModel, tensors: dict[int, Tensor]) -> LanguageModel:
+    """Return a copy with other weights. What is found by running the network with numbers is found before."""
+    _ = model.receives_layouts, model.is_causal
+    actor = copy.copy(model)
+    actor.adjustment = model.adjustment
+    actor.network = copy.deepcopy(model.network, dict(tensors))
+    return actor
 
 
 def _nothing(length: int, positions: Tensor | None = None) -> None:
     pass
 
 
-class _StepCounter(OperatorMode):
-    """Counts the bytes of all live storages on the device and the work of every operator."""
+class _StepCounter(HollowMode):
+    """Counts the bytes of all live tensors and the work of every operator."""
 
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self._device, self._largest = device, _LARGEST.get(device, 1024)
-        self._alive: dict[int, weakref.ref[Any]] = {}
-        self._bytes = 0
+    def __init__(self, outlines: Outlines, device: torch.device) -> None:
+        super().__init__(outlines, device)
+        self._largest = _LARGEST.get(device.type, 512)
         self._times = 1
-        self.files: dict[str, int] = {}  # bytes by path
+        self._in_layer = False
         self.reset()
 
     def reset(self) -> None:
         """Forget earlier work and do not count the tensors that exist now."""
-        self._first_bytes = self._most_bytes = self._bytes
+        self._first_bytes = self.account.bytes
+        self._most: dict[Any, int] = {}
         self.work = Work()
+
+    def watch_layers(self, network: nn.Module) -> None:
+        """Find out which operators are called by the layers."""
+
+        def enter(*_: Any) -> None:
+            self._in_layer = True
+
+        def leave(*_: Any) -> None:
+            self._in_layer = False
+
+        name = stack_of(network)
+        for layer in () if name is None else network.get_submodule(name).children():
+            layer.register_forward_pre_hook(enter)
+            layer.register_forward_hook(leave, always_call=True)
 
     def repeat(self, times: int) -> None:
         """Count the work of each operator from here on `times` times."""
         self._times = times
 
     @property
-    def peak(self) -> int:
-        return self._most_bytes - self._first_bytes
+    def peaks(self) -> dict[Any, int]:
+        return {part: most - self._first_bytes for part, most in self._most.items()}
 
-    def add_storage(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes() if tensor.device.type == self._device else 0
-        if key in self._alive:
-            return
-
-        def release(_: Any) -> None:
-            self._bytes -= size
-            del self._alive[key]
-
-        self._alive[key] = weakref.ref(storage, release)
-        self._bytes += size
-        self._most_bytes = max(self._most_bytes, self._bytes)
-
-    def call(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        if func is torch.ops.prim.device.default:
-            return args[0].fake_device
-        # Without numbers, every number is 1 and every check passes.
-        if func is _aten._local_scalar_dense.default:
-            return _one(args[0].dtype)
-        if func is _aten.allclose.default:
-            return True
-        # A mapped file takes memory.
-        if func is _aten.from_file.default:
-            mapped = torch.empty(keywords.get("size") or args[2], dtype=keywords["dtype"])
-            self.files[args[0]] = mapped.untyped_storage().nbytes()
-            return mapped
-        if func is GROUPED_PRODUCT:
-            # Torch's rule for shapes only allows bfloat16, but the operator computes every precision.
-            result = args[0].new_empty(grouped_sizes(args[0], args[1], _offsets(args, keywords))[0])
-        else:
-            result = super().call(func, args, keywords)
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        is_view = not func._schema.is_mutable and all(tensor.untyped_storage()._cdata in self._alive for tensor in made)
-        for tensor in made:
-            self.add_storage(tensor)
+    def ran(self, func: Any, cost: tuple[Call | None, int] | None) -> None:
+        part = func, self._in_layer, torch._C._current_graph_task_id() != -1
+        if self.account.bytes > self._most.get(part, 0):
+            self._most[part] = self.account.bytes
         self.work.calls += self._times
-        if not is_view:
-            self._add_work(func, args, keywords, made, result)
-        return result
-
-    def _add_work(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], made: list[Tensor], result: Any) -> None:
-        if flops := flops_of(func, args, keywords, result):
-            self.work.flops[self._measured(func, args, keywords)] += self._times * flops
+        if cost is None:
+            return
+        call, amount = cost
+        if call is None:
+            self.work.moved += self._times * amount
         else:
-            given = [leaf for leaf in tree_leaves((args, keywords)) if isinstance(leaf, Tensor)]
-            self.work.moved += self._times * sum(tensor.numel() * tensor.element_size() for tensor in (*given, *made))
+            self.work.flops[call] += self._times * amount
+
+    def cost_of(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> tuple[Call | None, int]:
+        """Return the FLOPs and the call whose speed is that of this one; or the bytes that are read and written."""
+        if flops := flops_of(func, args, keywords, result):
+            return self._measured(func, args, keywords), flops
+        moved = [leaf for leaf in tree_leaves((args, keywords, result)) if isinstance(leaf, Tensor)]
+        return None, sum(tensor.numel() * tensor.element_size() for tensor in moved)
 
     def _measured(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Call:
-        """The call whose speed is that of this one."""
         if func is GROUPED_PRODUCT:
             # The speed depends on the numbers in a tensor, which a dry run does not have.
-            dtype, factors = args[0].dtype, grouped_sizes(args[0], args[1], _offsets(args, keywords))[1:]
+            dtype, factors = args[0].dtype, grouped_sizes(args[0], args[1], grouped_offsets(args, keywords))[1:]
             return Call(_aten.bmm.default, tuple(Shape((min(count, _GROUPS), *self._shape(sizes)), dtype) for count, *sizes in factors), ())
         return Call(func, tuple(map(self._shape, args)), tuple((key, self._shape(value)) for key, value in keywords.items()))
 
@@ -187,12 +193,3 @@ class _StepCounter(OperatorMode):
         if isinstance(value, list | tuple):
             return tuple(map(self._shape, value))
         return min(value, self._largest) if type(value) is int else value
-
-
-def _offsets(args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-    """Where the groups of a grouped product end."""
-    return args[2] if len(args) > 2 else keywords["offs"]
-
-
-def _one(dtype: torch.dtype) -> bool | int | float:
-    return True if dtype is torch.bool else 1.0 if dtype.is_floating_point else 1

@@ -19,9 +19,13 @@ Sizes = tuple[int, ...]
 class OperatorMode(TorchDispatchMode):
     """Passes every operator through `call`. An operator written in Python is replaced by those that it calls."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing compiles the dispatch, and disabling that takes time in every call
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         keywords = kwargs or {}
-        if (definition := OPDEFS.get(func._schema.name)) is not None:
+        if func.namespace != "aten" and (definition := OPDEFS.get(func._schema.name)) is not None:
             with self:
                 return definition._init_fn(*args, **keywords)
         return self.call(func, args, keywords)
@@ -89,3 +93,8 @@ def grouped_sizes(first: Tensor, second: Tensor, ends: Tensor) -> tuple[Sizes, S
     if first.ndim < second.ndim:
         return (rows, columns), (count, max(1, rows // count), inner), (count, inner, columns)
     return (rows, columns), (count, rows, inner), (count, inner, max(1, columns // count))
+
+
+def grouped_offsets(args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    """Where the groups of a grouped product end."""
+    return args[2] if len(args) > 2 else keywords["offs"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,12 @@ from elongate.memory.planner.step_costs import StepCosts
 from elongate.memory.stream import Stream
 
 if TYPE_CHECKING:
+    from elongate.memory.planner.cards import Card
     from elongate.models.language_model import LanguageModel
 
 MARGIN = 0.1  # share of the free memory that is left unused
 _EQUAL_SPEED = 0.05  # plans whose times differ by less than this share count as equally fast; the first is chosen
+_SAVING = {"keep_attention", "on_disk"}  # fields whose variants save memory and are never faster
 _KINDS = (Plain(), Checkpoint(), Stream())  # the simplest first
 
 
@@ -41,14 +43,20 @@ class Advice:
     weights: int  # bytes
     gradients: int  # bytes
     optimizer: int  # bytes of its state
-    free: int  # free bytes after loading the weights
+    free: int  # bytes
     costs: tuple[PlanCost, ...]  # the simplest plan first
     longest: Callable[[Plan], int]  # tokens of a sequence that fits
+    is_loaded: bool = True  # the free bytes are those that remain beside the weights
 
     @property
     def available(self) -> int:
         """Bytes that are left for a step beyond weights, gradients and optimizer state."""
-        return round((1 - MARGIN) * self.free) - self.gradients - self.optimizer
+        return round((1 - MARGIN) * self.free) - self._held
+
+    @property
+    def _held(self) -> int:
+        """Bytes that are taken from the free ones before a step begins."""
+        return self.gradients + self.optimizer + (0 if self.is_loaded else self.weights)
 
     @property
     def recommended(self) -> PlanCost | None:
@@ -61,9 +69,10 @@ class Advice:
         """Return the error for the case that no plan fits."""
         least = min(self.costs, key=lambda cost: cost.peak)
         longest, plan = max(((self.longest(cost.plan), cost.plan) for cost in self.costs), key=lambda pair: pair[0])
+        weights = "" if self.is_loaded else f"{format_bytes(self.weights)} of weights, "
         rule = (
             f"fits under no memory plan: the smallest, {least.plan.overrides}, takes {format_bytes(least.peak)} besides "
-            f"{format_bytes(self.gradients)} of gradients and {format_bytes(self.optimizer)} of optimizer state, "
+            f"{weights}{format_bytes(self.gradients)} of gradients and {format_bytes(self.optimizer)} of optimizer state, "
             f"and {format_bytes(self.free)} are free"
         )
         remedy = "use a smaller model, tuning=lora or more memory"
@@ -72,29 +81,51 @@ class Advice:
         return ConfigError("context.target_length", self.length, rule, remedy)
 
 
-def advise(model: LanguageModel, length: int, batch_rows: int | None = None, chosen: Memory | None = None) -> Advice:
-    """Return the cost of every plan, assuming the optimizer state of AdamW, the largest available.
+def advise(
+    model: LanguageModel,
+    length: int,
+    batch_rows: int | None = None,
+    chosen: Memory | None = None,
+    card: Card | None = None,
+    is_complete: bool = True,
+) -> Advice:
+    """Return the cost of every plan that may be useful, assuming the optimizer state of AdamW, the largest available.
 
     `batch_rows`: sequences in a step; None: as many as any plan computes together.
-    `chosen`: a setting whose plans keep their fields.
+    `chosen`: a setting whose plans keep their fields. `card`: the card that the model is planned for; None: the model's device.
+    `is_complete`: also compare plans that save more memory than is needed.
     """
     from elongate.memory.planner.free_memory import free_bytes
     from elongate.memory.planner.throughput import seconds_of
 
     plans = _candidates(model, length, () if chosen is None else chosen.plans)
     rows = batch_rows or max(plan.rows(length) for plan in plans)
-    steps, costs = StepCosts(model), []
-    for plan in plans:
-        peak, work = steps.predict(plan, rows, length)
-        costs.append(PlanCost(plan, peak, float(work.flops.total()), seconds_of(work, model.device)))
+    steps = StepCosts(model, card)
     weights = sum(p.numel() * p.element_size() for p in model.network.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters())
+    free = free_bytes(model.device) if card is None else card.free_bytes
+    is_loaded = model.planned_device is None
 
     def longest(plan: Plan) -> int:
         return steps.longest(plan, advice.available)
 
-    advice = Advice(length, rows, weights, trained, 2 * trained, free_bytes(model.device), tuple(costs), longest)
+    advice = Advice(length, rows, weights, trained, 2 * trained, free, (), longest, is_loaded)
+    kept = () if chosen is None else chosen.plans
+    for plan in sorted(plans, key=lambda plan: plan.is_last_resort):  # the order stays the same otherwise
+        fitting = [cost.plan for cost in advice.costs if cost.peak <= advice.available]
+        if plan not in kept and (any(_saves(plan, other) for other in fitting) if not is_complete else fitting and plan.is_last_resort):
+            continue
+        peak, work = steps.predict(plan, rows, length)
+        seconds = seconds_of(work, model.device) if card is None else card.seconds_of(work)
+        advice = replace(advice, costs=(*advice.costs, PlanCost(plan, peak, float(work.flops.total()), seconds)))
     return advice
+
+
+def _saves(plan: Plan, other: Plan) -> bool:
+    """Return whether a plan differs from another only in that it saves memory."""
+    if plan.is_last_resort:
+        return True
+    return type(plan) is type(other) and {name for name, value in vars(plan).items() if getattr(other, name) != value} <= _SAVING
 
 
 def format_bytes(size: float) -> str:
@@ -107,7 +138,8 @@ def format_bytes(size: float) -> str:
 def _candidates(model: LanguageModel, length: int, chosen: tuple[Plan, ...]) -> list[Plan]:
     """Return all plans that can train this model, the simplest first: the first variant of each kind, then the second."""
     kinds = {plan.word: plan for plan in (*_KINDS, *chosen)}
-    turns = zip_longest(*(kind.variants() for kind in kinds.values()))
+    device = model.device.type
+    turns = zip_longest(*([sized for variant in kind.variants() for sized in variant.sizes(device)] for kind in kinds.values()))
     every = dict.fromkeys(plan for turn in turns for plan in turn if plan is not None)
     return [plan for plan in every if (plan in chosen or plan.helps(length)) and _can_train(plan, model)]
 
