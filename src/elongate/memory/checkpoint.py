@@ -62,14 +62,25 @@ class Checkpoint(Plan):
     def check_model(self, model: LanguageModel) -> None:
         check_recomputation(model, self.word)
 
-    def prepare(self, model: LanguageModel, length: int) -> Self:
-        from elongate.memory.pieces import apply_in_pieces
-
-        super().prepare(model, length)
+    def check_length(self, model: LanguageModel, length: int) -> None:
         if self.offload == "host":
             from elongate.memory.offload import check_host
 
             check_host(model, self.rows(length) * length)
+
+    def sizes(self, device: str) -> Iterator[Plan]:
+        yield self
+        if device == "cuda" and not self.keep_layers:
+            yield replace(self, offload="host")
+
+    def with_kept_layers(self, count: int) -> Self:
+        """Return the plan that does not recompute the last `count` layers."""
+        return replace(self, keep_layers=count)
+
+    def prepare(self, model: LanguageModel, length: int) -> Self:
+        from elongate.memory.pieces import apply_in_pieces
+
+        super().prepare(model, length)
         enable_recomputation(model.network)
         usual = _MLP_OFFLOADED if self.offload == "host" else _usual_mlp_chunk(model.device.type)
         size = self.mlp_chunk_length or usual

@@ -44,6 +44,7 @@ class Plan(Memory):
 
     def prepare(self, model: LanguageModel, length: int) -> Self:
         self.check_model(model)
+        self.check_length(model, length)
         return self
 
     @property
@@ -52,6 +53,9 @@ class Plan(Memory):
 
     def check_model(self, model: LanguageModel) -> None:  # most fit every model
         """Raise `ConfigError` if the model cannot be trained this way."""
+
+    def check_length(self, model: LanguageModel, length: int) -> None:
+        """Raise `ConfigError` if sequences of `length` tokens cannot be trained this way on this machine."""
 
     def variants(self) -> Iterator[Plan]:
         """Yield the settings that the planner compares, the fastest and largest first."""

@@ -39,7 +39,7 @@ def check_host(model: LanguageModel, tokens: int) -> None:
             "offload", "host", f"keeps layer inputs in the memory that device={model.device.type} uses anyway", "use {key}=none"
         )
     needed = len(layers_of(model.network)) * tokens * model.config.hidden_size * compute_dtype(model.network, model.precision).itemsize
-    if needed > (free := free_bytes(torch.device("cpu"))):
+    if model.planned_device is None and needed > (free := free_bytes(torch.device("cpu"))):
         rule = f"layer inputs of {tokens:,} tokens take {format_bytes(needed)}, and {format_bytes(free)} of the host's memory are free"
         raise ConfigError("offload", "host", rule, "use shorter sequences or memory=stream")
 
@@ -53,7 +53,8 @@ class _HostCopies:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # A dry run copies nothing.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" and torch._C._len_torch_dispatch_stack() == 0 else None
         self._on_host: list[Tensor] = []
         self._leaving: Tensor | None = None  # the tensor that is being copied to the host
         self._fetched: dict[Handle, Tensor] = {}  # copies that are under way

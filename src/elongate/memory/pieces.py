@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.utils.checkpoint import checkpoint, get_device_states, set_device_states
+from torch.utils.checkpoint import checkpoint
 
 
 def apply_in_pieces(forward: Callable[..., Any], size: int, states: Tensor, *others: Tensor | None) -> Any:
@@ -58,7 +58,8 @@ class _Piece(torch.autograd.Function):
         ctx.constants = [x if node is None else None for x, node in zip(inputs, nodes, strict=True)]
         ctx.kind = states.device.type
         ctx.autocast = {"dtype": torch.get_autocast_dtype(ctx.kind), "enabled": torch.is_autocast_enabled(ctx.kind)}
-        ctx.random = torch.get_rng_state(), *get_device_states(*inputs)
+        ctx.card = states.device if states.is_cuda and torch.cuda.is_available() else None  # a plan can be for a card that is not here
+        ctx.random = torch.get_rng_state(), None if ctx.card is None else torch.cuda.get_rng_state(ctx.card)
         return _run(forward, *inputs)
 
     @staticmethod
@@ -68,10 +69,11 @@ class _Piece(torch.autograd.Function):
             constant if node is None else node.saved_tensors[0].detach().requires_grad_()
             for node, constant in zip(ctx.nodes, ctx.constants, strict=True)
         ]
-        state, devices, states = ctx.random
-        with torch.random.fork_rng(devices), torch.enable_grad(), torch.autocast(ctx.kind, **ctx.autocast):
+        state, card_state = ctx.random
+        with torch.random.fork_rng([] if ctx.card is None else [ctx.card]), torch.enable_grad(), torch.autocast(ctx.kind, **ctx.autocast):
             torch.set_rng_state(state)
-            set_device_states(devices, states)
+            if ctx.card is not None:
+                torch.cuda.set_rng_state(card_state, ctx.card)
             result = _run(ctx.run, *inputs)
         results = result if isinstance(result, tuple) else (result,)
         pairs = [(some, grad) for some, grad in zip(results, grads, strict=True) if grad is not None and some.requires_grad]

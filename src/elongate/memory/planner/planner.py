@@ -12,6 +12,7 @@ from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.memory import Memory, Plan
 from elongate.memory.plain import Plain
 from elongate.memory.planner.step_costs import StepCosts
+from elongate.memory.recomputation import layers_of
 from elongate.memory.stream import Stream
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 MARGIN = 0.1  # share of the free memory that is left unused
 _EQUAL_SPEED = 0.05  # plans whose times differ by less than this share count as equally fast; the first is chosen
-_SAVING = {"keep_attention", "on_disk"}  # fields whose variants save memory and are never faster
+_SAVING = {"keep_attention", "offload", "on_disk"}  # fields whose variants save memory and are never faster
 _KINDS = (Plain(), Checkpoint(), Stream())  # the simplest first
 
 
@@ -118,7 +119,38 @@ def advise(
         peak, work = steps.predict(plan, rows, length)
         seconds = seconds_of(work, model.device) if card is None else card.seconds_of(work)
         advice = replace(advice, costs=(*advice.costs, PlanCost(plan, peak, float(work.flops.total()), seconds)))
-    return advice
+    return _with_kept_layers(advice, model)
+
+
+def _with_kept_layers(advice: Advice, model: LanguageModel) -> Advice:
+    """Add the plan that recomputes as few layers as fit, if some do: its cost is between those of recomputing all and none."""
+    costs = {cost.plan: cost for cost in advice.costs}
+    whole, recomputed = costs.get(Plain()), costs.get(Checkpoint())
+    if whole is None or recomputed is None or whole.peak <= max(advice.available, recomputed.peak):
+        return advice
+    layers = len(layers_of(model.network))
+    count = (advice.available - recomputed.peak) * layers // (whole.peak - recomputed.peak)
+    if count < 1:
+        return advice
+    share = count / layers
+
+    def between(most: float, least: float) -> float:
+        return least + share * (most - least)
+
+    kept = PlanCost(
+        Checkpoint().with_kept_layers(count),
+        round(between(whole.peak, recomputed.peak)),
+        between(whole.flops, recomputed.flops),
+        between(whole.seconds, recomputed.seconds),
+    )
+    place = advice.costs.index(recomputed) + 1
+
+    def longest(plan: Plan) -> int:
+        if plan != kept.plan:
+            return advice.longest(plan)
+        return int(advice.length * advice.available / kept.peak) // 64 * 64  # at least: a part of the peak does not grow
+
+    return replace(advice, costs=(*advice.costs[:place], kept, *advice.costs[place:]), longest=longest)
 
 
 def _saves(plan: Plan, other: Plan) -> bool:
@@ -141,12 +173,13 @@ def _candidates(model: LanguageModel, length: int, chosen: tuple[Plan, ...]) -> 
     device = model.device.type
     turns = zip_longest(*([sized for variant in kind.variants() for sized in variant.sizes(device)] for kind in kinds.values()))
     every = dict.fromkeys(plan for turn in turns for plan in turn if plan is not None)
-    return [plan for plan in every if (plan in chosen or plan.helps(length)) and _can_train(plan, model)]
+    return [plan for plan in every if (plan in chosen or plan.helps(length)) and _can_train(plan, model, length)]
 
 
-def _can_train(plan: Plan, model: LanguageModel) -> bool:
+def _can_train(plan: Plan, model: LanguageModel, length: int) -> bool:
     try:
         plan.check_model(model)
+        plan.check_length(model, length)
     except ConfigError:
         return False
     return True
