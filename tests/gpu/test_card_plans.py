@@ -81,9 +81,12 @@ def tokens() -> Tensor:
 
 @lru_cache
 def theirs(precision: str, backend: SDPBackend | None) -> Computed:
-    """Plain transformers with one of torch's attention operators; None: written out in Python."""
+    """Plain transformers with one of torch's attention operators; None: written out in Python. With bf16, its weights are bfloat16."""
     model = network("eager" if backend is None else "sdpa")
-    with sdpa_kernel(backend or SDPBackend.MATH), torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+    if precision == "bf16":
+        for parameter in model.parameters():  # not `model.to`, which would round rotary frequencies
+            parameter.data = parameter.data.bfloat16()
+    with sdpa_kernel(backend or SDPBackend.MATH):
         loss = model(input_ids=tokens(), labels=tokens(), use_cache=False).loss
         loss.backward()
     return computed(loss.item(), model)
