@@ -49,6 +49,8 @@ class GradientSink:
         buffer = self.buffer(parameter)
         if buffer.dtype == left.dtype:
             buffer.addmm_(left, right, alpha=self.scale)
+        elif torch._C._len_torch_dispatch_stack() > 0:  # in a dry run: torch 2.11 cannot derive the shape of the other call
+            buffer.add_(left @ right, alpha=self.scale)
         else:
             torch.addmm(buffer, left, right, out_dtype=buffer.dtype, alpha=self.scale, out=buffer)
 

@@ -55,8 +55,6 @@ def flops_of(func: Any, args: tuple[Any, ...], keywords: dict[str, Any], result:
         return 2 * prod(args[0].shape) * args[1].shape[-1] // (args[0].shape[0] if args[0].ndim > args[1].ndim else 1)
     if "scaled_dot_product" in name:
         return _attention_flops(func, args, keywords, "backward" in name)
-    if func is torch.ops.aten.addmm.dtype_out:  # torch's formula does not take the precision
-        return 2 * prod(args[1].shape) * args[2].shape[1]
     if func in (torch.ops.aten._flash_attention_forward.default, torch.ops.aten._flash_attention_backward.default):
         return _band_flops(args, keywords, "backward" in name)
     formula = flop_registry.get(getattr(torch.ops.aten, name.rstrip("_"), None))
