@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_the_peak_of_a_step_is_predicted_to_15_percent() -> None:
-    sizes = {"length": 1024, "layers": 2, "dim": 256, "heads": 4, "kv_heads": 2, "mlp_dim": 704, "vocab_size": 2048}
+    sizes = {"length": 2048, "layers": 2, "dim": 256, "heads": 4, "kv_heads": 2, "mlp_dim": 704, "vocab_size": 4096}
     words = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
     done = subprocess.run(
         [sys.executable, "-m", "tests.memory.peak", *PLANS, *words],
