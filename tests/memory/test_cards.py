@@ -13,7 +13,7 @@ from tests.conftest import composed
 from elongate.arguments import name_plan
 from elongate.build import build_job, plan_options
 from elongate.errors import ConfigError
-from elongate.memory.checkpoint import Checkpoint
+from elongate.memory import stream
 from elongate.memory.planner import planner
 from elongate.memory.planner.cards import CARDS
 from elongate.memory.planner.dry_run import Call, Shape, Work
@@ -44,13 +44,14 @@ def test_many_small_operators_take_as_long_as_the_processor_starts_them() -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.grid)])
 def test_a_card_that_is_not_here_is_planned_for(precision: str, build_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "_KINDS", (Checkpoint(), Stream()))
+    monkeypatch.setattr(planner, "_KINDS", (Stream(),))
+    monkeypatch.setattr(stream, "_LENGTHS", {"cuda": (1024,)})
     job = build_tiny(
-        "plan.device=rtx4090", "model.num_layers=3", f"precision={precision}", "context.target_length=2048", "batch_tokens=2048"
+        "plan.device=rtx4090", "model.num_layers=3", f"precision={precision}", "context.target_length=1024", "batch_tokens=1024"
     )
     lines = plan(job).splitlines()
-    assert lines[0] == "One step: 1 × 2048 tokens on rtx4090, 22.90 GiB free"
-    assert any(line.startswith("memory=stream memory.chunk_length=2048 ") for line in lines)  # 512 would starve it
+    assert lines[0] == "One step: 1 × 1024 tokens on rtx4090, 22.90 GiB free"
+    assert any(line.startswith("memory=stream memory.chunk_length=1024 ") for line in lines)  # 512 would starve it
     assert not any(line.startswith("memory=stream ") and "chunk_length" not in line for line in lines)
     assert lines[-1].endswith("they were not measured.")
 
