@@ -20,6 +20,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from elongate.cli import conf_directory
+from elongate.training.job import PlanOptions
 
 PAGES = Path(__file__).parents[1] / "docs/reference"
 
@@ -187,7 +188,9 @@ def scalars_page() -> str:
     scalars = {key: value for key, value in node.items() if not isinstance(value, (dict, list))}
     rows = [f"| `{key}` | `{shown(value)}` | {cell(comments.get(key, ''))} |" for key, value in scalars.items()]
     training = [f"| `training.{key}` | `{shown(value)}` | |" for key, value in node["training"].items()]
-    return "\n".join(["# Top-level keys", "", "| key | default | meaning |", "|---|---|---|", *rows, *training, ""])
+    documented = field_comments(PlanOptions)
+    plan = [f"| `plan.{key}` | `{shown(value)}` | {cell(documented[key])} |" for key, value in node["plan"].items()]
+    return "\n".join(["# Top-level keys", "", "| key | default | meaning |", "|---|---|---|", *rows, *training, *plan, ""])
 
 
 def main() -> None:

@@ -31,5 +31,6 @@ class Auto(Memory):
             f"{format_bytes(chosen.peak)} at length {length} besides weights, gradients and optimizer state, "
             f"where {format_bytes(advice.available)} are free"
         )
-        say(f"memory auto: {chosen.plan.overrides}, the fastest plan that fits: {needed}")
+        others = "" if len(advice.costs) > 1 else "; no other plan can train this model"
+        say(f"memory auto: {chosen.plan.overrides}, the fastest plan that fits: {needed}{others}")
         return chosen.plan.prepare(model, length)

@@ -189,7 +189,7 @@ class LanguageModel:
         layout: Layout | None = None,
     ) -> dict[str, Any]:
         """Return the keyword arguments of a call of the network, and set the length of the text."""
-        layout = self.layout(inputs, positions) if layout is None else layout
+        layout = layout or self.layout(inputs, positions)
         # The length of the whole text, also for a chunk of it.
         self.set_text_length(layout.length, positions)
         numbers = self.positions.numbers(inputs, positions, layout.chunk, self.attention.rotates)
@@ -272,8 +272,7 @@ class LanguageModel:
     def attend(self, attention: Attention, original_length: int, length: int) -> dict[str, Any]:
         """Set and verify the attention for sequences of `length` tokens. Weights and positions stay the same."""
         self.attention = attention.for_length(length, original_length)
-        config = layer_config(self.config)
-        heads, dtype = config.num_attention_heads, compute_dtype(self.network, self.precision)
+        heads, dtype = (config := layer_config(self.config)).num_attention_heads, compute_dtype(self.network, self.precision)
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         layout = self.layout(torch.zeros(1, length, dtype=torch.long), None)
         return verify_attention(layout, heads, kv_heads, head_dim(config), "causal" in self.has, self.device, dtype)

@@ -44,6 +44,11 @@ def _created(model: LanguageModel, config: PreTrainedConfig) -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network: PreTrainedModel = type(model.network)(config)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                # Fresh weights are so small that what a part of the network does can drown in rounding.
+                if parameter.ndim > 1:
+                    parameter.normal_(std=parameter[0].numel() ** -0.5)
     return type(model)(network, word=model.word)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from elongate.data.tokenizer.tokenizer import fit_tokenizer
+from elongate.data.tokenizer.tokenizer import planned_vocab_size
 from elongate.errors import inside
 from elongate.memory.planner.planner import MARGIN, Advice, advise, format_bytes
 from elongate.training.device import find_device
@@ -35,8 +35,8 @@ def plan(job: Job) -> str:
     from elongate.models.weightless import Weightless
 
     # A checkpoint has its own vocabulary, and its tokenizer need not be there.
-    tokenizer = fit_tokenizer(job.tokenizer, job.data, needs_mask=job.objective.masks) if job.model.fresh else None
-    described = job.model.describe(0 if tokenizer is None else tokenizer.vocab_size)
+    vocab_size = planned_vocab_size(job.tokenizer, job.data, job.objective.masks) if job.model.fresh else 0
+    described = job.model.describe(vocab_size)
     found = depths(described)
     weightless = Weightless(described, None if found is None else found.shallow)
     job.model.restore_position(weightless.miniature)

@@ -83,6 +83,13 @@ class TokenizerConfig(Protocol):
         """The tokenizer, trained on the source if it needs training."""
 
 
+def planned_vocab_size(config: TokenizerConfig, source: Source, needs_mask: bool) -> int:
+    """The size of the vocabulary, at most: a tokenizer that is trained to a size is not trained for a plan. Raises `ConfigError`."""
+    if (size := getattr(config, "vocab_size", None)) is not None:
+        return int(size) + needs_mask
+    return fit_tokenizer(config, source, needs_mask).vocab_size
+
+
 def fit_tokenizer(config: TokenizerConfig, source: Source, needs_mask: bool) -> Tokenizer:
     """The tokenizer of a run, with BOS as the data asks and a mask id if the objective hides tokens. Raises `ConfigError`."""
     with inside("tokenizer"):
