@@ -107,3 +107,15 @@ def test_loss_and_gradients_equal_those_of_whole_logits(
     for name, parameter in model.network.named_parameters():
         wanted = gradients[name]
         assert (parameter.grad - wanted).norm() <= 1e-10 * wanted.norm(), name
+
+
+def test_tables_that_are_switched_off_stay_on_in_a_teacher_that_shares_them() -> None:
+    student, original = (LanguageModel(network("gpt2", "elongate"), "gpt2") for _ in range(2))
+    student.network.requires_grad_(False)
+    teacher = Teacher(original, 64)
+    teacher.share(dict(student.network.named_parameters()))
+    tables = student.network.transformer.wpe, teacher.model.network.transformer.wpe
+    assert tables[0].weight.data_ptr() == tables[1].weight.data_ptr()
+    student.positions.learned.switch_off(64)
+    assert not tables[0].weight.any()
+    assert tables[1].weight.all()
