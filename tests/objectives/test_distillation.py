@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from elongate.data.sequences import Batch
+from elongate.errors import ConfigError
 from elongate.models.language_model import LanguageModel
 from elongate.objectives import teacher as module
 from elongate.objectives.distillation import Distillation
+from elongate.objectives.restore import Restore
 from elongate.objectives.teacher import Kind, Teacher
 
 ROWS, LENGTH = 2, 20
@@ -124,3 +126,23 @@ def test_tables_that_are_switched_off_stay_on_in_a_teacher_that_shares_them() ->
     student.positions.learned.switch_off(64)
     assert not tables[0].weight.any()
     assert tables[1].weight.all()
+
+
+@pytest.mark.parametrize(
+    ("cls", "fields", "line"),
+    [
+        (Distillation, {"alpha": 1.0}, "alpha=1.0: must be at least 0 and below 1; use alpha=0.5, or objective=causal without a teacher"),
+        (Distillation, {"temperature": 0.0}, "temperature=0.0: must be above 0; use temperature=1"),
+        (
+            Distillation,
+            {"divergence": "kl"},
+            "divergence=kl: must be one of forward_kl, reverse_kl, jensen_shannon; use divergence=forward_kl",
+        ),
+        (Restore, {"weight": 0.0}, "weight=0.0: must be above 0; use weight=5, or objective=causal"),
+        (Restore, {"short_ratio": 1.0}, "short_ratio=1.0: must be in (0, 1); use short_ratio=0.25, or objective=causal"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(cls: type, fields: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cls(**fields)
+    assert str(caught.value) == line
