@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 import torch
+from tests.memory.test_bytes import Bytes
 from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -94,3 +95,19 @@ def test_words_that_only_one_of_both_has_are_not_compared(kind: Kind) -> None:
     same = Head(teacher.weight[:-3], None, teacher.adjustment)
     one, other = (summed_distillation(leaves[0], shorter, teacher_states, t, targets, Divergence(kind, 0.3, 2.0)) for t in (teacher, same))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_grows_with_the_states_and_not_with_the_logits(kind: Kind) -> None:
+    words, dim = 997, 8
+    head, teacher = (Head(_draw(words, dim, seed=seed).requires_grad_(seed == 1)) for seed in (1, 2))
+
+    def peak(tokens: int) -> int:
+        states, theirs = _draw(tokens, dim, seed=3).requires_grad_(), _draw(tokens, dim, seed=4)
+        targets = torch.zeros(tokens, dtype=torch.long)
+        with Bytes([states, theirs, targets, head.weight, teacher.weight]) as counting:
+            summed_distillation(states, head, theirs, teacher, targets, Divergence(kind)).backward()
+        return counting.peak
+
+    # The gradient of a state, kept and scaled.
+    assert peak(1024) - peak(512) <= 512 * 2 * dim * 8

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -34,18 +34,38 @@ def teacher(start: Workshop) -> Path:
     return directory.model
 
 
+class Observed(Teacher):
+    """A teacher that compares its weights at its end with those at its start."""
+
+    made: ClassVar[list[Observed]] = []
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.before = self._weights()
+        self.made.append(self)
+
+    def close(self) -> None:
+        network = self.model.network
+        assert not network.training
+        assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+        self.after, self.places = self._weights(), {p.data_ptr() for p in network.parameters()}
+        super().close()
+        assert all(p.is_meta for p in network.parameters())
+
+    @property
+    def is_unchanged(self) -> bool:
+        return all(torch.equal(self.after[name], value) for name, value in self.before.items())
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {name: p.clone() for name, p in self.model.network.named_parameters()}
+
+
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Teacher, dict[str, torch.Tensor]]]:
-    """The teachers of the test, each with its weights before the training."""
-    found: list[tuple[Teacher, dict[str, torch.Tensor]]] = []
-
-    class Recorded(Teacher):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            found.append((self, {name: p.clone() for name, p in self.model.network.named_parameters()}))
-
-    monkeypatch.setattr(teaching, "Teacher", Recorded)
-    return found
+def teachers(monkeypatch: pytest.MonkeyPatch) -> list[Observed]:
+    """The teachers of the test."""
+    monkeypatch.setattr(teaching, "Teacher", Observed)
+    Observed.made.clear()
+    return Observed.made
 
 
 def weights(directory: RunDirectory) -> bytes:
@@ -53,9 +73,7 @@ def weights(directory: RunDirectory) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_student_resumes_bit_exactly_and_its_teacher_stays_as_it_is(
-    start: Workshop, teacher: Path, opened: list[tuple[Teacher, dict[str, torch.Tensor]]]
-) -> None:
+def test_a_student_resumes_bit_exactly_and_its_teacher_stays_as_it_is(start: Workshop, teacher: Path, teachers: list[Observed]) -> None:
     words = [*DISTILLED, *STUDENT, f"objective.teacher.source={teacher}"]
     stored = (teacher / "model.safetensors").read_bytes()
     directory, results = start("student", *words)
@@ -68,11 +86,7 @@ def test_a_student_resumes_bit_exactly_and_its_teacher_stays_as_it_is(
     assert weights(directory) == expected
     assert [line["loss"] for line in directory.read_metrics()] == [line["loss"] for line in losses]
     assert (teacher / "model.safetensors").read_bytes() == stored
-    for taught, before in opened:
-        own = taught.model.network
-        assert len(own.model.layers) == 2
-        assert not own.training
-        assert all(torch.equal(p, before[name]) and p.grad is None for name, p in own.named_parameters())
+    assert [one.is_unchanged for one in teachers] == [True, True]
     # Another teacher at the same place.
     recorded = json.loads(directory.results.read_text())
     del recorded["finished"]
@@ -85,30 +99,26 @@ def test_a_student_resumes_bit_exactly_and_its_teacher_stays_as_it_is(
     (teacher / "model.safetensors").write_bytes(stored)
 
 
-@pytest.mark.slow
+@pytest.mark.grid
 def test_the_model_before_the_extension_teaches_without_a_copy_of_what_is_frozen(
-    start: Workshop, opened: list[tuple[Teacher, dict[str, torch.Tensor]]], monkeypatch: pytest.MonkeyPatch
+    start: Workshop, teachers: list[Observed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    students: list[Any] = []
+    frozen: list[set[int]] = []
     original = teaching.with_teacher
 
     def recorded(*arguments: Any) -> Any:
-        students.append(arguments[3])
+        frozen.append({p.data_ptr() for p in arguments[3].network.parameters() if not p.requires_grad})
         return original(*arguments)
 
     monkeypatch.setattr("elongate.training.run.with_teacher", recorded)
-    monkeypatch.setattr("elongate.tuning.lora.Lora.merge", lambda self, model: None)  # it changes the frozen weights
-    monkeypatch.setattr("elongate.training.run.export_run", lambda *arguments: None)
     causal, _ = start("causal", "evaluation=[]", "steps=1")
     directory, _ = start("self", *DISTILLED, "tuning=lora")
     assert directory.read_metrics()[0] == causal.read_metrics()[0]  # the same base, not trained again
     assert len(list((start.folder / "runs/bases").iterdir())) == 1
-    ((taught, before),) = opened
-    assert taught.length == 32
-    assert all(torch.equal(p, before[name]) for name, p in taught.model.network.named_parameters())
-    theirs = {p.data_ptr() for p in taught.model.network.parameters()}
-    frozen = {p.data_ptr() for p in students[-1].network.parameters() if not p.requires_grad}
-    assert theirs == frozen
+    (one,) = teachers
+    assert one.length == 32
+    assert one.is_unchanged
+    assert one.places == frozen[-1]
 
 
 @pytest.fixture(scope="module")

@@ -75,6 +75,9 @@ class Distilled(Distillation):
 
     opened_teacher: Teacher
 
+    def close(self) -> None:
+        self.opened_teacher.close()
+
     def examples(self, batch: Batch, model: LanguageModel) -> list[Example]:
         from elongate.objectives.lesson import Prediction
 

@@ -138,6 +138,9 @@ class Objective(ObjectiveChoice):
         """Return the objective with its teacher. Call once, before the first batch, if there is a `teacher_source`."""
         return self
 
+    def close(self) -> None:  # most have no teacher
+        """Free the memory of the teacher. Call after the last batch."""
+
     @abstractmethod
     def examples(self, batch: Batch, model: LanguageModel) -> list[Example]:
         """Return what is learned from a batch: the same for the same batch.

@@ -74,6 +74,9 @@ class Restored(Restore):
 
     opened_teacher: Teacher
 
+    def close(self) -> None:
+        self.opened_teacher.close()
+
     def examples(self, batch: Batch, model: LanguageModel) -> list[Example]:
         from elongate.objectives.lesson import Direction
 

@@ -106,6 +106,10 @@ class Teacher:
                 found.append(torch.cat([self._kept(hidden) for _, hidden in chunks], dim=1))
         return torch.cat(found), known
 
+    def close(self) -> None:
+        """Free the memory of the weights."""
+        self.model.network.to("meta")
+
     def share(self, weights: Mapping[str, Any]) -> None:
         """Use the memory of the given parameters where they are frozen. Their values must be those of the teacher."""
         for name, own in self.model.network.named_parameters():

@@ -153,6 +153,7 @@ def extend(extension: Extension, text: Text, session: Session) -> dict[str, Any]
     following = forecast(job, extension.headers, origin.is_trained)
     course = Course(original_length, stages, text.corpus.train, origin.metrics, following)
     fitted = fit(job, model, course, session)
+    job.objective.close()
     evidence, target_length = fitted.evidence, job.strategy.target_length
     if stages[-1].reach != target_length:
         # The model is measured and exported for the target, which no stage has reached.
