@@ -15,6 +15,8 @@ from elongate.memory.planner.step_costs import StepCosts
 from elongate.memory.stream import Stream
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from elongate.models.language_model import LanguageModel
 
 MARGIN = 0.1  # share of the free memory that is left unused
@@ -93,8 +95,17 @@ def advise(model: LanguageModel, length: int, batch_rows: int | None = None, cho
     def longest(plan: Plan) -> int:
         return steps.longest(plan, advice.available)
 
-    advice = Advice(length, rows, weights, trained, 2 * trained, free_bytes(model.device), tuple(costs), longest)
+    optimizer = sum(_state_bytes(p) for p in model.parameters())
+    advice = Advice(length, rows, weights, trained, optimizer, free_bytes(model.device), tuple(costs), longest)
     return advice
+
+
+def _state_bytes(parameter: Tensor) -> int:
+    """Two moments in the dtype of the weight; if that is bfloat16, 8-bit ones with a scale per 256 (training/optimizer/eight_bit.py)."""
+    count = parameter.numel()
+    if parameter.element_size() == 2 and count >= 4096 and count % 256 == 0:
+        return 2 * (count + 4 * count // 256)
+    return 2 * count * parameter.element_size()
 
 
 def format_bytes(size: float) -> str:
