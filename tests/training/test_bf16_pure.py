@@ -24,13 +24,6 @@ from elongate.training.run_directory import RunDirectory
 pytest.importorskip("torchao", reason="torchao is not installed: see `make test-pure`")
 # Matrices of 64 × 64 are the smallest whose state has 8 bits.
 PURE = ["precision=bf16_pure", "model.dim=64", "model.mlp_dim=64", "model.num_layers=1"]
-    "precision=bf16_pure",
-    "model.dim=64",
-    "model.mlp_dim=64",
-    "model.num_layers=1",
-    "evaluation=[curve]",
-    "evaluation.curve.num_sequences=2",
-]
 
 
 def layer(*weights: float, rows: int = 64) -> nn.Module:

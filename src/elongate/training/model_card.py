@@ -110,9 +110,7 @@ def _verification(strategy: dict[str, Any], exported: dict[str, Any], precision:
         opened = f"This folder was opened with Elongate {verified['elongate']}"
         lines.append(f"{opened}: its logits match those of the trained network to {verified['logits_error']:.0e} of their size.")
     if precision == "bf16_pure":
-        lines.append(
-            f"Weights were trained in bfloat16 and are stored in {exported['dtype']}; the figures were computed in bfloat16."
-        )
+        lines.append(f"Weights were trained in bfloat16 and are stored in {exported['dtype']}; the figures were computed in bfloat16.")
     elif (dtype := exported.get("dtype")) == "float32":
         lines.append("Weights are stored in float32, as they were measured.")
     elif dtype is not None:
