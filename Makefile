@@ -32,6 +32,10 @@ test-kernels: setup ## Liger's kernels against the layers of transformers, inter
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target build/kernels liger-kernel==0.8.5 triton==3.9.0
 	PYTHONPATH=build/kernels TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/models/test_kernels.py tests/objectives/test_softmax_kernel.py
 
+test-pure: setup ## training in bfloat16 with torchao (a minute, downloads 3 MB)
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target build/pure torchao==0.18.0
+	PYTHONPATH=build/pure $(BIN)/python -m pytest tests/training/test_bf16_pure.py
+
 test-gpu: setup ## the tests that need a CUDA device (about 90 seconds on one)
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
@@ -62,4 +66,4 @@ bench-gpu: setup ## compare a training step on one GPU with transformers.Trainer
 clean: ## the environment and everything that runs wrote
 	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup train test test-fast test-all test-kernels test-gpu mutants check smoke docs bench bench-gpu clean
+.PHONY: help setup train test test-fast test-all test-kernels test-pure test-gpu mutants check smoke docs bench bench-gpu clean

@@ -168,7 +168,17 @@ CONFIGURATIONS = [
     ),
     ("model=bert model.dropout=1", "model.dropout=1.0: must be at least 0 and below 1; use model.dropout=0.0"),
     ("model=bert model.dim=129", "model.dim=129: must be a multiple of num_heads=2; use model.dim=128"),
-    ("precision=fp16", "precision=fp16: must be one of fp32, bf16"),
+    ("precision=fp16", "precision=fp16: must be one of fp32, bf16, bf16_pure"),
+    (
+        "precision=bf16_pure optimizer=muon",
+        "precision=bf16_pure: needs an optimizer that rounds its updates stochastically, and optimizer=muon rounds to the nearest; "
+        "use optimizer=adamw, or precision=bf16",
+    ),
+    (
+        "precision=bf16_pure tuning=lora",
+        "precision=bf16_pure: trains the network's own weights in bfloat16, and tuning=lora trains others, which need little memory; "
+        "use precision=bf16, or tuning=full",
+    ),
     ("kernels=triton", "kernels=triton: must be one of auto, none, liger; use kernels=auto"),
     ("kernels=liger compile=true", "kernels=liger: cannot be combined with compile=true, which fuses the same layers; use kernels=auto"),
     ("device=nonsense", "device=nonsense: must be auto, cpu, cuda or cuda:<number>; use device=auto"),

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from elongate.errors import ConfigError, first_line, require
 from elongate.foreign import foreign
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "bf16_pure")
 KERNELS = ("auto", "none", "liger")
 
 
@@ -30,7 +30,7 @@ class Scalars:
     seed: int  # at least 0
     steps: int  # optimizer steps of the extension, at least 1
     batch_tokens: int  # tokens of one optimizer step, at every length, at least 1
-    precision: str  # fp32 or bf16
+    precision: str  # fp32, bf16 (computes in bfloat16) or bf16_pure (weights are bfloat16 too)
     kernels: str  # fused layers: auto (Liger on CUDA, where it is installed), none or liger
     device: str  # auto, cpu, cuda, cuda:1 …
     compile: bool  # compile each layer with torch.compile

@@ -68,7 +68,7 @@ class Settings:
 
     checkpoint: str  # a run directory, a transformers folder or a hub id
     seed: int | None  # null: the run's
-    precision: str | None  # fp32, bf16; null: the run's, or fp32
+    precision: str | None  # fp32, bf16, bf16_pure (weights are bfloat16 too); null: the run's, or fp32
     kernels: str  # fused layers: auto (Liger on CUDA, where it is installed), none or liger
     device: str  # auto, cpu, cuda, cuda:1 …
     model: ModelKeys
@@ -135,6 +135,7 @@ def _open(settings: Settings, run: dict[str, Any], nodes: dict[str, DictConfig])
         corpus = load_corpus(data, tokenizer)
     from elongate.models.compatibility import check_network
     from elongate.models.kernels import use_kernels
+    from elongate.models.precision import use_precision
 
     with _naming(settings.checkpoint):
         model = source.build(tokenizer.vocab_size, 0)
@@ -142,7 +143,7 @@ def _open(settings: Settings, run: dict[str, Any], nodes: dict[str, DictConfig])
         model.network.to(device)
         check_network(model)
         model.kernels = use_kernels(model.network, settings.kernels, device)
-    model.precision = settings.precision or run.get("precision", "fp32")
+    use_precision(model, settings.precision or run.get("precision", "fp32"))
     return model, tokenizer, corpus.validation
 
 

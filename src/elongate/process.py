@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ from types import FrameType
 
 # Each of them says how long an idle OpenMP thread waits.
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+# They warn in several lines about kernels for other hardware when transformers imports torchao, if that is installed.
+_NOISY = ("torchao", "torch.utils._pytree")
 # Directories that libraries otherwise create in the home directory.
 _CACHES = ("MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
 
@@ -29,6 +32,8 @@ def prepare_process() -> None:
         # Otherwise matplotlib warns in several lines at every start, and W&B records no tables and images.
         for name in _CACHES:
             os.environ.setdefault(name, str(Path(tempfile.gettempdir()) / f"elongate-{os.getuid()}" / name.lower()))
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     # The user's own packages, behind everything else, so that they replace no module by accident.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -30,10 +30,15 @@ SHORT += [
 ]
 
 
-@pytest.mark.parametrize("settings", [("precision=fp32", "memory=plain"), ("precision=bf16", "memory=stream", "memory.chunk_length=128")])
+SETTINGS = [("precision=fp32", "memory=plain"), ("precision=bf16", "memory=stream", "memory.chunk_length=128"), ("precision=bf16_pure",)]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_a_stopped_run_resumes_to_the_same_bits(
     settings: tuple[str, ...], build_tiny: Callable[..., Any], text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if "precision=bf16_pure" in settings:
+        pytest.importorskip("torchao", reason="torchao is not installed: pip install 'elongate[pure]'")
     job = build_tiny("data=text", f"data.path={text_folder}", *SHORT, *settings)
 
     def started(cwd: Path) -> RunDirectory:
@@ -52,8 +57,10 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert outcome(started(tmp_path / "stopped").path) == expected
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_pure"])
 def test_the_smoke_run(precision: str, tmp_path: Path) -> None:
+    if precision == "bf16_pure":
+        pytest.importorskip("torchao", reason="torchao is not installed: pip install 'elongate[pure]'")
     done = run_here("train", "experiment=smoke", "device=cuda", f"precision={precision}", *TINY_EVALUATION, cwd=tmp_path)
     assert done.code == 0, done.err
     folder = tmp_path / "runs/gpt-yarn-smoke"

@@ -30,7 +30,7 @@ from elongate.models.head import Adjustment, Head, head_transform, head_weights
 from elongate.models.kernels import Kernels
 from elongate.models.parts import head_dim, language_body, language_config, language_part, layer_config
 from elongate.models.positions import NetworkPositions
-from elongate.models.precision import compute_dtype, has_narrow_weights, narrow_residual_stream
+from elongate.models.precision import compute_dtype, has_narrow_weights, narrow_residual_stream, widened
 from elongate.models.saving import save_network
 from elongate.models.stored_dtype import StoredDtypes
 
@@ -149,7 +149,7 @@ class LanguageModel:
     # -- computing ---------------------------------------------------------------------------------
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """With bf16, compute in bfloat16; weights, angles, statistics of norms and losses stay in float32."""
+        """With bf16, compute in bfloat16; weights that are float32, angles, statistics of norms and losses stay in it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def layout(self, inputs: Int[Tensor, "batch length"], positions: Int[Tensor, "batch length"] | None) -> Layout:
@@ -236,11 +236,11 @@ class LanguageModel:
 
     @contextmanager
     def probed(self) -> Iterator[None]:
-        """Compute without gradient and dropout, in float32 if the weights allow it: for comparing two ways to compute the same."""
+        """Compute without gradient and dropout, in float32 if no frozen weight prevents it: for comparing two ways to compute the same."""
         precision, training = self.precision, self.network.training
-        self.precision = "bf16" if has_narrow_weights(self.network) else "fp32"
         self.network.eval()
-        with torch.no_grad():
+        with torch.no_grad(), widened(self.network):
+            self.precision = "bf16" if has_narrow_weights(self.network) else "fp32"
             yield
         self.precision = precision
         self.network.train(training)

@@ -1,15 +1,32 @@
-"""Computing in bfloat16: the residual stream, and with it what memory plans keep of each layer."""
+"""Computing in bfloat16: the residual stream, and with it what memory plans keep of each layer; and weights in bfloat16.
+
+`bf16` trains float32 weights, `bf16_pure` trains weights that are bfloat16 themselves (training/optimizer/eight_bit.py).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+if TYPE_CHECKING:
+    from elongate.models.language_model import LanguageModel
+
 # Autocast computes them in float32, and everything that is added to their results would be float32, too.
 _STARTS = (nn.Embedding, nn.LayerNorm)
+
+
+def use_precision(model: LanguageModel, precision: str) -> None:
+    """Compute in a precision. With `bf16_pure` the weights that can be trained are rounded to bfloat16, for good."""
+    model.precision = "fp32" if precision == "fp32" else "bf16"
+    if precision == "bf16_pure":
+        for parameter in model.parameters():
+            parameter.data = parameter.detach().to(torch.bfloat16)
+        narrow_frozen_weights(model.network)  # the towers of a multimodal network are exported as they are
 
 
 def narrow_residual_stream(network: nn.Module) -> None:
@@ -49,11 +66,27 @@ def narrow_frozen_weights(network: PreTrainedModel) -> None:
             parameter.data = narrow
 
 
-def widen_weights(network: PreTrainedModel) -> None:
+def widen_frozen_weights(network: PreTrainedModel) -> None:
     """Undo `narrow_frozen_weights`, before updates are merged into the weights."""
     for parameter in network.parameters():
-        if parameter.dtype is torch.bfloat16:
+        if parameter.dtype is torch.bfloat16 and not parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+@contextmanager
+def widened(network: PreTrainedModel) -> Iterator[None]:
+    """Within this context, the weights that are trained are float32: for comparing two ways to compute the same.
+
+    They must not change meanwhile. Takes 4 bytes per weight, which gradients and optimizer state take in training.
+    """
+    narrow = {p: p.data for p in network.parameters() if p.dtype is torch.bfloat16 and p.requires_grad}
+    for parameter, values in narrow.items():
+        parameter.data = values.float()
+    try:
+        yield
+    finally:
+        for parameter, values in narrow.items():
+            parameter.data = values
 
 
 def has_narrow_weights(network: PreTrainedModel) -> bool:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from elongate.context.position.table import Table
 from elongate.models.created import described, recreate
 from elongate.models.parts import language_body, language_config, language_part
+from elongate.models.precision import has_narrow_weights
 
 _NAMES = ("wpe", "position_embeddings", "embed_positions")  # GPT-2's, BERT's, OPT's
 # Buffers that BERT-style embeddings keep for every row of the table.
@@ -101,7 +102,8 @@ class LearnedPositions:
 
         hooks = [module.register_forward_hook(remember) for _, module in self._tables()]
         numbers = positions[None] + self.first
-        with torch.no_grad():
+        narrow = has_narrow_weights(self.network)
+        with torch.no_grad(), torch.autocast(positions.device.type, torch.bfloat16, enabled=narrow):
             self.body(input_ids=torch.zeros_like(numbers), position_ids=numbers, use_cache=False)
         for hook in hooks:
             hook.remove()

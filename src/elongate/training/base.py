@@ -62,12 +62,14 @@ def opened(model: LanguageModel, job: Job) -> LanguageModel:
     """Returns the model on the job's device, in its precision, checked. Raises `ConfigError`."""
     from elongate.models.compatibility import check_network
     from elongate.models.kernels import use_kernels
+    from elongate.models.precision import use_precision
 
     device = find_device(job.device)
     model.network.to(device)
     check_network(model)
-    model.word, model.precision = job.model.word, job.precision
+    model.word = job.model.word
     model.kernels = use_kernels(model.network, "none" if job.compile else job.kernels, device)
+    use_precision(model, job.precision)
     if job.compile:
         model.compile()
     return model

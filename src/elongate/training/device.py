@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from elongate.console import warn
-from elongate.errors import ConfigError
+from elongate.errors import ConfigError, require
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,24 @@ def describe_device(device: torch.device) -> str:
     return f"{device} ({count} thread{'' if count == 1 else 's'})"
 
 
-def warn_of_slow_precision(precision: str, device: torch.device) -> None:
-    """Warns if bfloat16 is computed in software: a step may then take a hundred times as long as in float32."""
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises `ConfigError` for a precision that the device does not have, or that needs a package that is missing.
+
+    Warns if a processor computes bfloat16 in software: a step may then take a hundred times as long as in float32.
+    """
     import torch
 
-    if precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        warn("precision=bf16: this processor has no instructions for bfloat16, which takes far longer than precision=fp32 here")
+    if precision == "fp32":
+        return
+    if precision == "bf16_pure":
+        from elongate.training.optimizer.eight_bit import require_torchao
+
+        require_torchao()
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            able = torch.cuda.is_bf16_supported(including_emulation=False)
+        rule = f"{describe_device(device)} has no bfloat16"
+        require(able, "precision", precision, rule, "use {key}=fp32, or a card of 2020 or later")
+    elif not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        rule = "this processor has no instructions for bfloat16, which takes far longer than precision=fp32 here"
+        warn(f"precision={precision}: {rule}")

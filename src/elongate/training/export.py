@@ -5,6 +5,7 @@ Every export is opened again before it gets its name, as its readers open it, an
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,24 +19,30 @@ if TYPE_CHECKING:
     from elongate.data.tokenizer.tokenizer import Tokenizer
     from elongate.models.language_model import LanguageModel
     from elongate.models.model import Model
+    from elongate.models.stored_dtype import StoredDtypes
     from elongate.training.job import Job
     from elongate.training.run_directory import RunDirectory
 
 
-def export(model: LanguageModel, tokenizer: Tokenizer, folder: Path, source: Model | None = None) -> dict[str, Any]:
+def export(
+    model: LanguageModel, tokenizer: Tokenizer, folder: Path, source: Model | None = None, dtypes: StoredDtypes | None = None
+) -> dict[str, Any]:
     """Write a folder that plain transformers opens if it can express the model, and return how that was verified.
 
-    `source` decides the dtype and brings further files; without one, weights are stored in float32. The weights of the
-    model are rounded to what is stored. Raises `RunError` if the folder, opened again, is not the model in memory.
+    `source` decides the dtype, unless `dtypes` does, and brings further files; without one, weights are stored in float32.
+    The weights of the model are rounded to what is stored. Raises `RunError` if the folder, opened again, is not the model
+    in memory.
     """
+    from elongate.models.precision import widened
     from elongate.models.reopened import verify_reopened
     from elongate.models.stored_dtype import StoredDtypes
 
-    dtypes = StoredDtypes() if source is None else source.stored_dtypes()
+    if dtypes is None:
+        dtypes = StoredDtypes() if source is None else source.stored_dtypes()
     dtypes.round_(model.network)
     length = model.positions.lengths[1] or model.original_length
     original_length = model.positions.lengths[0] or length
-    with written_aside(folder) as aside:
+    with widened(model.network), written_aside(folder) as aside:
         model.save(aside, dtypes)
         tokenizer.save(aside)
         files = source.files() if source is not None else None
@@ -52,13 +59,24 @@ def export_run(job: Job, model: LanguageModel, tokenizer: Tokenizer, directory: 
 
     Afterwards the weights of the model are those that are exported, so that they are the ones that are measured.
     """
+    dtypes = _stored_dtypes(job)
     if directory.model.exists() and "export" in results:
-        job.model.stored_dtypes().round_(model.network)
+        dtypes.round_(model.network)
         return
-    results["export"] = export(model, tokenizer, directory.model, job.model)
+    results["export"] = export(model, tokenizer, directory.model, job.model, dtypes)
     directory.write_results(results)
     command = f"evaluate.py checkpoint={directory.path}"
     if not model.position.is_plain:
         say(f"plain transformers cannot express {model.position.word}: evaluate with python {command}")
     elif not (attention := job.strategy.measured_attention).is_full:
         say(f"plain transformers opens {directory.model} with full attention, {command} with {attention.word}")
+
+
+def _stored_dtypes(job: Job) -> StoredDtypes:
+    """Those of the model; weights that were trained in bfloat16 are stored in it, unless another dtype was chosen."""
+    import torch
+
+    dtypes = job.model.stored_dtypes()
+    if job.precision != "bf16_pure" or job.model.export_dtype != "auto":
+        return dtypes
+    return replace(dtypes, usual=torch.bfloat16)

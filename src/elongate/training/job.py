@@ -71,7 +71,7 @@ class Job:
     seed: int
     steps: int  # optimizer steps of the extension
     batch_tokens: int  # tokens of one optimizer step, at every length
-    precision: str  # fp32 or bf16
+    precision: str  # fp32, bf16 or bf16_pure
     kernels: str  # fused layers: auto, none or liger
     device: str  # auto, or a torch device
     compile: bool  # compile each layer

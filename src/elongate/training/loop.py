@@ -98,7 +98,7 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
     # A learned position table is a parameter: it must have its full length before the optimizer is built.
     evidence = model.extend(job.strategy, course.original_length, course.reach)
     optimizers = job.optimizer.build(model.network)
-    peak_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    peak_rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in optimizers]
     checkpoints = Checkpoints(session.directory.checkpoints, options.keep_checkpoints)
     resumed = progress = _resume(checkpoints, job, session.directory, model, optimizers) or start
     session.tracker.start(session.directory.keep_metrics(course.earlier, progress.step))
@@ -124,6 +124,8 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
                     norm = _clip(model, options.clip_norm)
                     if not (math.isfinite(loss) and math.isfinite(norm)):
                         raise _not_finite(loss, norm, step, span, rows, session.directory)
+                    # Where weights are rounded at random, whatever dropout has drawn: plans draw different numbers.
+                    torch.manual_seed(-1_000_003 * job.seed - step)
                     for optimizer in optimizers:
                         optimizer.step()
                         optimizer.zero_grad()
@@ -196,14 +198,21 @@ def _set_rates(optimizers: list[Optimizer], peaks: list[list[float]], share: flo
     """Sets all learning rates to a share of their peaks and returns the first."""
     for optimizer, rates in zip(optimizers, peaks, strict=True):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * share
+            if torch.is_tensor(group["lr"]):
+                group["lr"].fill_(rate * share)
+            else:
+                group["lr"] = rate * share
     return peaks[0][0] * share
 
 
 def _clip(model: LanguageModel, limit: float | None) -> float:
     """Scales the gradient down to the limit and returns the norm that it had before."""
     parameters = model.parameters()
-    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if any(gradient.dtype is torch.bfloat16 for gradient in gradients):
+        # Torch would round the norm of each gradient to bfloat16.
+        gradients = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+    norm = get_total_norm(gradients)
     if limit is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return float(norm)
@@ -248,5 +257,5 @@ def _not_finite(loss: float, norm: float, step: int, span: Span, rows: int, dire
 
 
 def _state_bytes(optimizers: list[Optimizer]) -> int:
-    states = (state for optimizer in optimizers for state in optimizer.state.values())
+    states = (state for optimizer in optimizers for state in optimizer.state_dict()["state"].values())
     return sum(value.numel() * value.element_size() for state in states for value in state.values() if torch.is_tensor(value))

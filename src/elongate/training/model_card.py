@@ -58,7 +58,7 @@ def _sections(model: Model, of_source: dict[str, Any], results: dict[str, Any]) 
         del answers["evaluation_attention"]
     yield "\n".join(["| | |", "|---|---|", *(f"| {key.replace('_', ' ')} | {value} |" for key, value in answers.items() if value)])
     yield "## Loading\n\n" + _loading(strategy, results.get("export", {}))
-    yield "## Verification\n\n" + _verification(strategy, results.get("export", {}))
+    yield "## Verification\n\n" + _verification(strategy, results.get("export", {}), results["provenance"].get("precision", "fp32"))
     if "table" in results.get("curve", {}):
         yield "## Loss by position\n\n" + _curve(results["curve"])
     yield "## Licence\n\n" + _licence(of_source, base)
@@ -92,7 +92,7 @@ def _loading(strategy: dict[str, Any], exported: dict[str, Any]) -> str:
     return text
 
 
-def _verification(strategy: dict[str, Any], exported: dict[str, Any]) -> str:
+def _verification(strategy: dict[str, Any], exported: dict[str, Any], precision: str) -> str:
     lines, verified, proof = [], exported.get("verified", {}), strategy["proof"]
     if "frequencies" in proof:
         closed_form = f"Rotary frequencies match the closed form of `{strategy['position']}` to {proof['frequency_error']:.0e}"
@@ -109,7 +109,9 @@ def _verification(strategy: dict[str, Any], exported: dict[str, Any]) -> str:
     elif "logits_error" in verified:
         opened = f"This folder was opened with Elongate {verified['elongate']}"
         lines.append(f"{opened}: its logits match those of the trained network to {verified['logits_error']:.0e} of their size.")
-    if (dtype := exported.get("dtype")) == "float32":
+    if precision == "bf16_pure":
+        lines.append(f"Weights were trained in bfloat16 and are stored in {exported['dtype']}; the figures were computed in bfloat16.")
+    elif (dtype := exported.get("dtype")) == "float32":
         lines.append("Weights are stored in float32, as they were measured.")
     elif dtype is not None:
         measured = "the figures below are those of the rounded weights, computed in float32 unless the run used bf16"

@@ -88,6 +88,7 @@ class ProvenanceSection:
     """`provenance`: how and where the model was trained."""
 
     command: str
+    precision: str
     versions: dict[str, str]
     device: str
     date: str  # when the training ended, ISO 8601 in UTC
@@ -175,8 +176,10 @@ def _mean_mfu(metrics: Lines) -> float | None:
     return sum(mfu * seconds for mfu, seconds in known) / sum(seconds for _, seconds in known) if known else None
 
 
-def provenance_section(command: str, device: torch.device) -> ProvenanceSection:
+def provenance_section(job: Job, device: torch.device) -> ProvenanceSection:
     """Returns the section `provenance`."""
     versions = {"elongate": __version__, "torch": version("torch"), "transformers": version("transformers")}
     versions |= {"python": platform.python_version()}
-    return ProvenanceSection(command, versions, describe_device(device), datetime.now(UTC).isoformat(timespec="seconds"))
+    if job.precision == "bf16_pure":
+        versions["torchao"] = version("torchao")
+    return ProvenanceSection(job.command, job.precision, versions, describe_device(device), datetime.now(UTC).isoformat(timespec="seconds"))

@@ -17,7 +17,7 @@ from elongate.report.page import write_report
 from elongate.report.scalars import scalars
 from elongate.tracking.tracker import Tracker
 from elongate.training.base import Origin, find_origin
-from elongate.training.device import find_device, warn_of_slow_precision
+from elongate.training.device import check_precision, find_device
 from elongate.training.evidence import evidence_lines, sampling_lines
 from elongate.training.export import export_run
 from elongate.training.interrupt import Interrupt
@@ -85,7 +85,7 @@ def prepare(job: Job) -> tuple[Text, dict[str, Any]]:
     known_headers = with_corpus(job, text)
     device = find_device(job.device)
     require_kernels(job.kernels, device)
-    warn_of_slow_precision(job.precision, device)
+    check_precision(job.precision, device)
     return text, known_headers
 
 
@@ -145,7 +145,7 @@ def search(extension: Extension, text: Text, session: Session) -> Extension:
 
 def extend(extension: Extension, text: Text, session: Session) -> dict[str, Any]:
     """Trains the extension and merges its adapters. Returns the sections of the results that exist so far."""
-    from elongate.models.precision import widen_weights
+    from elongate.models.precision import widen_frozen_weights
     from elongate.training.loop import Course, fit
 
     job, model, origin, original_length = extension.job, extension.model, extension.origin, extension.original_length
@@ -165,7 +165,7 @@ def extend(extension: Extension, text: Text, session: Session) -> dict[str, Any]
         budget=budget_section(model, fitted, metrics, origin),
         stages=[stage_row(stage, job.batch_tokens, metrics) for stage in stages],
         data=data_section(job, text.corpus, fitted.progress.consumed),
-        provenance=provenance_section(job.command, model.device),
+        provenance=provenance_section(job, model.device),
     )
     for line in (*evidence_lines(job.strategy, evidence), *sampling_lines(job.strategy, stages, sections.stages)):
         say(line)
@@ -173,7 +173,7 @@ def extend(extension: Extension, text: Text, session: Session) -> dict[str, Any]
     results = earlier | sections.to_json()
     results["provenance"] = earlier.get("provenance", results["provenance"])
     session.directory.write_results(results)
-    widen_weights(model.network)
+    widen_frozen_weights(model.network)
     job.tuning.merge(model)
     return results
 

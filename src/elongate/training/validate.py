@@ -97,6 +97,8 @@ def check_combinations(job: Job) -> None:
         raise ConfigError("context/sampling", sampling.word, rule, "use one of the two")
     if job.model.attention_dropout > 0:
         _check_attention_dropout(job)
+    if job.precision == "bf16_pure":
+        _check_pure(job)
     _check_teacher(job)
 
 
@@ -144,6 +146,13 @@ def _check_teacher(job: Job) -> None:
     rule = f"trains no base, and objective={job.objective.word} would learn from a model with random weights"
     remedy = "use {key}=extend, or objective=distillation objective.teacher.source=<hub id or folder>"
     require(not untrained, "context/curriculum", curriculum.word, rule, remedy)
+
+
+def _check_pure(job: Job) -> None:
+    rule = f"needs an optimizer that rounds its updates stochastically, and optimizer={job.optimizer.word} rounds to the nearest"
+    require(job.optimizer.rounds_stochastically, "precision", job.precision, rule, "use optimizer=adamw, or {key}=bf16")
+    rule = f"trains the network's own weights in bfloat16, and tuning={job.tuning.word} trains others, which need little memory"
+    require(job.tuning.trains_network, "precision", job.precision, rule, "use {key}=bf16, or tuning=full")
 
 
 def _check_attention_dropout(job: Job) -> None:

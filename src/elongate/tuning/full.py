@@ -16,6 +16,7 @@ class Full(Tuning):
     """Trains every weight."""
 
     word: ClassVar[str] = "full"
+    trains_network: ClassVar[bool] = True
 
     def apply(self, model: LanguageModel, seed: int) -> None:
         pass

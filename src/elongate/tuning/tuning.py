@@ -13,6 +13,7 @@ class Tuning(ABC):
     """Changes the network in place before the extension and restores plain modules after it."""
 
     word: ClassVar[str]
+    trains_network: ClassVar[bool] = False  # its own weights, and adds no others
 
     @abstractmethod
     def apply(self, model: LanguageModel, seed: int) -> None:

@@ -16,6 +16,8 @@ from elongate.memory.recomputation import layers_of
 from elongate.memory.stream import Stream
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from elongate.memory.planner.cards import Card
     from elongate.models.language_model import LanguageModel
 
@@ -110,7 +112,8 @@ def advise(
     def longest(plan: Plan) -> int:
         return steps.longest(plan, advice.available)
 
-    advice = Advice(length, rows, weights, trained, 2 * trained, free, (), longest, is_loaded)
+    optimizer = sum(_state_bytes(p) for p in model.parameters())
+    advice = Advice(length, rows, weights, trained, optimizer, free, (), longest, is_loaded)
     kept = () if chosen is None else chosen.plans
     for plan in sorted(plans, key=lambda plan: plan.is_last_resort):  # the order stays the same otherwise
         fitting = [cost.plan for cost in advice.costs if cost.peak <= advice.available]
@@ -158,6 +161,14 @@ def _saves(plan: Plan, other: Plan) -> bool:
     if plan.is_last_resort:
         return True
     return type(plan) is type(other) and {name for name, value in vars(plan).items() if getattr(other, name) != value} <= _SAVING
+
+
+def _state_bytes(parameter: Tensor) -> int:
+    """Two moments in the dtype of the weight; if that is bfloat16, 8-bit ones with a scale per 256 (training/optimizer/eight_bit.py)."""
+    count = parameter.numel()
+    if parameter.element_size() == 2 and count >= 4096 and count % 256 == 0:
+        return 2 * (count + 4 * count // 256)
+    return 2 * count * parameter.element_size()
 
 
 def format_bytes(size: float) -> str:

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), torch's fused kernel."""
+"""AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101): torch's fused kernel, or torchao's for weights in bfloat16."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class AdamW(Optimizer):
     beta2: float = 0.95  # decay of the mean of squared gradients, in [0, 1)
 
     word: ClassVar[str] = "adamw"
+    rounds_stochastically: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -30,5 +31,10 @@ class AdamW(Optimizer):
     def build(self, network: nn.Module) -> list[TorchOptimizer]:
         import torch
 
-        groups = self.decay_groups([p for p in network.parameters() if p.requires_grad])
+        from elongate.training.optimizer.eight_bit import eight_bit_adamw
+
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        groups = self.decay_groups(parameters)
+        if any(p.dtype is torch.bfloat16 for p in parameters):
+            return [eight_bit_adamw(groups, self.lr, (self.beta1, self.beta2))]
         return [torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)]

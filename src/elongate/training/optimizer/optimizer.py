@@ -21,6 +21,7 @@ class Optimizer(ABC):
     weight_decay: float = 0.1  # of matrices, at least 0
 
     word: ClassVar[str]
+    rounds_stochastically: ClassVar[bool] = False  # so that weights in bfloat16 learn from small updates
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "lr", self.lr, "must be above 0", "use {key}=0.001")
