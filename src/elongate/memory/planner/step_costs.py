@@ -93,11 +93,11 @@ class StepCosts:
         return self._done[key]
 
     def _run(self, plan: Plan, rows: int, length: int) -> DryRun:
-        from elongate.memory.planner.absent_card import absent_card
+        from elongate.memory.planner.card_answers import card_answers
         from elongate.memory.planner.depth import composed
         from elongate.memory.planner.dry_run import dry_run
 
-        with absent_card(self._card), _without_collector():
+        with card_answers(self._model.device, self._card), _without_collector():
             runs = [dry_run(actor, plan, rows, length, outlines=self._outlines) for actor in self._actors]
         return runs[0] if self._depths is None else composed(runs[0], runs[1], self._depths)
 

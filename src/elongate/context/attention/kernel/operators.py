@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -109,11 +108,9 @@ def _choose(device: torch.device, dtype: torch.dtype, dims: tuple[int, int], siz
     return CudnnCuda if forced == "cudnn" or (is_regular and _prefers_cudnn(device)) else FlashCuda
 
 
-@lru_cache
 def _prefers_cudnn(device: torch.device) -> bool:
     """cuDNN is the faster one from Hopper on: 1.5 times at 32,768 tokens. On an A100 the flash operator is."""
-    # Without a card, a plan is made for one that is not here.
-    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (9, 0)
+    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def computes_bands(q: Queries, v: Values) -> bool:

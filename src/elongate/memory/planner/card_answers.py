@@ -1,4 +1,4 @@
-"""Runs code for a card that is not in this machine, on tensors without numbers."""
+"""What torch asks a card, answered for tensors without numbers, and for a card that is not in this machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from elongate.memory.planner.cards import Card
 
 
 @contextmanager
-def absent_card(card: Card | None) -> Iterator[None]:
-    """Let torch's questions about the card be answered for this one. None, or a machine with a card: change nothing."""
+def card_answers(device: torch.device, card: Card | None) -> Iterator[None]:
+    """Answer torch's questions about a CUDA device: which attention it chooses, and what a card that is not here can do."""
+    chosen = {"torch.nn.functional.scaled_dot_product_attention": _attention}
     if card is None or torch.cuda.is_available():
-        yield
+        with _patched(chosen if device.type == "cuda" else {}):
+            yield
         return
     # The tensors pretend to be on the card, so the autocast of the CPU acts on them.
     autocast, is_enabled, dtype_of = torch.autocast, torch.is_autocast_enabled, torch.get_autocast_dtype
@@ -31,9 +33,8 @@ def absent_card(card: Card | None) -> Iterator[None]:
         "torch.amp.autocast": lambda device_type, *args, **keywords: autocast("cpu", *args, **keywords),
         "torch.is_autocast_enabled": lambda device_type="cpu": is_enabled("cpu"),
         "torch.get_autocast_dtype": lambda device_type="cpu": dtype_of("cpu"),
-        "torch.nn.functional.scaled_dot_product_attention": _attention,
     }
-    with _patched(answers):
+    with _patched(answers | chosen):
         yield
 
 
@@ -59,10 +60,13 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Compute with the operator that torch chooses on a card. Here its choice cannot be asked for."""
+    """Compute with the operator that torch chooses on a card. Of tensors without numbers it chooses none that is fused."""
     aten = torch.ops.aten
     if query.dtype in (torch.bfloat16, torch.float16) and attn_mask is None:
-        out: Tensor = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
+        if query.shape[-1] <= 128 and torch.cuda.get_device_capability(query.device) >= (9, 0):
+            out: Tensor = aten._scaled_dot_product_cudnn_attention(query, key, value, None, True, dropout_p, is_causal, scale=scale)[0]
+        else:
+            out = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
         return out
     if query.shape[1] == key.shape[1]:
         tensors = query, key, value, attn_mask
