@@ -57,7 +57,7 @@ def distances(chosen: Pattern, length: int, causal: bool = True) -> np.ndarray:
 
 @pytest.mark.slow
 @every
-@settings(max_examples=12)
+@settings(max_examples=12, deadline=None)
 @given(length=some.integers(1, 40), original=some.integers(8, 24))
 def test_pairs_are_covered_once_and_every_query_sees_a_key_but_none_ahead(word: str, length: int, original: int) -> None:
     chosen = attention(word).for_length(4 * original, original)
