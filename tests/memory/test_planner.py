@@ -22,6 +22,7 @@ from elongate.context.attention.kernel.interface import IMPLEMENTATION
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.memory import Memory
 from elongate.memory.plain import Plain
+from elongate.memory.planner import free_memory
 from elongate.memory.planner.dry_run import dry_run
 from elongate.memory.planner.planner import Advice, PlanCost, advise
 from elongate.memory.planner.step_costs import StepCosts
@@ -110,6 +111,25 @@ def test_keeping_more_saves_work_and_needs_more_memory(build_tiny: Callable[...,
     assert stream.peak >= stream_again.peak  # at short lengths other tensors set the peak
     assert plain.flops < checkpoint.flops < checkpoint_again.flops
     assert stream.flops < stream_again.flops
+
+
+@pytest.mark.slow
+def test_as_few_layers_are_recomputed_as_fit(build_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_tiny("model.num_layers=4").model.build(257, seed=0)
+    before = advise(model, 1024, 1)
+    plain, checkpoint = (next(cost for cost in before.costs if cost.plan == plan) for plan in (Plain(), Checkpoint()))
+    room = checkpoint.peak + 0.6 * (plain.peak - checkpoint.peak)  # for the activations of two layers of four
+    held = before.gradients + before.optimizer
+    monkeypatch.setattr(free_memory, "free_bytes", lambda device: (room + held) / 0.9)
+    advice = advise(model, 1024, 1)
+    (kept,) = (cost for cost in advice.costs if getattr(cost.plan, "keep_layers", 0))
+    assert kept.plan == Checkpoint(keep_layers=2)
+    assert checkpoint.peak < kept.peak <= advice.available < plain.peak
+    assert plain.flops < kept.flops < checkpoint.flops
+    really = dry_run(model, kept.plan, 1, 1024)
+    assert kept.peak == pytest.approx(really.peak, rel=0.15)
+    assert kept.flops == pytest.approx(really.work.flops.total(), rel=0.02)
+    assert advice.longest(kept.plan) >= 1024
 
 
 @pytest.mark.slow

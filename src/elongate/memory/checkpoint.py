@@ -73,9 +73,10 @@ class Checkpoint(Plan):
         if device == "cuda" and not self.keep_layers:
             yield replace(self, offload="host")
 
-    def with_kept_layers(self, count: int) -> Self:
-        """Return the plan that does not recompute the last `count` layers."""
-        return replace(self, keep_layers=count)
+    @property
+    def can_keep_layers(self) -> bool:
+        """Whether `keep_layers`, which is 0, can be raised for speed."""
+        return self.keep_attention and self.offload == "none" and self.keep_layers == 0
 
     def prepare(self, model: LanguageModel, length: int) -> Self:
         from elongate.memory.pieces import apply_in_pieces

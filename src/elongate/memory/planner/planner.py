@@ -127,8 +127,8 @@ def advise(
 
 def _with_kept_layers(advice: Advice, model: LanguageModel) -> Advice:
     """Add the plan that recomputes as few layers as fit, if some do: its cost is between those of recomputing all and none."""
-    costs = {cost.plan: cost for cost in advice.costs}
-    whole, recomputed = costs.get(Plain()), costs.get(Checkpoint())
+    whole = next((cost for cost in advice.costs if isinstance(cost.plan, Plain)), None)
+    recomputed = next((cost for cost in advice.costs if isinstance(cost.plan, Checkpoint) and cost.plan.can_keep_layers), None)
     if whole is None or recomputed is None or whole.peak <= max(advice.available, recomputed.peak):
         return advice
     layers = len(layers_of(model.network))
@@ -140,8 +140,9 @@ def _with_kept_layers(advice: Advice, model: LanguageModel) -> Advice:
     def between(most: float, least: float) -> float:
         return least + share * (most - least)
 
+    assert isinstance(recomputed.plan, Checkpoint)
     kept = PlanCost(
-        Checkpoint().with_kept_layers(count),
+        replace(recomputed.plan, keep_layers=count),
         round(between(whole.peak, recomputed.peak)),
         between(whole.flops, recomputed.flops),
         between(whole.seconds, recomputed.seconds),
