@@ -32,6 +32,7 @@ def plan(job: Job) -> str:
 
     from elongate.memory.planner.cards import CARDS
     from elongate.memory.planner.depth import depths
+    from elongate.models.precision import narrow_frozen_weights, use_precision
     from elongate.models.weightless import Weightless
 
     # A checkpoint has its own vocabulary, and its tokenizer need not be there.
@@ -45,12 +46,11 @@ def plan(job: Job) -> str:
     card = None if job.plan.device is None else CARDS[job.plan.device]
     device = find_device(job.device) if card is None else torch.device("cuda")
     model = weightless.extended(job.strategy, original_length, max(stage.reach for stage in stages), device)
-    model.word, model.precision = job.model.word, job.precision
+    model.word = job.model.word
+    use_precision(model, job.precision)
     with inside("tuning"):
         job.tuning.apply(model, job.seed)
     if job.precision == "bf16":
-        from elongate.models.precision import narrow_frozen_weights
-
         narrow_frozen_weights(model.network)
     length = max(stage.length for stage in stages)
     advice = advise(model, length, job.batch_tokens // length, job.memory, card)
