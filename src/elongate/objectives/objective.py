@@ -1,7 +1,4 @@
-"""What is learned: an objective turns sequences into inputs, targets and weights; every loss is Σ w·CE / Σ w.
-
-A teacher replaces CE by a lesson (lesson.py).
-"""
+"""What is learned: an objective turns sequences into inputs, targets and weights; every loss is Σ w·CE / Σ w."""
 
 from __future__ import annotations
 

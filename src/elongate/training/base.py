@@ -53,17 +53,21 @@ class Origin:
 
     def build(self, job: Job) -> LanguageModel:
         """Returns the network on its device. Raises `ConfigError`."""
-        from elongate.models.compatibility import check_network
-
-        device = find_device(job.device)
         model = self.model.build(self.tokenizer.vocab_size, job.seed)
-        model.network.to(device)
         model.mask_token = self.tokenizer.mask
-        check_network(model)
-        model.word, model.precision = job.model.word, job.precision
-        if job.compile:
-            model.compile()
-        return model
+        return opened(model, job)
+
+
+def opened(model: LanguageModel, job: Job) -> LanguageModel:
+    """Returns the model on the job's device, in its precision, checked. Raises `ConfigError`."""
+    from elongate.models.compatibility import check_network
+
+    model.network.to(find_device(job.device))
+    check_network(model)
+    model.word, model.precision = job.model.word, job.precision
+    if job.compile:
+        model.compile()
+    return model
 
 
 def without_base(job: Job, tokenizer: Tokenizer) -> Origin:

@@ -12,6 +12,10 @@ from elongate.training.job import Job
 from elongate.training.validate import with_model
 
 Row = tuple[str, str, str, str, str, str]
+_TEACHER = (
+    "Does not count the teacher of objective={}: its weights, its forward pass, and its hidden states of all tokens of a step. "
+    "Assumes that every token is read once and scored."
+)
 _INEXACT = "Assumes that every token is read once and scored: objective={} has other targets and may read the text more than once."
 
 if TYPE_CHECKING:
@@ -31,7 +35,10 @@ def plan(job: Job) -> str:
     model.extend(job.strategy, original_length, max(stage.reach for stage in stages))
     length = max(stage.length for stage in stages)
     text = _text(advise(model, length, job.batch_tokens // length, job.memory), model.device.type)
-    return text if job.objective.plan_is_exact else f"{text}\n{_INEXACT.format(job.objective.word)}"
+    if job.objective.plan_is_exact:
+        return text
+    note = _INEXACT if job.objective.teacher_source is None else _TEACHER
+    return f"{text}\n{note.format(job.objective.word)}"
 
 
 def _text(advice: Advice, device: str) -> str:

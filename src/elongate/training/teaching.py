@@ -12,7 +12,7 @@ from elongate.data.tokenizer.folder import load_tokenizer
 from elongate.data.tokenizer.tokenizer import Tokenizer
 from elongate.errors import ConfigError, require
 from elongate.objectives.teacher import Teacher, TeacherSource
-from elongate.training.base import Origin
+from elongate.training.base import Origin, opened
 from elongate.training.job import Job
 
 if TYPE_CHECKING:
@@ -30,15 +30,15 @@ def open_checkpoint(job: Job, tokenizer: Tokenizer) -> Teacher | None:
     try:
         compared = _check_tokenizer(tokenizer, source)
         choice = source.model
-        model = Origin(choice, tokenizer, True, [], None).build(job)
+        # The tokenizer's size is compared below.
+        model = choice.build(1, job.seed)
+        theirs, ours = model.vocab_size, tokenizer.vocab_size
+        # A fresh student has no further words. Of a checkpoint, `with_teacher` compares them.
+        _require_words(ours <= theirs if compared or not job.model.fresh else ours == theirs, theirs, ours, source)
+        opened(model, job)
         length = choice.original_length or model.original_length
     except ConfigError as fault:
-        if fault.key == "tokenizer":
-            raise ConfigError(_KEY, source.source, f"has another vocabulary: the tokenizer {fault.rule}", _REMEDY) from fault
         raise ConfigError(_KEY, source.source, fault.rule, fault.remedy) from fault
-    # A fresh student has no words besides those of the tokenizer. Of a checkpoint, `with_teacher` compares them.
-    theirs, ours = model.vocab_size, tokenizer.vocab_size
-    _require_words(compared or not job.model.fresh or ours == theirs, theirs, ours, source)
     if not model.is_causal:
         rule = f"reads both sides of a text, and objective={job.objective.word} needs a teacher that reads from left to right"
         raise ConfigError(_KEY, source.source, rule, "name a causal checkpoint")
