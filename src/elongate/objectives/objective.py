@@ -1,4 +1,7 @@
-"""What is learned: an objective turns sequences into inputs, targets and weights; every loss is Σ w·CE / Σ w."""
+"""What is learned: an objective turns sequences into inputs, targets and weights; every loss is Σ w·CE / Σ w.
+
+A teacher replaces CE by a lesson (lesson.py).
+"""
 
 from __future__ import annotations
 
