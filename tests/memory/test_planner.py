@@ -29,6 +29,7 @@ from elongate.memory.planner.step_costs import StepCosts
 from elongate.memory.planner.throughput import seconds_of
 from elongate.memory.stream import Stream
 from elongate.models.language_model import LanguageModel
+from elongate.models.precision import use_precision
 
 ROOT = Path(__file__).parents[2]
 
@@ -163,15 +164,17 @@ def test_a_dry_run_does_not_change_the_model_or_the_random_state(model: Any) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize(("precision", "tuning"), [*all_values(["fp32", "bf16"], ["full", "lora"]), ("bf16_pure", "full")])
 def test_every_precision_and_tuning_is_planned(build_tiny: Callable[..., Any], precision: str, tuning: str) -> None:
     job = build_tiny("model.num_layers=1", f"tuning={tuning}")
     model = job.model.build(257, seed=0)
-    model.precision = precision
+    use_precision(model, precision)
     job.tuning.apply(model, 0)
     advice = advise(model, 128, 2)
-    assert advice.gradients == sum(4 * p.numel() for p in model.parameters())
+    size = 2 if precision == "bf16_pure" else 4
+    assert advice.weights == sum(size * p.numel() for p in model.network.parameters())
+    assert advice.gradients == sum(size * p.numel() for p in model.parameters())
+    assert advice.optimizer == 2 * advice.gradients  # no tensor is large enough for a state of 8 bits
     assert [type(cost.plan) for cost in advice.costs] == [Plain, Checkpoint, Checkpoint]  # the sequence is shorter than a chunk of stream
 
 

@@ -125,7 +125,7 @@ def test_a_run_says_which_kernels_are_active(calls: Counter[str]) -> None:
 def test_a_dry_run_computes_without_kernels(calls: Counter[str]) -> None:
     model = small.gpt()
     model.kernels = use_kernels(model.network, "liger", CUDA)
-    _ = model.receives_layouts, model.adjustment  # found with numbers
+    _ = model.receives_layouts, model.adjustment, model.is_causal  # found with numbers
     calls.clear()
     dry_run(model, Plain(), 1, 16)
     assert not calls

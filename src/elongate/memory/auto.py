@@ -21,7 +21,8 @@ class Auto(Memory):
 
     def prepare(self, model: LanguageModel, length: int) -> Plan:
         """Choose and print the plan. Raises `ConfigError` with the longest length that fits if no plan does."""
-        from elongate.memory.planner.planner import advise, format_bytes
+        from elongate.memory.planner.free_memory import format_bytes
+        from elongate.memory.planner.planner import advise
 
         advice = advise(model, length, is_complete=False)
         if advice.recommended is None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from elongate.errors import ConfigError
-from elongate.memory.planner.free_memory import free_bytes
+from elongate.memory.planner.free_memory import format_bytes, free_bytes
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -30,7 +30,6 @@ def offloaded(device: torch.device) -> Iterator[None]:
 
 def check_host(model: LanguageModel, tokens: int) -> None:
     """Raise `ConfigError` if the layer inputs of a pass over `tokens` tokens cannot be kept on the host."""
-    from elongate.memory.planner.planner import format_bytes
     from elongate.memory.recomputation import layers_of
     from elongate.models.precision import compute_dtype
 

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-if TYPE_CHECKING:
-    from elongate.models.language_model import LanguageModel
-
 # Autocast computes them in float32, and everything that is added to their results would be float32, too.
 _STARTS = (nn.Embedding, nn.LayerNorm)
 
 
-def use_precision(model: LanguageModel, precision: str) -> None:
+class Computing(Protocol):
+    """A model, as far as its precision is concerned."""
+
+    network: PreTrainedModel
+    precision: str  # of its computation: fp32 or bf16
+
+
+def use_precision(model: Computing, precision: str) -> None:
     """Compute in a precision. With `bf16_pure` the weights that can be trained are rounded to bfloat16, for good."""
     model.precision = "fp32" if precision == "fp32" else "bf16"
     if precision == "bf16_pure":
-        for parameter in model.parameters():
-            parameter.data = parameter.detach().to(torch.bfloat16)
+        for parameter in model.network.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.detach().to(torch.bfloat16)
         narrow_frozen_weights(model.network)  # the towers of a multimodal network are exported as they are
 
 

@@ -1,7 +1,7 @@
 """The dtype in which weights are stored: that of the checkpoint, or the one that `model.export_dtype` names.
 
-Weights are trained in float32. Before a model is measured and exported they are rounded to what is stored, so that the
-figures are those of the exported weights.
+Weights are trained in float32, or in bfloat16 with `precision=bf16_pure`. Before a model is measured and exported they
+are rounded to what is stored, so that the figures are those of the exported weights.
 """
 
 from __future__ import annotations

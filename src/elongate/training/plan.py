@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from elongate.data.tokenizer.tokenizer import planned_vocab_size
 from elongate.errors import inside
-from elongate.memory.planner.planner import MARGIN, Advice, advise, format_bytes
+from elongate.memory.planner.free_memory import format_bytes
+from elongate.memory.planner.planner import MARGIN, Advice, advise
 from elongate.training.device import find_device
 from elongate.training.job import Job
 from elongate.training.validate import with_model

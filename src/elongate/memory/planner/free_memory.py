@@ -24,6 +24,13 @@ def free_bytes(device: torch.device) -> int:
     return min([_machine_free_bytes(), *_group_free_bytes()])
 
 
+def format_bytes(size: float) -> str:
+    """Format a size with a binary unit."""
+    if size < 2**20:
+        return f"{size} bytes"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
 def _machine_free_bytes() -> int:
     if not (_PROC / "meminfo").exists():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

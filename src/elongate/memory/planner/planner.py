@@ -11,7 +11,7 @@ from elongate.errors import ConfigError
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.memory import Memory, Plan
 from elongate.memory.plain import Plain
-from elongate.memory.planner.step_costs import StepCosts
+from elongate.memory.planner.free_memory import format_bytes
 from elongate.memory.recomputation import layers_of
 from elongate.memory.stream import Stream
 
@@ -99,6 +99,7 @@ def advise(
     `is_complete`: also compare plans that save more memory than is needed.
     """
     from elongate.memory.planner.free_memory import free_bytes
+    from elongate.memory.planner.step_costs import StepCosts
     from elongate.memory.planner.throughput import seconds_of
 
     plans = _candidates(model, length, () if chosen is None else chosen.plans)
@@ -170,13 +171,6 @@ def _state_bytes(parameter: Tensor) -> int:
     if parameter.element_size() == 2 and count >= 4096 and count % 256 == 0:
         return 2 * (count + 4 * count // 256)
     return 2 * count * parameter.element_size()
-
-
-def format_bytes(size: float) -> str:
-    """Format a size with a binary unit."""
-    if size < 2**20:
-        return f"{size} bytes"
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _candidates(model: LanguageModel, length: int, chosen: tuple[Plan, ...]) -> list[Plan]:
