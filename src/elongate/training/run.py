@@ -79,10 +79,10 @@ def prepare(job: Job) -> tuple[Text, dict[str, Any]]:
 
     Returns the text and the headers of the evaluations, which of a checkpoint are not known yet.
     """
-    from elongate.models.kernels import require_kernels
-
     text = load_text(job)
     known_headers = with_corpus(job, text)
+    from elongate.models.kernels import require_kernels  # with torch, which reading the text does not need
+
     device = find_device(job.device)
     require_kernels(job.kernels, device)
     check_precision(job.precision, device)
