@@ -31,7 +31,7 @@ WORDS = [
     *("evaluation=[curve]", "evaluation.curve.num_sequences=4", "tracking=none"),
 ]
 # A process is killed at a random moment after such a line.
-PLACES = [r"base 64  step", r"extend 256  step|resuming from|measuring curve"]
+PLACES = [r"base 64  step", r"extend 256  step|resuming from|measuring curve|.*already finished"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def test_sigkill_at_random_moments_changes_no_result(undisturbed: Undisturbed, t
     for number in range(KILLS):
         with Program(tmp_path, *undisturbed.words) as program:
             program.wait_for(PLACES[number % len(PLACES)] if number < len(PLACES) else "")
-            time.sleep(random.uniform(0, undisturbed.seconds / 2))
+            time.sleep(random.uniform(0, undisturbed.seconds / 4))
             program.process.kill()
         killed += program.end() == -signal.SIGKILL
         print(f"killed after {program.lines[-1][1].strip()[:50] if program.lines else 'nothing'}")
