@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 _STARTS = (nn.Embedding, nn.LayerNorm)
 
 
+@runtime_checkable
 class Computing(Protocol):
     """A model, as far as its precision is concerned."""
 
