@@ -33,7 +33,7 @@ test-kernels: setup ## Liger's kernels against the layers of transformers, inter
 	PYTHONPATH=build/kernels TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/models/test_kernels.py tests/objectives/test_softmax_kernel.py
 
 test-pure: setup ## training in bfloat16 with torchao (a minute, downloads 3 MB)
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target build/pure torchao==0.18.0
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/pure torchao==0.18.0
 	PYTHONPATH=build/pure $(BIN)/python -m pytest tests/training/test_bf16_pure.py
 
 test-gpu: setup ## the tests that need a CUDA device (about 90 seconds on one)
