@@ -19,10 +19,10 @@ $(VENV)/ready: requirements.lock pyproject.toml
 train: setup ## a small GPT that learns to find a pass key, extended four-fold; ends with a report (about 6 minutes on two cores)
 	$(BIN)/python train.py experiment=retrieval
 
-test: setup ## all tests but the full grids (about 8 minutes on two cores)
+test: setup ## all tests but the full grids (about 7 minutes on two cores)
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-fast: setup ## without the tests that train, measure memory or take long otherwise (about 90 seconds)
+test-fast: setup ## without the tests that train, measure memory or take long otherwise (about 80 seconds)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: setup ## all tests with the full grids
