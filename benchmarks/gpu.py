@@ -8,7 +8,7 @@
 
 Model: the shape of Llama 3.2 1B (1.24 billion parameters), bf16, in the programs of `peers.py`. Weights are drawn on the device from a
 fixed seed. A step is one forward and one backward pass of the whole sequence into existing gradients. After a warm-up step of at most
-WARMUP tokens, REPEATS steps are timed, of which the fastest counts. Memory is the peak of allocated tensors during the first of them, minus
+WARMUP tokens, REPEATS steps are timed, and the fastest one counts. Memory is the peak of allocated tensors during the first of them, minus
 weights and gradients. The seconds in which `auto` chooses a plan are listed apart.
 
 Each measurement runs in its own process, one after the other. The next process imports its packages while the current one measures. A

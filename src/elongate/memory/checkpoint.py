@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from elongate.errors import require
-from elongate.memory.memory import Plan, sum_of
+from elongate.memory.memory import Plan, size_on, sum_of
 from elongate.memory.recomputation import check_recomputation, enable_recomputation, layers_of, recomputed
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
     from elongate.objectives.objective import Example
 
-_MLP_OFFLOADED = 4096  # tokens of a piece where memory matters most
+_MLP_CHUNK = 2048, 16384  # tokens, on a CPU and on a GPU
+_MLP_OFFLOADED = 4096  # tokens, where memory matters most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Checkpoint(Plan):
 
     @property
     def fixed_tokens(self) -> int:
-        return self.mlp_chunk_length or _usual_mlp_chunk()
+        return self.mlp_chunk_length or size_on(None, *_MLP_CHUNK)
 
     def variants(self) -> Iterator[Plan]:
         yield replace(self, keep_attention=True)
@@ -83,7 +84,7 @@ class Checkpoint(Plan):
 
         super().prepare(model, length)
         enable_recomputation(model.network)
-        usual = _MLP_OFFLOADED if self.offload == "host" else _usual_mlp_chunk(model.device.type)
+        usual = _MLP_OFFLOADED if self.offload == "host" else size_on(model.device.type, *_MLP_CHUNK)
         size = self.mlp_chunk_length or usual
         layers: list[Any] = layers_of(model.network)
         recomputed_layers = len(layers) - self.keep_layers
@@ -117,14 +118,6 @@ class Checkpoint(Plan):
                 loss.backward()
             losses.append(loss.detach())
         return sum_of(losses)
-
-
-def _usual_mlp_chunk(device: str | None = None) -> int:
-    """Return the tokens of a piece: a GPU needs more to be busy, a CPU is faster where they stay in its cache."""
-    import torch
-
-    on_gpu = torch.cuda.is_available() if device is None else device == "cuda"
-    return 16384 if on_gpu else 2048
 
 
 def _forget_rounded_weights(*_: Any) -> None:

@@ -103,6 +103,17 @@ class Plan(Memory):
         """
 
 
+def size_on(device: str | None, cpu: int, gpu: int) -> int:
+    """Return the tokens of a piece by the type of the device. None: a GPU, if there is one.
+
+    A GPU needs large pieces to be busy. A CPU is as fast or faster where a piece stays in its cache.
+    """
+    import torch
+
+    on_gpu = torch.cuda.is_available() if device is None else device == "cuda"
+    return gpu if on_gpu else cpu
+
+
 def sum_of(losses: list[Tensor]) -> float:
     """Return the sum in float64. Read once per batch: the device would wait for Python after each of them."""
     return sum(loss.double() for loss in losses).item()  # type: ignore[union-attr]  # there is at least one

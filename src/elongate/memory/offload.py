@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from elongate.errors import ConfigError
 from elongate.memory.planner.free_memory import format_bytes, free_bytes
+from elongate.models.counted import is_counted
 
 if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
@@ -46,14 +47,14 @@ def check_host(model: LanguageModel, tokens: int) -> None:
 class _HostCopies:
     """Copies in both directions. The next tensor that the backward pass will need is fetched before it asks.
 
-    No tensor outlives its use on the computing stream: the stream waits for a copy before the memory is reused. Otherwise
-    Python, which is far ahead of the card, would allocate every tensor anew.
+    The computing stream waits for each copy, so memory is reused in the order of the stream. Python runs far ahead of the
+    card: without the wait, it would allocate new memory for every tensor.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         # A dry run copies nothing.
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" and torch._C._len_torch_dispatch_stack() == 0 else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" and not is_counted() else None
         self._on_host: list[Tensor] = []
         self._leaving: Tensor | None = None  # the tensor that is being copied to the host
         self._fetched: dict[Handle, Tensor] = {}  # copies that are under way

@@ -6,7 +6,7 @@ gradients of those of its past, and its own keys and values receive the gradient
 
 Only one chunk has activations at a time, and with `recompute` only one layer of it. Keys, values and their gradients
 grow with the length; they are kept in memory or in files of the temporary directory (TMPDIR), which are removed after
-the step. A sequence that is not longer than a chunk is computed as a whole. There is no approximation and no code per
+the step. Sequences up to the length of a chunk are computed as a whole. The gradient is exact, and no code depends on the
 architecture: it works for every causal model whose tokens interact only in its attention.
 """
 
@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from elongate.errors import ConfigError, require
-from elongate.memory.memory import Plan, sum_of
+from elongate.memory.memory import Plan, size_on, sum_of
 from elongate.memory.recomputation import check_recomputation, enable_recomputation, recomputed
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from elongate.objectives.objective import Example
 
 # Chunk lengths that are compared, by device: short ones starve a card, and make no operator of a CPU slower.
+_CHUNK = 512, 8192  # tokens, on a CPU and on a GPU
 _LENGTHS = {"cuda": (2048, 8192)}
 
 Chunk = tuple[int, int]  # its first token and the one after its last
@@ -60,7 +61,7 @@ class Stream(Plan):
 
     @property
     def pass_tokens(self) -> int:
-        return self.chunk_length or _usual_chunk()
+        return self.chunk_length or size_on(None, *_CHUNK)
 
     @property
     def fixed_tokens(self) -> int:
@@ -105,7 +106,7 @@ class Stream(Plan):
         if recompute:
             check_recomputation(model, f"{self.word} memory.recompute=true")
             enable_recomputation(model.network)
-        return replace(self, chunk_length=self.chunk_length or _usual_chunk(model.device.type), recompute=recompute)
+        return replace(self, chunk_length=self.chunk_length or size_on(model.device.type, *_CHUNK), recompute=recompute)
 
     def backward(self, model: LanguageModel, example: Example) -> float:
         assert not example.agreement, "checked with the job"
@@ -206,11 +207,3 @@ class _Pass:
         if store is not None:
             store.drop_outputs(chunk)
         return loss.detach()
-
-
-def _usual_chunk(device: str | None = None) -> int:
-    """Return the tokens of a chunk: a GPU needs more to be busy, a CPU needs little memory and is no faster with more."""
-    import torch
-
-    on_gpu = torch.cuda.is_available() if device is None else device == "cuda"
-    return 8192 if on_gpu else 512

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from elongate.models.counted import is_counted
+
 
 @dataclass(frozen=True)
 class GradientSink:
@@ -49,7 +51,7 @@ class GradientSink:
         buffer = self.buffer(parameter)
         if buffer.dtype == left.dtype:
             buffer.addmm_(left, right, alpha=self.scale)
-        elif torch._C._len_torch_dispatch_stack() > 0:  # in a dry run: torch 2.11 cannot derive the shape of the other call
+        elif is_counted():  # in a dry run: torch 2.11 cannot derive the shape of the other call
             buffer.add_(left @ right, alpha=self.scale)
         else:
             torch.addmm(buffer, left, right, out_dtype=buffer.dtype, alpha=self.scale, out=buffer)

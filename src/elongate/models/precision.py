@@ -67,9 +67,14 @@ def narrow_frozen_weights(network: PreTrainedModel) -> None:
         if parameter.requires_grad or parameter.ndim < 2 or parameter.dtype is not torch.float32 or id(parameter) in tables:
             continue
         narrow = parameter.detach().to(torch.bfloat16)
-        # Without weights, as in a plan, the configuration says how they are stored.
-        if network.config.dtype is torch.bfloat16 if parameter.is_meta else torch.equal(narrow.to(torch.float32), parameter):
+        if _stores_exactly(narrow, parameter, network):
             parameter.data = narrow
+
+
+def _stores_exactly(narrow: Tensor, parameter: Tensor, network: PreTrainedModel) -> bool:
+    if parameter.is_meta:  # as in a plan: the configuration says how the weights are stored
+        return network.config.dtype is torch.bfloat16
+    return torch.equal(narrow.to(torch.float32), parameter)
 
 
 def widen_frozen_weights(network: PreTrainedModel) -> None:

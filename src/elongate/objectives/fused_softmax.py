@@ -6,13 +6,13 @@ only within the kernel.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from elongate.models.counted import is_counted
 
 _BLOCK = 4096  # logits of a row that are read at a time
 
@@ -22,13 +22,13 @@ def loss_and_gradient(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens vocab"]]:
     """Return Σ w·CE in float32 and its gradient, which overwrites the logits."""
     factors = torch.ones(len(logits), device=logits.device) if weights is None else weights.float()
-    # A mode that counts operators has to see them, and Triton needs a card.
-    is_counted = torch._C._len_torch_dispatch_stack() > 0
-    if is_counted or not logits.is_cuda or find_spec("triton") is None:
+    if is_counted() or not logits.is_cuda or find_spec("triton") is None:
         return _defined(logits, targets, factors), logits
+    from elongate.objectives.fused_softmax_kernel import softmax_kernel
+
     losses = torch.empty(len(logits), device=logits.device)
     with torch.cuda.device(logits.device):
-        _kernel()[(len(logits),)](logits, targets, factors, losses, logits.stride(0), logits.shape[1], block=_BLOCK, num_warps=16)
+        softmax_kernel[(len(logits),)](logits, targets, factors, losses, logits.stride(0), logits.shape[1], block=_BLOCK, num_warps=16)
     return losses.sum(), logits
 
 
@@ -39,10 +39,3 @@ def _defined(logits: Tensor, targets: Tensor, factors: Tensor) -> Tensor:
     gradient = logs.exp_().scatter_add_(1, targets[:, None], -torch.ones_like(factors)[:, None])
     logits.copy_(gradient.mul_(factors[:, None]))
     return losses.sum()
-
-
-@lru_cache
-def _kernel() -> Any:
-    from elongate.objectives.fused_softmax_kernel import softmax_kernel
-
-    return softmax_kernel

@@ -102,7 +102,7 @@ class ObjectiveChoice(ABC):
 
     @property
     def teacher_source(self) -> TeacherSource | None:
-        """Return which model teaches; None: there is no teacher."""
+        """Return the source of the teacher; None: no teacher."""
         return None
 
     def check(self, has: frozenset[str], model: str) -> None:
@@ -115,7 +115,7 @@ class ObjectiveChoice(ABC):
         """Raises `ConfigError` if sequences of `length` tokens cannot be learned from."""
 
     def check_batch(self, batch_tokens: int, length: int) -> None:  # noqa: B027  # most need one sequence
-        """Raises `ConfigError` if a step of so many tokens has too few sequences of `length` tokens."""
+        """Raises `ConfigError` if `batch_tokens` hold too few sequences of `length` tokens."""
 
     def check_blocks(  # noqa: B027  # most objectives encode nothing
         self, length: int, original_length: int, block_length: int

@@ -1,7 +1,7 @@
 """Tensors with shape, type and device but without numbers, for dry runs.
 
-Torch's fake tensors derive the result of every operator anew, in about 0.4 ms. A step repeats a few hundred calls many
-thousand times, so here each is derived once, with fake tensors, and its outline is reused.
+With torch's fake tensors, the shape of every result is derived at every call, in about 0.4 ms. A step makes thousands of
+calls, but only a few hundred different ones. Here each of these is derived once, and its outline is reused.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class HollowTensor(Tensor):
 
     @staticmethod
     def __new__(cls, key: Key, allocation: Allocation | None) -> HollowTensor:
-        # Torch's own code asks cards for streams, and there may be no card: it is told that the tensor is on the CPU.
+        # Torch asks the device of a tensor for its stream. Without a card, the tensor says that it is on the CPU.
         known = key.device if key.device.type == "cpu" or torch.cuda.is_available() else _CPU
         made: HollowTensor = Tensor._make_wrapper_subclass(cls, key.sizes, key.strides, dtype=key.dtype, device=known)  # type: ignore[attr-defined]
         made.key, made.allocation = key, allocation
@@ -119,7 +119,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Outline:
-    """What a call returns and costs, whatever its tensors contain."""
+    """The results and the cost of a call. They do not depend on the contents of tensors."""
 
     results: Any  # like what the operator returns, with a `Result` in place of each tensor
     cost: Any  # what `cost_of` returned; None: the call returns views and computes nothing

@@ -72,7 +72,7 @@ def _attention_flops(func: Any, args: tuple[Any, ...], keywords: dict[str, Any],
 
 
 def _band_flops(args: tuple[Any, ...], keywords: dict[str, Any], backward: bool) -> int:
-    """Of a window, of which every query sees as many keys as it is wide."""
+    """FLOPs of attention within a window: each query sees as many keys as the window is wide."""
     query, key = args[1:3] if backward else args[:2]
     rows, queries, heads, dim = query.shape
     keys = min(key.shape[1], 1 + keywords["window_size_left"] + keywords["window_size_right"])
