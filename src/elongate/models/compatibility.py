@@ -27,7 +27,10 @@ def check_strategy(model: LanguageModel, strategy: Strategy, original_length: in
             check_attention(model, attention)
     # The blocks of an autoencoder meet in attention only, but they are counted in tokens, which the probe does not know.
     if strategy.sampling is not None and "autoencoder" not in model.has and not model.separates_documents:
-        rule = f"cannot act on a {model.network.config.model_type}, whose tokens also meet outside its attention, without positions"
+        own = "whose tokens also meet outside its attention, without positions"
+        if "regions" not in model.has:
+            own = "whose attention does not use the interface of transformers, so whether it skips positions cannot be checked"
+        rule = f"cannot act on a {model.network.config.model_type}, {own}"
         raise ConfigError("context/sampling", strategy.sampling.word, rule, "train at the target length: use context=yarn or none")
     _check_position(model, strategy, original_length)
 
