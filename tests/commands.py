@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from elongate import cli
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = {"train": cli.train, "evaluate": cli.evaluate, "check": cli.check, "env": cli.env}
+PROGRAMS = {"train": cli.train, "evaluate": cli.evaluate, "generate": cli.generate, "check": cli.check, "env": cli.env}
 
 
 @dataclass(frozen=True)

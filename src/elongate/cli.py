@@ -47,6 +47,11 @@ def evaluate() -> None:
     _run_hydra("evaluate", _evaluate)
 
 
+def generate() -> None:
+    """The command `elongate-generate`, and `python generate.py`."""
+    _run_hydra("generate", _generate)
+
+
 def check() -> None:
     """The command `elongate-check`: verifies a position or attention of the user's own on tiny models."""
     _run_plain(_check)
@@ -110,6 +115,12 @@ def _evaluate(config: DictConfig) -> None:
     say(terminal_table(results, evaluations))
     say(f"report: {directory / 'report.html'}")
     _check_failures(results, evaluations)
+
+
+def _generate(config: DictConfig) -> None:
+    from elongate.generate import generate_texts
+
+    generate_texts(config)
 
 
 def _check_failures(results: dict[str, Any], evaluations: tuple[Evaluation, ...]) -> None:

@@ -94,16 +94,16 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> tupl
     """
     keys = list(Settings.__dataclass_fields__)
     settings: Settings = build_class(Settings, OmegaConf.masked_copy(config, keys), "")
-    run = _run_config(settings.folder)
-    strategy = _results(settings.folder)["strategy"] if run else {}
+    run = run_config(settings.folder)
+    strategy = run_results(settings.folder)["strategy"] if run else {}
     nodes = {group: _node(config, run, conf, group) for group in _DEFAULTS}
     evaluations = build_evaluations(nodes["evaluation"])
     for evaluation in evaluations:
         evaluation.check_alone()
     # Before the model is opened: its position may be a class of the user's own, which this imports.
-    attention = settings.context.attention or _run_attention(run)
+    attention = settings.context.attention or run_attention(run)
     model, tokenizer, held_out = _open(settings, run, nodes)
-    with _naming(settings.checkpoint):
+    with named_checkpoint(settings.checkpoint):
         original = settings.model.original_length or strategy.get("original_length") or model.original_length
         target = settings.context.target_length or strategy.get("target_length") or model.original_length
     with inside("objective"):
@@ -113,7 +113,7 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> tupl
     seed = run.get("seed", 0) if settings.seed is None else settings.seed
     setting = Setting(held_out, tokenizer, original, target, seed, objective.scorer)
     results: dict[str, Any] = {"strategy": strategy} if run else {}
-    results["attention"] = _attend(model, attention, target, original)
+    results["attention"] = set_attention(model, attention, target, original)
     results["add_bos"] = bool(tokenizer.beginning)  # measured texts begin with BOS
     results |= {evaluation.word: evaluation.header(setting) for evaluation in evaluations}
     # Write only from here on, so a rejected configuration leaves nothing behind.
@@ -126,7 +126,7 @@ def evaluate_checkpoint(config: DictConfig, conf: Path, directory: Path) -> tupl
 def _open(settings: Settings, run: dict[str, Any], nodes: dict[str, DictConfig]) -> tuple[LanguageModel, Tokenizer, Tokens]:
     """The model on its device, its tokenizer and the held-out documents. Reads the data before it imports torch."""
     data = build(nodes["data"], "data")
-    with _naming(settings.checkpoint):
+    with named_checkpoint(settings.checkpoint):
         source = Pretrained(source=str(settings.folder / "model") if run else settings.checkpoint)
         with inside("tokenizer"):
             tokenizer = pretrained_tokenizer(build(nodes["tokenizer"], "tokenizer"), source).fit(data)
@@ -137,7 +137,7 @@ def _open(settings: Settings, run: dict[str, Any], nodes: dict[str, DictConfig])
     from elongate.models.kernels import use_kernels
     from elongate.models.precision import use_precision
 
-    with _naming(settings.checkpoint):
+    with named_checkpoint(settings.checkpoint):
         model = source.build(tokenizer.vocab_size, 0)
         device = find_device(settings.device)
         model.network.to(device)
@@ -156,7 +156,7 @@ def _add_mask(tokenizer: Tokenizer, model: LanguageModel) -> Tokenizer:
     return tokenizer
 
 
-def _attend(model: LanguageModel, attention: Attention, target: int, original: int) -> dict[str, Any]:
+def set_attention(model: LanguageModel, attention: Attention, target: int, original: int) -> dict[str, Any]:
     """Sets the attention and returns its verified figures."""
     from elongate.models.compatibility import check_attention
 
@@ -205,7 +205,7 @@ def _cache_key(configurations: list[Any], read: list[Path], held_out: Tokens, di
 # -- the run ---------------------------------------------------------------------------------------------------------------
 
 
-def _run_config(folder: Path) -> dict[str, Any]:
+def run_config(folder: Path) -> dict[str, Any]:
     """The configuration of the run in the folder; empty if there is none."""
     file = folder / "config.yaml"
     if not file.is_file():
@@ -221,7 +221,7 @@ def _run_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _results(folder: Path) -> dict[str, Any]:
+def run_results(folder: Path) -> dict[str, Any]:
     """The results of the run. Raises `ConfigError` if its training is not finished."""
     from elongate.training.run_directory import RunDirectory
 
@@ -231,7 +231,7 @@ def _results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _run_attention(run: dict[str, Any]) -> Attention:
+def run_attention(run: dict[str, Any]) -> Attention:
     """The attention that the run was measured with; without a run, full attention."""
     return build(OmegaConf.create(run["context"]), "context").measured_attention if run else Full()
 
@@ -255,7 +255,7 @@ def _node(config: DictConfig, run: dict[str, Any], conf: Path, group: str) -> Di
 
 
 @contextmanager
-def _naming(checkpoint: str) -> Iterator[None]:
+def named_checkpoint(checkpoint: str) -> Iterator[None]:
     """Renames the key of errors about the model's source, which is `checkpoint` on this command line."""
     try:
         yield

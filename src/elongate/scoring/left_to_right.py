@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from elongate.scoring.decoding import decode_greedily
+from elongate.scoring.next_logits import next_logits
 from elongate.scoring.scorer import Answers, Losses, Scorer, Written, no_answers, score_answers
 
 if TYPE_CHECKING:
@@ -84,33 +85,7 @@ class LeftToRight(Scorer):
         num_tokens: int,
         stop: Callable[[np.ndarray], bool],
     ) -> Written | None:
-        import torch
-
         length = prefixes.shape[1] + num_tokens - 1
         if model.last_position(length - 1) < length - 1:
             return None
-        shape = torch.zeros(1, length, dtype=torch.long, device=model.device)
-        cached = model.layout(shape, None).is_plain and model.continues_from_cache
-        next_logits = _cached_next_logits(model, length) if cached else _recomputed_next_logits(model)
-        return decode_greedily(model, prefixes, num_tokens, stop, next_logits)
-
-
-def _cached_next_logits(model: LanguageModel, length: int) -> Callable[[Tensor], Tensor]:
-    """Return a function that reads only the last token of the texts after its first call."""
-    # Set frequencies that depend on the length once, for the final length: cached keys cannot be rotated again.
-    model.set_text_length(length)
-    cache = None
-
-    def next_logits(texts: Tensor) -> Tensor:
-        nonlocal cache
-        unread = texts if cache is None else texts[:, -1:]
-        read = model.network(input_ids=unread, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = read.past_key_values
-        return read.logits[:, -1]
-
-    return next_logits
-
-
-def _recomputed_next_logits(model: LanguageModel) -> Callable[[Tensor], Tensor]:
-    """Return a function that reads the whole texts in each call, where no cache of transformers can be used."""
-    return lambda texts: model.logits(model.hidden(texts)[:, -1])
+        return decode_greedily(model, prefixes, num_tokens, stop, next_logits(model, length))

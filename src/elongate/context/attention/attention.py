@@ -47,6 +47,10 @@ class Pattern(ABC):
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
         """Regions of one document of `length` tokens. `causal`: no query sees a key ahead of it."""
 
+    def unseen(self, query: int) -> Range:
+        """Tokens that no query from this one on sees in a causal model: a cache can drop them. It is the same for every length."""
+        return 0, 0
+
     def within_window(self, width: int) -> Pattern:
         """The pattern of a layer that has its own causal window of `width` tokens: what both allow."""
         raise AssertionError(f"{self.word} does not act within windows; checked when the model was built")

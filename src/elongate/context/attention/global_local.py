@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from elongate.context.attention.attention import Attention, Pattern, Region
 from elongate.context.attention.kernel import blocks
+from elongate.context.attention.kernel.blocks import Range
 from elongate.context.attention.sinks import first_keys
 from elongate.context.attention.window import check_positive, check_within
 from elongate.errors import require
@@ -53,6 +54,9 @@ class GlobalLocalPattern(Pattern):
     window_length: int
 
     word: ClassVar[str] = GlobalLocal.word
+
+    def unseen(self, query: int) -> Range:
+        return self.num_global, max(self.num_global, query - self.window_length + 1)
 
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
         seen_by_all = tuple(first_keys(length, self.num_global, self.window_length))

@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from elongate.context.attention.attention import Attention, Pattern, Region
 from elongate.context.attention.kernel import blocks
-from elongate.context.attention.kernel.blocks import Block
+from elongate.context.attention.kernel.blocks import Block, Range
 from elongate.context.attention.window import check_positive, check_within
 from elongate.errors import require
 
@@ -57,6 +57,9 @@ class SinksPattern(Pattern):
 
     word: ClassVar[str] = Sinks.word
     rotates: ClassVar[bool] = True
+
+    def unseen(self, query: int) -> Range:
+        return self.num_sinks, max(self.num_sinks, query - self.window_length + 1)
 
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
         assert causal  # needs

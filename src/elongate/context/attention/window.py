@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from elongate.context.attention.attention import Attention, Pattern, Region
 from elongate.context.attention.kernel import blocks
-from elongate.context.attention.kernel.blocks import Block
+from elongate.context.attention.kernel.blocks import Block, Range
 from elongate.errors import require
 
 
@@ -50,6 +50,9 @@ class WindowPattern(Pattern):
     def within_chunks(self, size: int) -> ChunksPattern:
         return ChunksPattern(size, self.window_length)
 
+    def unseen(self, query: int) -> Range:
+        return 0, max(0, query - self.window_length + 1)
+
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
         return (Region(tuple(blocks.window(length, self.window_length, causal)), window=self.window_length),)
 
@@ -62,6 +65,9 @@ class ChunksPattern(Pattern):
     window_length: int
 
     word: ClassVar[str] = "chunks"
+
+    def unseen(self, query: int) -> Range:
+        return 0, max(query // self.size * self.size, query - self.window_length + 1)
 
     def regions(self, length: int, num_heads: int, causal: bool) -> tuple[Region, ...]:
         found: list[Block] = []

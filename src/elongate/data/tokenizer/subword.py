@@ -121,6 +121,12 @@ class SubwordTokenizer(Tokenizer):
             (folder / name).write_bytes(content)
 
 
+# A conversation as plain text, because no model was trained on special tokens of a tokenizer that is built here.
+CHAT_TEMPLATE = """\
+{%- for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"""
+
+
 def build_files(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
     """The files of a tokenizer built here. A text that spells `END_OF_DOCUMENT` does not end the document."""
     config = {
@@ -132,6 +138,7 @@ def build_files(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
     return {
         "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
         "tokenizer_config.json": json.dumps(config, indent=2).encode(),
+        "chat_template.jinja": CHAT_TEMPLATE.encode(),
     }
 
 

@@ -24,5 +24,6 @@ definition.py     the definition, where no fused operator applies
 tensors.py        the tensors of a block
 interface.py      the kernel as an attention implementation of transformers
 kv_store.py       keys, values, their gradients and outputs, stored between two passes over a sequence
+kv_cache.py       keys and values of a text that is written token by token
 verification.py   compares the kernel in a layout with the dense definition
 """

@@ -110,6 +110,20 @@ def restricted(blocks: Iterable[Block], queries: Range) -> Iterator[Block]:
             yield Block((start, stop), rectangle)
 
 
+def joined(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The same pairs of one query in as few blocks as possible."""
+    last: Block | None = None
+    for block in sorted((replace(block, shape="all") for block in blocks), key=lambda block: block.keys):
+        if last is not None and last.keys[1] == block.keys[0]:
+            last = replace(last, keys=(last.keys[0], block.keys[1]))
+            continue
+        if last is not None:
+            yield last
+        last = block
+    if last is not None:
+        yield last
+
+
 def behind_and_ahead(blocks: Iterable[Block]) -> tuple[list[Block], list[Block]]:
     """The same pairs in two lists: keys at or before their query, and keys after it."""
     behind: list[Block] = []

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from elongate.context.attention.full import Full
 from elongate.context.attention.kernel.attend import BatchedRegion, attend, attend_backward, sink_gradient
 from elongate.context.attention.kernel.blocks import Range
+from elongate.context.attention.kernel.kv_cache import KeyValueCache
 from elongate.context.attention.kernel.kv_store import KeyValueStore, Output, Past, StopForward, TokenTensor
 from elongate.context.attention.kernel.layer_settings import at_true_positions, chunk_size
 from elongate.context.attention.kernel.layout import Layout
@@ -113,7 +114,14 @@ def _in_regions(
     scores: Scores,
 ) -> Tensor:
     """Attention by the kernel; uses and fills the layout's store."""
-    regions, store = layout.batched_regions(query.shape[1], causal, sliding_window, chunk_size(module)), layout.store
+    store, chunks = layout.store, chunk_size(module)
+    if isinstance(store, KeyValueCache):
+        kept = store.of(store.next_call(module), key, value)
+        with torch.no_grad():
+            keys, values = kept.append(layout.chunk, key, value, layout.unseen(sliding_window, chunks))
+            regions = layout.batched_regions(query.shape[1], causal, sliding_window, chunks, kept.dropped)
+            return attend(query, keys, values, regions, scores.scale, scores.softcap, scores.sink)[0]
+    regions = layout.batched_regions(query.shape[1], causal, sliding_window, chunks)
     if store is None:
         return _Attend.apply(query, key, value, scores.sink, regions, scores, None)[0]
     call = store.next_call(module)
