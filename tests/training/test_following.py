@@ -17,7 +17,7 @@ from elongate.models.pretrained import Pretrained
 from elongate.report.page import followed_sentence
 
 Start = Any
-STAGES = ["context=yarn", "context/curriculum=progressive", "steps=8", "context/attention=window", "model.dropout=0.1"]
+STAGES = ["model=gpt2", "context=interpolate", "context/curriculum=progressive", "steps=8", "context/attention=window"]  # with dropout
 FOLLOW = ["training.evaluate_steps=3", "training.evaluate=[curve]"]
 # So large a rate makes the held-out loss worse.
 DIVERGING = ["context/curriculum=fixed", "steps=9", "optimizer.lr=0.3", "training.evaluate_steps=1", "training.evaluate=[curve]"]
