@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 
 ENOUGH = 8  # sequences; with fewer the curve becomes shorter
 FINE_BINS = 64
+FOLLOWED_SEQUENCES = 16  # sequences that are measured during the training, at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve(CurvePresentation, Evaluation):
     """The loss of held-out documents by position."""
+
+    can_follow: ClassVar[bool] = True
 
     # Tokens, at least 2; null: four times the target length, or the target length for a model that reads both sides.
     length: int | None = None
@@ -72,6 +75,14 @@ class Curve(CurvePresentation, Evaluation):
             )
         records = [setting.samples.get(name) or {} for name in names]
         return {part: _mean(*(np.array([record[part][key] for record in records]) for key in ("sums", "counts"))) for part in edges}
+
+    def follow(self, model: LanguageModel, setting: Setting) -> float:
+        """Return the mean loss in nats of all scored tokens up to the target length."""
+        length = min(self._samples(setting).tokens.shape[1], setting.target_length)
+        tokens = held_out(setting.held_out, length, min(FOLLOWED_SEQUENCES, self.num_sequences)).tokens
+        rows = max(1, BATCH_TOKENS // length)
+        losses = [setting.reading.losses(model, tokens[i : i + rows], setting.original_length) for i in range(0, len(tokens), rows)]
+        return float(np.nanmean(np.concatenate(losses), dtype=np.float64))
 
     def _samples(self, setting: Setting) -> HeldOut:
         """Sequences of the length asked for; by default the length is halved until enough documents are that long."""

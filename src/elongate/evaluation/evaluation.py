@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from elongate.models.language_model import LanguageModel
     from elongate.scoring.scorer import Scorer
 
+# Begins the keys of figures during the training in lines of `metrics.jsonl`; the word of the evaluation follows.
+FOLLOWED = "held_out_"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -48,6 +51,8 @@ class Evaluation(Presentation, ABC):
     word: ClassVar[str]
     is_measured: ClassVar[bool] = True  # false: it draws conclusions from what others have measured
 
+    can_follow: ClassVar[bool] = False  # it has a figure during the training
+
     compares: ClassVar[tuple[str, ...]] = ()  # evaluations whose samples it compares: it needs one of them
 
     def check_alone(self) -> None:  # most evaluations need no other model
@@ -71,6 +76,10 @@ class Evaluation(Presentation, ABC):
     @abstractmethod
     def measure(self, model: LanguageModel, setting: Setting, tick: Callable[[str], None]) -> dict[str, Any]:
         """One row: figures with their standard errors. Calls `tick` with a few words before each piece of work."""
+
+    def follow(self, model: LanguageModel, setting: Setting) -> float:
+        """Return one figure of a network in evaluation mode, on a small sample. Lower is better. Only where `can_follow`."""
+        raise AssertionError(f"{self.word} has no figure during the training")
 
     def conclude(self, samples: Samples, setting: Setting) -> dict[str, Any]:
         """Figures that need all rows and all evaluations."""

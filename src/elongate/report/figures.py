@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from elongate.evaluation.evaluation import FOLLOWED
 from elongate.evaluation.presentation.drawings import Bin, DepthLines, Drawing, HeatMap, PositionCurves, ReachBars
 from elongate.evaluation.presentation.estimate import Estimate
 from elongate.report.canvas import (
@@ -123,7 +124,7 @@ def write_matches(axes: Axes, intensity: np.ndarray, matches: np.ndarray) -> Non
 
 
 def training_figure(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """The training loss by tokens, a colour for each stage."""
+    """The training loss by tokens, a colour for each stage, and the figures of held-out documents during the training, in ink."""
     figure, axes = new_figure(2.8)
     stages = groupby(metrics, lambda line: (line["stage"], line["length"]))
     for index, ((stage, length), group) in enumerate(stages):
@@ -135,6 +136,10 @@ def training_figure(metrics: Sequence[Mapping[str, Any]]) -> Figure:
             linewidth=1.2,
             label=f"{stage}, length {length}",
         )
+    for key in dict.fromkeys(key for line in metrics for key in line if key.startswith(FOLLOWED)):
+        followed = [line for line in metrics if key in line]
+        tokens_of, figures = [line["tokens"] for line in followed], [line[key] for line in followed]
+        axes.plot(tokens_of, figures, color=INK, linewidth=1.2, marker="o", markersize=4, label=f"{key.removeprefix(FOLLOWED)}, held out")
     axes.set_xlabel("tokens", color=INK)
     axes.set_ylabel("training loss in nats", color=INK)
     axes.xaxis.set_major_formatter(lambda value, _: amount(value))

@@ -71,6 +71,7 @@ def report_html(
         headings=[(title, list(group)) for title, group in groupby(sections, lambda section: section.title)],
         source=source,
         training=data_uri(png(training_figure(metrics))) if metrics else None,
+        followed=followed_sentence(results),
         budget=budget_facts(results["budget"]) if "budget" in results else None,
         provenance=provenance_facts(results),
         config=config_file.read_text(encoding="utf-8") if config_file.exists() else None,
@@ -127,6 +128,20 @@ def proof_facts(results: dict[str, Any]) -> list[tuple[str, str]]:
     """What was verified on the built model; the frequencies have a table of their own."""
     proof = results.get("strategy", {}).get("proof", {})
     return [(name.replace("_", " "), plain(value)) for name, value in proof.items() if name != "frequencies"]
+
+
+def followed_sentence(results: dict[str, Any]) -> str | None:
+    """How often the model was measured during the training, which checkpoint was kept, and whether the training stopped early."""
+    if (followed := results.get("followed")) is None:
+        return None
+    steps, planned = followed["steps"], followed["planned_step"]
+    sentence = f"Measured {len(steps)} times during the training, on a small sample of held-out documents."
+    if (best := followed["best_step"]) is not None:
+        figure = followed["figures"][followed["kept"]][steps.index(best)]
+        sentence += f" The results are those of step {best}, which has the lowest {followed['kept']}, {figure:.3f}."
+    if followed["stopped_early"]:
+        sentence += f" The training stopped early, after step {steps[-1]} of {planned}."
+    return sentence
 
 
 def provenance_facts(results: dict[str, Any]) -> list[tuple[str, str]]:

@@ -152,7 +152,8 @@ def _base_job(job: Job, base: Base, position: Position) -> Job:
         optimizer=replace(job.optimizer, lr=base.lr_ratio * job.optimizer.lr),
         # Runs with any memory plan share the base, so its gradient must be exact.
         memory=job.memory if job.memory.is_exact else Plain(),
-        training=replace(job.training, resume_from=None),  # names a checkpoint of the run, not of its base
+        # Checkpoints that are named are the run's, and evaluations during the training too.
+        training=replace(job.training.unfollowed(), resume_from=None),
     )
 
 

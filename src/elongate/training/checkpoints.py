@@ -47,8 +47,10 @@ class Checkpoints:
         """Returns the folder of a checkpoint."""
         return self.folder / f"step-{step:06d}"
 
-    def save(self, network: nn.Module, optimizers: list[Optimizer], progress: Progress, stage_ends: set[int]) -> None:
-        """Writes a checkpoint and removes those that are no longer kept."""
+    def save(
+        self, network: nn.Module, optimizers: list[Optimizer], progress: Progress, stage_ends: set[int], best: int | None = None
+    ) -> None:
+        """Writes a checkpoint and removes those that are no longer kept. `best`: the step of one to keep."""
         tensors = {f"model.{name}": p.detach() for name, p in network.named_parameters() if p.requires_grad}
         tensors |= {f"frozen.{name}": torch.hash_tensor(p) for name, p in network.named_parameters() if not p.requires_grad}
         for i, optimizer in enumerate(optimizers):
@@ -64,8 +66,14 @@ class Checkpoints:
         # Later ones are damaged or were not resumed from: they do not count towards `keep`.
         newest = [step for step in self._steps() if step <= progress.step][-self.keep :]
         for step in self._steps():
-            if step not in newest and step not in stage_ends:
+            if step not in newest and step not in stage_ends and step != best:
                 remove(self.path(step))
+
+    def undamaged(self, step: int) -> Path:
+        """Returns the checkpoint of a step. Raises `RunError` if it is damaged."""
+        if (damage := self._damage(self.path(step))) is not None:
+            raise RunError(f"checkpoint {self.path(step)}, the best one, is damaged ({damage}); start over with overwrite=true")
+        return self.path(step)
 
     def named(self, name: str) -> Path:
         """Returns the checkpoint of that name. Raises `ConfigError` if there is none, or it is damaged."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from elongate.context.strategy import Strategy
@@ -32,6 +32,10 @@ class TrainingOptions:
     log_steps: int = 1  # steps from one line of metrics.jsonl to the next, at least 1
     checkpoint_steps: int = 100  # steps from one checkpoint to the next, at least 1; the end of a stage always has one
     keep_checkpoints: int = 2  # number of the newest checkpoints to keep, at least 1; the last of each stage is kept too
+    evaluate_steps: int | None = None  # steps from one evaluation during the training to the next, at least 1; null: none
+    evaluate: list[str] | None = None  # words of `evaluation` that are measured then, on 16 sequences; also after the last step
+    keep_best: str | None = None  # one of them: its best checkpoint is kept, and measured and exported; null: the last one
+    stop_after: int | None = None  # evaluations without a better figure of keep_best that end the training, at least 1; null: none
     resume_from: str | None = None  # a checkpoint of the run, such as step-000400; null: the newest undamaged one
 
     def __post_init__(self) -> None:
@@ -40,9 +44,29 @@ class TrainingOptions:
         for name in ("log_steps", "checkpoint_steps", "keep_checkpoints"):
             remedy = f"use {{key}}={getattr(TrainingOptions, name)}"
             require(getattr(self, name) > 0, name, getattr(self, name), "must be at least 1", remedy)
+        for name in ("evaluate_steps", "stop_after"):
+            count = getattr(self, name)
+            require(count is None or count > 0, name, count, "must be at least 1", "use {key}=null, or 10")
+        self._check_evaluations()
         named = self.resume_from is None or re.fullmatch(r"step-\d+", self.resume_from) is not None
         rule = "must be the name of a checkpoint, such as step-000400"
         require(named, "resume_from", self.resume_from, rule, "use {key}=null for the newest one")
+
+    def _check_evaluations(self) -> None:
+        words = self.evaluate or []
+        rule = "names no evaluation to measure, which training.evaluate lists"
+        require(self.evaluate_steps is None or words != [], "evaluate_steps", self.evaluate_steps, rule, "add training.evaluate=[curve]")
+        remedy = "add training.evaluate_steps=100"
+        require(words == [] or self.evaluate_steps is not None, "evaluate", words, "is measured at no step", remedy)
+        rule = "is not measured during the training" + (f", only {', '.join(words)}" if words else "")
+        remedy = f"add training.evaluate_steps=100 training.evaluate=[{self.keep_best}]"
+        require(self.keep_best is None or self.keep_best in words, "keep_best", self.keep_best, rule, remedy)
+        rule = "needs a figure that becomes better or not, which training.keep_best names"
+        require(self.stop_after is None or self.keep_best is not None, "stop_after", self.stop_after, rule, "add training.keep_best=curve")
+
+    def unfollowed(self) -> TrainingOptions:
+        """Returns the options without evaluations during the training."""
+        return replace(self, evaluate_steps=None, evaluate=None, keep_best=None, stop_after=None)
 
 
 @dataclass(frozen=True, kw_only=True)

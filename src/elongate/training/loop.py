@@ -23,11 +23,13 @@ from elongate.context.curriculum.curriculum import Stage
 from elongate.data.sequences import Batch, SampledSequences, Sequences
 from elongate.data.tokens import Tokens
 from elongate.errors import RunError, Stopped
+from elongate.evaluation.evaluation import Setting
 from elongate.memory.memory import Memory
 from elongate.models.language_model import LanguageModel
 from elongate.objectives.objective import Example
 from elongate.peak_memory import peak_memory_bytes, reset_peak_memory
 from elongate.training.checkpoints import Checkpoints, Progress, load_checkpoint
+from elongate.training.following import Following
 from elongate.training.job import Job
 from elongate.training.progress import Forecast
 from elongate.training.read_ahead import read_ahead
@@ -57,6 +59,7 @@ class Course:
     tokens: Tokens
     earlier: Lines  # metrics of the base; empty for the base itself and for a run without one
     forecast: Forecast  # what follows
+    setting: Setting | None = None  # of evaluations during the training; None: there are none
 
     @property
     def start(self) -> Progress:
@@ -87,6 +90,8 @@ class Fit:
     optimizer_state_bytes: int
     evidence: dict[str, Any]  # that the strategy is active, at the length of the last stage
     memory: Memory  # the plan that computed the batches
+    following: Following  # the evaluations during the training
+    stages: list[Stage]  # with the steps that they were trained for: fewer after early stopping
 
 
 def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit:
@@ -101,14 +106,16 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
     peak_rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in optimizers]
     checkpoints = Checkpoints(session.directory.checkpoints, options.keep_checkpoints)
     resumed = progress = _resume(checkpoints, job, session.directory, model, optimizers) or start
-    session.tracker.start(session.directory.keep_metrics(course.earlier, progress.step))
+    known = session.directory.keep_metrics(course.earlier, progress.step)
+    session.tracker.start(known)
+    following = Following.resumed(job, course.setting, known)
     memory = job.memory.prepare(model, max(stage.length for stage in course.stages))
     model.network.train()
     reset_peak_memory(model.device)
     with closing(MetricsFile(session.directory.metrics)) as metrics:
         for number, span in enumerate(spans):
             evidence = model.extend(job.strategy, course.original_length, span.stage.reach)
-            if progress.step >= span.last:
+            if progress.step >= span.last or following.is_over:
                 continue
             rows = job.batch_tokens // span.stage.length
             sequences, utilization = _sequences(job, course, number), Utilization.of(model, span.stage.length)
@@ -131,21 +138,30 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
                         optimizer.zero_grad()
                     seconds = time.perf_counter() - began
                     progress = _advance(progress, step, span.stage, batch, seconds)
-                    if step % options.log_steps == 0 or step == span.last:
+                    is_due = following.is_due(step - start.step, step == spans[-1].last)
+                    if step % options.log_steps == 0 or step == span.last or is_due:
                         figures = {"loss": loss, "lr": job.optimizer.step_size(rate, step - start.step), "grad_norm": norm}
                         figures |= utilization.figures(examples, seconds)
                         line = _metrics(progress, span.stage, batch, figures, seconds, model.device)
+                        if is_due:
+                            line = following.measured(model, line, span.stage.reach)
                         metrics.append(line)
                         session.tracker.log(line)
                         bar.step(line, _remaining(course, progress, resumed))
                     # Read once: a signal that comes during the checkpoint is noticed after the next step.
                     stopped_by = session.interrupt.requested
-                    if (step - start.step) % options.checkpoint_steps == 0 or step == span.last or stopped_by:
+                    is_wanted = step in (span.last, following.best_step) or following.is_over
+                    if (step - start.step) % options.checkpoint_steps == 0 or is_wanted or stopped_by:
                         metrics.sync()
-                        checkpoints.save(model.network, optimizers, progress, {span.last for span in spans})
+                        checkpoints.save(model.network, optimizers, progress, {span.last for span in spans}, following.best_step)
                     if stopped_by:
                         raise Stopped(f"stopped by {stopped_by} at step {step}; run the same command to resume")
-    return Fit(progress, _state_bytes(optimizers), evidence, memory)
+                    if following.is_over:
+                        break
+    if (best := following.best_step) not in (None, progress.step):
+        load_checkpoint(checkpoints.undamaged(best), model.network, optimizers)
+    trained = [replace(span.stage, steps=min(span.last, progress.step) - span.first + 1) for span in spans if span.first <= progress.step]
+    return Fit(progress, _state_bytes(optimizers), evidence, memory, following, trained)
 
 
 def _resume(

@@ -151,7 +151,7 @@ def extend(extension: Extension, text: Text, session: Session) -> dict[str, Any]
     job, model, origin, original_length = extension.job, extension.model, extension.origin, extension.original_length
     stages = job.strategy.stages(original_length, job.steps)
     following = forecast(job, extension.headers, origin.is_trained)
-    course = Course(original_length, stages, text.corpus.train, origin.metrics, following)
+    course = Course(original_length, stages, text.corpus.train, origin.metrics, following, extension.setting)
     fitted = fit(job, model, course, session)
     job.objective.close()
     evidence, target_length = fitted.evidence, job.strategy.target_length
@@ -163,14 +163,16 @@ def extend(extension: Extension, text: Text, session: Session) -> dict[str, Any]
         strategy=strategy_section(job, model, original_length, evidence),
         memory=memory_section(fitted.memory),
         budget=budget_section(model, fitted, metrics, origin),
-        stages=[stage_row(stage, job.batch_tokens, metrics) for stage in stages],
+        stages=[stage_row(stage, job.batch_tokens, metrics) for stage in fitted.stages],
         data=data_section(job, text.corpus, fitted.progress.consumed),
         provenance=provenance_section(job, model.device),
     )
-    for line in (*evidence_lines(job.strategy, evidence), *sampling_lines(job.strategy, stages, sections.stages)):
+    for line in (*evidence_lines(job.strategy, evidence), *sampling_lines(job.strategy, fitted.stages, sections.stages)):
         say(line)
     earlier = session.directory.read_results()
     results = earlier | sections.to_json()
+    if fitted.following.lines:
+        results["followed"] = fitted.following.section(planned=course.spans()[-1].last)
     results["provenance"] = earlier.get("provenance", results["provenance"])
     session.directory.write_results(results)
     widen_frozen_weights(model.network)

@@ -108,6 +108,7 @@ def check_combinations(job: Job) -> None:
     if job.precision == "bf16_pure":
         _check_pure(job)
     _check_teacher(job)
+    _check_followed(job)
 
 
 def check_capabilities(job: Job, has: frozenset[str], original_length: int) -> Job:
@@ -154,6 +155,14 @@ def _check_teacher(job: Job) -> None:
     rule = f"trains no base, and objective={job.objective.word} would learn from a model with random weights"
     remedy = "use {key}=extend, or objective=distillation objective.teacher.source=<hub id or folder>"
     require(not untrained, "context/curriculum", curriculum.word, rule, remedy)
+
+
+def _check_followed(job: Job) -> None:
+    chosen = {evaluation.word: evaluation.can_follow for evaluation in job.evaluations}
+    for word in job.training.evaluate or []:
+        remedy = f"add it to evaluation=[{','.join([*chosen, word])}]" if word not in chosen else "use {key}=[curve]"
+        require(word in chosen, "training.evaluate", word, "is not an evaluation of this run", remedy)
+        require(chosen[word], "training.evaluate", word, "has no figure that can be followed during the training", remedy)
 
 
 def _check_pure(job: Job) -> None:
