@@ -25,6 +25,7 @@ from elongate.context.position.llama3 import Llama3
 from elongate.context.position.longrope import LongRope
 from elongate.context.position.ntk import NtkAware
 from elongate.context.position.ntk_by_parts import NtkByParts
+from elongate.context.position.proportional import Proportional
 from elongate.context.position.rotary import Rotary
 from elongate.context.position.scaling import Scaling
 from elongate.context.position.yarn import Yarn
@@ -71,7 +72,7 @@ def test_transformers_builds_the_closed_form_from_rope_parameters(word: str, fac
     # From short to long: transformers updates an embedding that depends on the length when the largest position grows.
     for length in (original // 2, original, original + 1, round(1.25 * original), round(factor * original)):
         built(torch.zeros(1), torch.tensor([[0, length - 1]]))
-        assert_allclose(built.inv_freq.double().numpy(), chosen.read_frequencies(rotary, factor, length), rtol=1e-6)
+        assert_allclose(built.inv_freq.double().numpy(), chosen.read_frequencies(rotary, factor, length), rtol=1e-6, atol=1e-26)
         assert built.attention_scaling == pytest.approx(chosen.attention_factor(rotary, factor), rel=1e-6)
     assert_allclose(chosen.frequencies(rotary, factor), chosen.read_frequencies(rotary, factor, round(factor * original)), rtol=1e-15)
 
@@ -89,8 +90,34 @@ def test_yarn_without_rounding_equals_that_of_transformers(factor: float, rotary
     assert abs(chosen.frequencies(rotary, factor) / Yarn().frequencies(rotary, factor) - 1).max() > 0.02
 
 
-# abf has its own theta, and drope drops all positions.
-@pytest.mark.parametrize("word", [w for w in WORDS if w not in ("abf", "drope")])
+@pytest.mark.parametrize(("mscale", "all_dim", "factor"), [(1.0, 1.0, 40.0), (0.707, 0.707, 40.0), (0.5, 1.0, 4.0), (2.0, 0.25, 16.0)])
+def test_mscale_equals_that_of_transformers(mscale: float, all_dim: float, factor: float) -> None:
+    rotary, chosen = Rotary(64, 1e4, 4096), Yarn(mscale=mscale, mscale_all_dim=all_dim)
+    given = {"rope_type": "yarn", "rope_theta": 1e4, "factor": factor, "original_max_position_embeddings": 4096}
+    given |= {"mscale": mscale, "mscale_all_dim": all_dim}
+    sizes = {"hidden_size": 64, "num_attention_heads": 1, "num_key_value_heads": 1}
+    theirs = LlamaRotaryEmbedding(LlamaConfig(**sizes, max_position_embeddings=round(4096 * factor), rope_parameters=given))
+    ours = embedding(chosen, rotary, factor)
+    assert ours.attention_scaling == pytest.approx(theirs.attention_scaling, rel=1e-12)
+    assert torch.equal(ours.inv_freq, theirs.inv_freq)
+    assert Yarn(mscale=0.0).attention_factor(rotary, factor) == 1
+
+
+@pytest.mark.parametrize(("share", "rotating"), [(0.75, 12), (0.25, 4), (0.1, 1), (0.99, 15)])
+def test_the_slowest_pairs_of_p_rope_do_not_rotate(share: float, rotating: int) -> None:
+    rotary = Rotary(32, 1e4, 256)
+    expected = [1e4 ** (-2 * i / 32) if i < rotating else 0.0 for i in range(16)]
+    assert_allclose(Proportional(share=share).frequencies(rotary, 8.0), expected, rtol=1e-15)
+    cosine, sine = embedding(Proportional(share=share), rotary, 8.0)(torch.zeros(1), torch.tensor([[0, 255, 2**20]]))
+    for half in (cosine[..., :16], cosine[..., 16:]):
+        assert (half[..., rotating:] == 1).all()
+    assert (sine.abs()[..., rotating:16] < 1e-20).all()
+    with pytest.raises(ConfigError, match=r"context\.position\.share=0\.05: leaves none of the 16 pairs .* use context\.position\.share=0\.0625 "):
+        Proportional(share=0.05).check(rotary, 8.0)
+
+
+# abf has its own theta; drope and proportional drop positions.
+@pytest.mark.parametrize("word", [w for w in WORDS if w not in ("abf", "drope", "proportional")])
 def test_factor_one_changes_nothing(word: str) -> None:
     rotary = Rotary(32, 1e4, 256)
     for length in (10, 256):
@@ -191,6 +218,8 @@ def test_abf_refuses_a_theta_that_extends_nothing() -> None:
     [
         ("ntk", {"alpha": 0.5}, "context.position.alpha=0.5: must be above 1"),
         ("yarn", {"beta_slow": 40}, "context.position.beta_fast=32.0: must be above beta_slow=40"),
+        ("yarn", {"mscale": -1}, "context.position.mscale=-1.0: must be a finite number, at least 0; use context.position.mscale=1"),
+        ("proportional", {"share": 1}, "context.position.share=1.0: must be above 0 and below 1; use context.position.share=0.75"),
         ("llama3", {"high_frequency_factor": 1}, "context.position.high_frequency_factor=1.0: must be above"),
         ("abf", {"theta": -1}, "context.position.theta=-1.0: must be above 1"),
         ("ntk_by_parts", {"beta": 0.5}, "context.position.beta=0.5: must be above alpha=1"),

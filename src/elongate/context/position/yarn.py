@@ -6,7 +6,10 @@ multiplied by 0.1 ln(factor) + 1, which sharpens attention. Past the target the 
 angles, and the loss rises again.
 
 The authors' code rounds the range of blended pairs outwards to whole pairs. gpt-oss was released without rounding
-(`truncate` false in its configuration).
+(`truncate` false in its configuration). DeepSeek-V2 (arXiv:2405.04434) and later models multiply queries and keys by
+(0.1 m ln(factor) + 1) / (0.1 a ln(factor) + 1), with m = `mscale` and a = `mscale_all_dim`. Their attention also
+multiplies its scores by the square of the denominator; other networks do not, and with m = a their scores keep their
+scale.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ class Yarn(Scaling):
     beta_fast: float = 32.0  # turns within the original length, above beta_slow
     beta_slow: float = 1.0  # turns within the original length, above 0
     truncate: bool = True  # whether the range of blended pairs is rounded outwards to whole pairs
+    mscale: float = 1.0  # times 0.1 ln(factor): how much queries and keys grow with the factor, at least 0
+    mscale_all_dim: float = 0.0  # likewise, in the denominator, at least 0; 0: divides by 1
 
     word: ClassVar[str] = "yarn"
 
@@ -38,6 +43,9 @@ class Yarn(Scaling):
         require(self.beta_slow > 0, "beta_slow", self.beta_slow, "must be above 0", "use {key}=1")
         rule = f"must be above beta_slow={self.beta_slow:g}"
         require(self.beta_fast > self.beta_slow, "beta_fast", self.beta_fast, rule, "use {key}=32")
+        for key, default in (("mscale", 1), ("mscale_all_dim", 0)):
+            value = getattr(self, key)
+            require(0 <= value < math.inf, key, value, "must be a finite number, at least 0", f"use {{key}}={default}")
 
     def interpolated(self, rotary: Rotary) -> Float[np.ndarray, " half"]:
         """Share of interpolation of each pair: 0 keeps its frequency, 1 divides it by the factor."""
@@ -58,7 +66,8 @@ class Yarn(Scaling):
         return plain / factor * share + plain * (1 - share)
 
     def attention_factor(self, rotary: Rotary, factor: float) -> float:
-        return 0.1 * math.log(factor) + 1
+        grown, divisor = (0.1 * scale * math.log(factor) + 1 for scale in (self.mscale, self.mscale_all_dim))
+        return grown / divisor
 
     def rope_parameters(self, rotary: Rotary, factor: float) -> dict[str, Any]:
         return {
@@ -68,6 +77,7 @@ class Yarn(Scaling):
             "original_max_position_embeddings": rotary.original_length,
             "beta_fast": self.beta_fast,
             "beta_slow": self.beta_slow,
+            # In place of mscale and mscale_all_dim, which transformers ignores if one of them is 0.
             "attention_factor": self.attention_factor(rotary, factor),
             # Left out if true, which is what readers without this key do.
             **({} if self.truncate else {"truncate": False}),
