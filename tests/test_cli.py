@@ -19,11 +19,12 @@ from hypothesis.strategies import text
 from omegaconf import DictConfig, OmegaConf
 
 from elongate.arguments import remove_dashes
-from elongate.cli import Reporter, _guarded, _slug
+from elongate.cli import Reporter, _guarded
 from elongate.errors import ConfigError, RunError
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.plain import Plain
 from elongate.memory.planner import planner
+from elongate.resolvers import slug
 from tests.commands import ROOT, Command, Result, command, processor_seconds, run_here
 from tests.conftest import TINY_EVALUATION
 from tests.tracking.offline import offline_runs
@@ -239,7 +240,7 @@ def test_a_search_gets_the_figure_of_each_run(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.slow
 @given(text())
 def test_a_run_of_a_sweep_can_be_typed_as_a_checkpoint_without_quotes(words: str) -> None:
-    folder = f"runs/sweep-x/a{_slug(words)}"
+    folder = f"runs/sweep-x/a{slug(words)}"
     (override,) = OverridesParser.create().parse_overrides([f"checkpoint={folder}"])
     assert override.value() == folder
     assert not override.is_sweep_override()

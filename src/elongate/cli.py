@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +17,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from elongate.arguments import check_arguments, config_directories, name_plan, remove_dashes, rerun_arguments
 from elongate.choices import Choices
 from elongate.errors import ConfigError, ElongateError, RunError, Stopped, require
 from elongate.process import prepare_process
+from elongate.resolvers import program, register_resolvers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -272,7 +270,7 @@ def _command_line() -> str:
         # What `rerun_arguments` has added is added again. The command repeats one run, never a sweep.
         options += ["--config-name", name]
         settings = [text for text in settings if text not in rerun_arguments(options) and not text.startswith("hydra.sweep.")]
-    return shlex.join([*_program("train").split(), *options, *settings, *hydra_config.overrides.task])
+    return shlex.join([*program("train").split(), *options, *settings, *hydra_config.overrides.task])
 
 
 def _require_one_process() -> None:
@@ -280,26 +278,3 @@ def _require_one_process() -> None:
     for variable in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SUBMITIT_LOCAL_NTASKS"):
         tasks = os.environ.get(variable, "1")
         require(tasks == "1", variable, tasks, "this version trains in one process", "start it as one task, without torchrun")
-
-
-# -- resolvers of the YAML files -------------------------------------------------------------------------------------------
-
-
-def register_resolvers() -> None:
-    """Registers the resolvers that the YAML files use."""
-    OmegaConf.register_new_resolver("slug", _slug, replace=True)
-    OmegaConf.register_new_resolver("program", _program, replace=True)
-    OmegaConf.register_new_resolver("fourfold", lambda length: 4 * length, replace=True)
-
-
-def _program(name: str) -> str:
-    """The command as the user typed it: `python train.py` or `elongate-train`."""
-    typed = Path(sys.argv[0]).name
-    return typed if typed == f"elongate-{name}" else f"python {name}.py"
-
-
-def _slug(value: Any) -> str:
-    """The value as a directory name: no `=`, `,` or `/`, which break overrides and paths, and at most 100 characters."""
-    text = str(value)  # a number, for a folder that is called 2026
-    plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.+")
-    return plain if len(plain) <= 100 else f"{plain[:91]}-{sha256(text.encode()).hexdigest()[:8]}"

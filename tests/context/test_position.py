@@ -112,7 +112,9 @@ def test_the_slowest_pairs_of_p_rope_do_not_rotate(share: float, rotating: int) 
     for half in (cosine[..., :16], cosine[..., 16:]):
         assert (half[..., rotating:] == 1).all()
     assert (sine.abs()[..., rotating:16] < 1e-20).all()
-    with pytest.raises(ConfigError, match=r"context\.position\.share=0\.05: leaves none of the 16 pairs .* use context\.position\.share=0\.0625 "):
+    with pytest.raises(
+        ConfigError, match=r"context\.position\.share=0\.05: leaves none of the 16 pairs .* use context\.position\.share=0\.0625 "
+    ):
         Proportional(share=0.05).check(rotary, 8.0)
 
 
