@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import torch
@@ -106,8 +106,7 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
     peak_rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in optimizers]
     checkpoints = Checkpoints(session.directory.checkpoints, options.keep_checkpoints)
     resumed = progress = _resume(checkpoints, job, session.directory, model, optimizers) or start
-    known = session.directory.keep_metrics(course.earlier, progress.step)
-    session.tracker.start(known)
+    session.tracker.start(known := session.directory.keep_metrics(course.earlier, progress.step))
     following = Following.resumed(job, course.setting, known)
     memory = job.memory.prepare(model, max(stage.length for stage in course.stages))
     model.network.train()
@@ -122,7 +121,7 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
             steps = range(progress.step + 1, span.last + 1)
             bar, batches = TrainingBar(span.stage.name, span.stage.length, steps[0], span.last), _read(job, model, sequences, span, steps)
             with closing(bar), closing(batches):
-                for step in steps:
+                for step in takewhile(lambda _: not following.is_over, steps):
                     began = time.perf_counter()
                     torch.manual_seed(1_000_003 * job.seed + step)  # dropout
                     rate = _set_rates(optimizers, peak_rates, job.schedule.share(step - start.step, job.steps))
@@ -141,10 +140,10 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
                     is_due = following.is_due(step - start.step, step == spans[-1].last)
                     if step % options.log_steps == 0 or step == span.last or is_due:
                         figures = {"loss": loss, "lr": job.optimizer.step_size(rate, step - start.step), "grad_norm": norm}
-                        figures |= utilization.figures(examples, seconds)
-                        line = _metrics(progress, span.stage, batch, figures, seconds, model.device)
-                        if is_due:
-                            line = following.measured(model, line, span.stage.reach)
+                        line = _metrics(
+                            progress, span.stage, batch, figures | utilization.figures(examples, seconds), seconds, model.device
+                        )
+                        line = following.measured(model, line, span.stage.reach) if is_due else line
                         metrics.append(line)
                         session.tracker.log(line)
                         bar.step(line, _remaining(course, progress, resumed))
@@ -154,14 +153,25 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
                     if (step - start.step) % options.checkpoint_steps == 0 or is_wanted or stopped_by:
                         metrics.sync()
                         checkpoints.save(model.network, optimizers, progress, {span.last for span in spans}, following.best_step)
-                    if stopped_by:
-                        raise Stopped(f"stopped by {stopped_by} at step {step}; run the same command to resume")
-                    if following.is_over:
-                        break
-    if (best := following.best_step) not in (None, progress.step):
+                    _stop_if(stopped_by, step)
+    _restore_best(following.best_step, progress, checkpoints, model, optimizers)
+    return Fit(progress, _state_bytes(optimizers), evidence, memory, following, _trained(spans, progress))
+
+
+def _restore_best(
+    best: int | None, progress: Progress, checkpoints: Checkpoints, model: LanguageModel, optimizers: list[Optimizer]
+) -> None:
+    if best is not None and best != progress.step:
         load_checkpoint(checkpoints.undamaged(best), model.network, optimizers)
-    trained = [replace(span.stage, steps=min(span.last, progress.step) - span.first + 1) for span in spans if span.first <= progress.step]
-    return Fit(progress, _state_bytes(optimizers), evidence, memory, following, trained)
+
+
+def _trained(spans: list[Span], progress: Progress) -> list[Stage]:
+    return [replace(span.stage, steps=min(span.last, progress.step) - span.first + 1) for span in spans if span.first <= progress.step]
+
+
+def _stop_if(signal: str | None, step: int) -> None:
+    if signal:
+        raise Stopped(f"stopped by {signal} at step {step}; run the same command to resume")
 
 
 def _resume(
