@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from abc import ABC
+from abc import ABC, ABCMeta
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, make_dataclass
 from importlib import import_module
@@ -113,6 +113,8 @@ def build_class(cls: type, node: DictConfig, path: str) -> Any:
             values[key] = build(value, full, _class_in(hints[key]))
         elif isinstance(value, DictConfig) and (inner := _dataclass_in(hints[key])):
             values[key] = build_class(inner, value, full)
+        elif get_origin(hints[key]) is dict and isinstance(get_args(hints[key])[1], ABCMeta):
+            values[key] = _build_each(value, full, get_args(hints[key])[1])
         elif isinstance(hints[key], type) and ABC in hints[key].__mro__:  # issubclass would count what others register
             raise ConfigError(full, value, "is a group, and groups are written with slashes", f"use {full.replace('.', '/')}={value}")
         else:
@@ -125,6 +127,17 @@ def build_class(cls: type, node: DictConfig, path: str) -> Any:
         return cls(**{known[key].name: value for key, value in values.items()})
     except ConfigError as fault:
         raise (fault.inside(path) if path else fault) from None
+
+
+def _build_each(node: Any, path: str, kind: type) -> dict[str, Any]:
+    """The objects of a mapping from names to nodes."""
+    rule = "must map names to choices"
+    for name in node if isinstance(node, DictConfig) else [None]:
+        sound = name is not None and isinstance(node[name], DictConfig) and "_target_" in node[name]
+        word, key = kind.__name__.lower(), path if name is None else f"{path}.{name}"
+        group = path.partition(".")[0]
+        require(sound, key, "" if name is not None else node, f"{rule}: each names a {word}", f"use +{group}@{path}.<name>=<word>")
+    return {str(name): build(node[name], f"{path}.{name}", kind) for name in node}
 
 
 def _value(node: DictConfig, key: str, full: str) -> Any:
