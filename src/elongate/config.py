@@ -109,12 +109,12 @@ def build_class(cls: type, node: DictConfig, path: str) -> Any:
         if OmegaConf.is_missing(node, key):
             raise ConfigError(full, "???", "must be given", f"add {full}=…")
         value = _value(node, key, full)
-        if isinstance(value, DictConfig) and "_target_" in value:
+        if get_origin(hints[key]) is dict and isinstance(get_args(hints[key])[1], ABCMeta):
+            values[key] = _build_each(value, full, get_args(hints[key])[1])
+        elif isinstance(value, DictConfig) and "_target_" in value:
             values[key] = build(value, full, _class_in(hints[key]))
         elif isinstance(value, DictConfig) and (inner := _dataclass_in(hints[key])):
             values[key] = build_class(inner, value, full)
-        elif get_origin(hints[key]) is dict and isinstance(get_args(hints[key])[1], ABCMeta):
-            values[key] = _build_each(value, full, get_args(hints[key])[1])
         elif isinstance(hints[key], type) and ABC in hints[key].__mro__:  # issubclass would count what others register
             raise ConfigError(full, value, "is a group, and groups are written with slashes", f"use {full.replace('.', '/')}={value}")
         else:
@@ -131,12 +131,11 @@ def build_class(cls: type, node: DictConfig, path: str) -> Any:
 
 def _build_each(node: Any, path: str, kind: type) -> dict[str, Any]:
     """The objects of a mapping from names to nodes."""
-    rule = "must map names to choices"
-    for name in node if isinstance(node, DictConfig) else [None]:
-        sound = name is not None and isinstance(node[name], DictConfig) and "_target_" in node[name]
-        word, key = kind.__name__.lower(), path if name is None else f"{path}.{name}"
-        group = path.partition(".")[0]
-        require(sound, key, "" if name is not None else node, f"{rule}: each names a {word}", f"use +{group}@{path}.<name>=<word>")
+    word, remedy = kind.__name__.lower(), f"use +{path.partition('.')[0]}@{path}.<name>=<word>"
+    require(isinstance(node, DictConfig), path, node, f"must name a {word} for each name", remedy)
+    for name in map(str, node):
+        sound = isinstance(node[name], DictConfig) and "_target_" in node[name]
+        require(sound, f"{path}.{name}", node._get_node(name), f"must name a {word}", remedy)
     return {str(name): build(node[name], f"{path}.{name}", kind) for name in node}
 
 
@@ -219,6 +218,8 @@ _EXAMPLES = {int: "1", float: "0.1", bool: "true", str: "word"}
 def _type_word(hint: Any) -> str:
     if getattr(hint, "__origin__", None) is list:
         return f"a list, each element {_type_word(get_args(hint)[0])}"
+    if getattr(hint, "__origin__", None) is dict:
+        return f"names with values, each {_type_word(get_args(hint)[1])}"
     return " or ".join(
         _TYPES.get(kind, str(kind)) if not hasattr(kind, "__origin__") else _type_word(kind) for kind in (get_args(hint) or (hint,))
     )
@@ -229,6 +230,8 @@ def _type_remedy(key: str, hint: Any, field: Field[Any], value: Any) -> str:
         return f"use {{key}}={number}"
     if int in (hint, *get_args(hint)) and isinstance(value, float) and value.is_integer():
         return f"use {{key}}={int(value)}"
+    if get_origin(hint) is dict:
+        return f"write it like {{key}}={{name:{_EXAMPLES[get_args(hint)[1]]}}}"
     lists = [kind for kind in (hint, *get_args(hint)) if getattr(kind, "__origin__", None) is list]
     if lists and value is not None:
         return f"write it like {{key}}=[{_element(get_args(lists[0])[0], value)}]"

@@ -35,17 +35,17 @@ class Mixture(Source):
         example = "{" + ",".join(f"{name}:1" for name in self.sources) + "}"
         require(self.shares.keys() == self.sources.keys(), "shares", ",".join(self.shares), rule, f"use {{key}}='{example}'")
         for name, share in self.shares.items():
-            require(share >= 0, f"shares.{name}", share, "must be at least 0", "use {key}=0.5")
-        require(sum(self.shares.values()) > 0, "shares", self.shares, "must not all be 0", f"use {{key}}='{example}'")
+            require(share >= 0, f"data.shares.{name}", share, "must be at least 0", "use {key}=0.5")
+        require(sum(self.shares.values()) > 0, "shares", [*self.shares.values()], "must not all be 0", f"use {{key}}='{example}'")
         require(self.max_repeats >= 1, "max_repeats", self.max_repeats, "must be at least 1", "use {key}=4")
         defaults = {field.name: field.default for field in fields(Source)}
         for name in _OWN:
             value = getattr(self, name)
             require(value == defaults[name], name, value, "is a setting of each source", f"use data.sources.<name>.{name}")
         for name, source in self.sources.items():
-            require(not source.parts, f"sources.{name}", source.word, "is a mixture itself", "name its sources here")
+            require(not source.parts, f"data.sources.{name}", source.word, "is a mixture itself", "name its sources here")
             for option in _COMMON:
-                value, key = getattr(source, option), f"sources.{name}.{option}"
+                value, key = getattr(source, option), f"data.sources.{name}.{option}"
                 require(value == defaults[option], key, value, "is one setting for all sources", f"use data.{option}")
 
     @property
@@ -80,7 +80,7 @@ class Mixture(Source):
             if share == 0:
                 continue
             tokens, key = available[name], f"data.sources.{name}"
-            if tokens < needed and not self.sources[name].packing == "best_fit":
+            if tokens < needed and self.sources[name].packing != "best_fit":
                 rule = f"a sequence needs {needed} tokens, and this source has {tokens} for training"
                 raise ConfigError(key, self.sources[name].word, rule, "use a shorter length, more text, or packing=best_fit")
             repeats = trained * share / total / tokens

@@ -19,6 +19,7 @@ from elongate.context.curriculum.fixed import Fixed
 from elongate.context.position.none import Unchanged
 from elongate.context.position.position import Position
 from elongate.context.strategy import Strategy
+from elongate.data.source import Source
 from elongate.errors import Stopped
 from elongate.memory.plain import Plain
 from elongate.models.model import Model

@@ -178,9 +178,7 @@ def stage_sequences(job: Job, course: Course, number: int) -> SequenceList:
     return arrange_sampled(job.data, course.tokens, sampling, stage.length, stage.sampled_below, seed)
 
 
-def _read(
-    job: Job, model: LanguageModel, sequences: SequenceList, span: Span, steps: range
-) -> Generator[tuple[Batch, list[Example]]]:
+def _read(job: Job, model: LanguageModel, sequences: SequenceList, span: Span, steps: range) -> Generator[tuple[Batch, list[Example]]]:
     """The batches of the steps and what is learned from them, on the device.
 
     For a GPU, the next batch is built and copied while a step runs, unless the objective runs the model for it.
