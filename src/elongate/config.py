@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from abc import ABC
+from abc import ABC, ABCMeta
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, make_dataclass
 from importlib import import_module
@@ -109,7 +109,9 @@ def build_class(cls: type, node: DictConfig, path: str) -> Any:
         if OmegaConf.is_missing(node, key):
             raise ConfigError(full, "???", "must be given", f"add {full}=…")
         value = _value(node, key, full)
-        if isinstance(value, DictConfig) and "_target_" in value:
+        if get_origin(hints[key]) is dict and isinstance(get_args(hints[key])[1], ABCMeta):
+            values[key] = _build_each(value, full, get_args(hints[key])[1])
+        elif isinstance(value, DictConfig) and "_target_" in value:
             values[key] = build(value, full, _class_in(hints[key]))
         elif isinstance(value, DictConfig) and (inner := _dataclass_in(hints[key])):
             values[key] = build_class(inner, value, full)
@@ -125,6 +127,16 @@ def build_class(cls: type, node: DictConfig, path: str) -> Any:
         return cls(**{known[key].name: value for key, value in values.items()})
     except ConfigError as fault:
         raise (fault.inside(path) if path else fault) from None
+
+
+def _build_each(node: Any, path: str, kind: type) -> dict[str, Any]:
+    """The objects of a mapping from names to nodes."""
+    word, remedy = kind.__name__.lower(), f"use +{path.partition('.')[0]}@{path}.<name>=<word>"
+    require(isinstance(node, DictConfig), path, node, f"must name a {word} for each name", remedy)
+    for name in map(str, node):
+        sound = isinstance(node[name], DictConfig) and "_target_" in node[name]
+        require(sound, f"{path}.{name}", node._get_node(name), f"must name a {word}", remedy)
+    return {str(name): build(node[name], f"{path}.{name}", kind) for name in node}
 
 
 def _value(node: DictConfig, key: str, full: str) -> Any:
@@ -206,6 +218,8 @@ _EXAMPLES = {int: "1", float: "0.1", bool: "true", str: "word"}
 def _type_word(hint: Any) -> str:
     if getattr(hint, "__origin__", None) is list:
         return f"a list, each element {_type_word(get_args(hint)[0])}"
+    if getattr(hint, "__origin__", None) is dict:
+        return f"names with values, each {_type_word(get_args(hint)[1])}"
     return " or ".join(
         _TYPES.get(kind, str(kind)) if not hasattr(kind, "__origin__") else _type_word(kind) for kind in (get_args(hint) or (hint,))
     )
@@ -216,6 +230,8 @@ def _type_remedy(key: str, hint: Any, field: Field[Any], value: Any) -> str:
         return f"use {{key}}={number}"
     if int in (hint, *get_args(hint)) and isinstance(value, float) and value.is_integer():
         return f"use {{key}}={int(value)}"
+    if get_origin(hint) is dict:
+        return f"write it like {{key}}={{name:{_EXAMPLES[get_args(hint)[1]]}}}"
     lists = [kind for kind in (hint, *get_args(hint)) if getattr(kind, "__origin__", None) is list]
     if lists and value is not None:
         return f"write it like {{key}}=[{_element(get_args(lists[0])[0], value)}]"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
@@ -22,11 +23,40 @@ class Batch:
     positions: np.ndarray | None
     # bool [count, length + 1], True at a token that does not follow the one before it; None where positions is None.
     starts: np.ndarray | None
+    scored: np.ndarray | None = None  # bool [count, length + 1], False at a token that is no target; None: all are
 
     @property
     def reach(self) -> int:
         """One more than the largest position."""
         return self.tokens.shape[1] - 1 if self.positions is None else int(self.positions.max()) + 1
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a training reads of a source."""
+
+    sequences: int
+    tokens: int  # padding included
+    epochs: float  # times that the source is read: above 1, its text repeats
+    cuts: int | None = None  # of documents in an epoch of packed sequences; None: not packed
+    stream_cuts: int | None = None  # what packing=stream would cut
+    padding_ratio: float | None = None  # of the tokens of an epoch
+
+    def followed_by(self, other: Usage) -> Usage:
+        """Both together; cuts and padding are those of the second, whose sequences are usually longer."""
+        return replace(
+            other, sequences=self.sequences + other.sequences, tokens=self.tokens + other.tokens, epochs=self.epochs + other.epochs
+        )
+
+
+class SequenceList(Protocol):
+    """Sequences that the training loop reads in order."""
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Sequences first … first + count - 1, each a pure function of its index."""
+
+    def usage(self, count: int) -> dict[str, Usage]:
+        """What the first `count` sequences read of each source of a mixture; of the only source under the name ""."""
 
 
 class Sequences:
@@ -56,12 +86,19 @@ class Sequences:
         tokens = np.empty((count, self.length + 1), dtype=np.int64)
         for row, start in zip(tokens, starts, strict=True):
             row[:] = self._flat[start : start + self.length + 1]
+        scored = None
+        if (marks := self.tokens.scored) is not None:
+            scored = np.stack([marks[start : start + self.length + 1] for start in starts]).astype(bool)
         if not self.isolate_documents:
-            return Batch(tokens, None, None)
+            return Batch(tokens, None, None, scored)
         document_starts = self._document_starts(starts)
         places = np.arange(self.length + 1)
         last_start = np.maximum.accumulate(np.where(document_starts, places, 0), axis=1)
-        return Batch(tokens, (places - last_start)[:, :-1], document_starts)
+        return Batch(tokens, (places - last_start)[:, :-1], document_starts, scored)
+
+    def usage(self, count: int) -> dict[str, Usage]:
+        """What the first `count` sequences read."""
+        return {"": Usage(count, count * self.length, count / len(self))}
 
     def _start(self, index: int) -> int:
         epoch, place = divmod(index, len(self))
@@ -93,11 +130,19 @@ class SampledSequences:
 
     def batch(self, first: int, count: int) -> Batch:
         """Sequences first … first + count - 1, with their positions."""
-        texts = self._texts.batch(first, count).tokens
+        read = self._texts.batch(first, count)
+        texts = read.tokens
         lengths = (self._texts.length, self._length, self._reach)
         drawn = [self._sampling.draw(self._random(index), *lengths) for index in range(first, first + count)]
         tokens = np.stack([text[one.tokens] for text, one in zip(texts, drawn, strict=True)])
-        return Batch(tokens, np.stack([one.positions for one in drawn]), np.stack([one.seams for one in drawn]))
+        positions, seams = np.stack([one.positions for one in drawn]), np.stack([one.seams for one in drawn])
+        if read.scored is None:
+            return Batch(tokens, positions, seams)
+        return Batch(tokens, positions, seams, np.stack([row[one.tokens] for row, one in zip(read.scored, drawn, strict=True)]))
+
+    def usage(self, count: int) -> dict[str, Usage]:
+        """What the first `count` sequences read."""
+        return self._texts.usage(count)
 
     def _random(self, index: int) -> np.random.Generator:
         # From the index, not the text: when a short text repeats, it gets other positions.

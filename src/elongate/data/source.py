@@ -16,6 +16,7 @@ from elongate.errors import ConfigError, require
 
 PIECE = 1 << 18  # characters tokenized together; subword libraries need 130 bytes of memory per character
 BREAK = re.compile(r"(?<=\S)\n(?=\S)")
+PACKINGS = ("stream", "best_fit")
 BLANK = re.compile(r"(?<=\S)(?=\s)")
 
 
@@ -33,14 +34,54 @@ class Source(ABC):
 
     validation_ratio: float = 0.1  # share of the documents that is held out for validation, above 0 and below 1
     isolate_documents: bool = False  # documents in a sequence do not see each other; each starts at position 0
+    packing: str = "stream"  # stream cuts the text every `length` tokens; best_fit keeps short documents whole and isolated
+    min_length: int = 0  # tokens; training documents with fewer are left out, at least 0
+    max_length: int | None = None  # tokens; training documents with more are left out; null: no limit
     add_bos: Any = "auto"  # documents and measured texts begin with BOS: true, false, or auto, as the tokenizer does
     cache: str = "runs/cache"  # folder for tokens and trained tokenizers; between runs it may be deleted at any time
 
     def __post_init__(self) -> None:
         ratio = self.validation_ratio
         require(0 < ratio < 1, "validation_ratio", ratio, "must be above 0 and below 1", "use {key}=0.1")
+        require(self.packing in PACKINGS, "packing", self.packing, f"must be one of {', '.join(PACKINGS)}", "use {key}=stream")
+        require(self.min_length >= 0, "min_length", self.min_length, "must be at least 0", "use {key}=0")
+        if self.max_length is not None:
+            rule = f"must be at least 1 and not below min_length={self.min_length}"
+            require(self.max_length >= max(1, self.min_length), "max_length", self.max_length, rule, "use {key}=null")
         is_known = isinstance(self.add_bos, bool) or self.add_bos == "auto"
         require(is_known, "add_bos", self.add_bos, "must be auto, true or false", "use {key}=auto")
+
+    @property
+    def parts(self) -> dict[str, Source]:
+        """The sources that a mixture reads, by name; empty for all others."""
+        return {}
+
+    @property
+    def part_shares(self) -> dict[str, float]:
+        """The shares of the tokens of `parts`; they need not add up to 1."""
+        return {}
+
+    @property
+    def isolates(self) -> bool:
+        """Whether documents in a sequence do not see each other."""
+        return self.isolate_documents or self.packing == "best_fit"
+
+    @property
+    def isolation(self) -> str:
+        """The override that isolates documents, for messages."""
+        part, one = next(((f"sources.{name}.", part) for name, part in self.parts.items() if part.isolates), ("", self))
+        return f"data.{part}{'isolate_documents=true' if one.isolate_documents else 'packing=best_fit'}"
+
+    @property
+    def word(self) -> str:
+        """The word that chooses this source."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def check_amount(self, available: dict[str, int], needed: int, trained: int) -> None:  # noqa: B027  # sources without parts always repeat
+        """Raises `ConfigError` if a part is too small.
+
+        `available`: tokens of each part. `needed`: tokens of the longest sequence. `trained`: tokens of the whole training.
+        """
 
     @abstractmethod
     def documents(self) -> Iterator[Document]:

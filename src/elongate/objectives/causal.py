@@ -37,7 +37,8 @@ def next_token(batch: Batch) -> Example:
     # Shift before anything is split, so that the last token of a part still has its target.
     tokens = torch.from_numpy(batch.tokens)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    scored = torch.ones_like(targets, dtype=torch.bool) if batch.scored is None else torch.from_numpy(batch.scored)[:, 1:]
     if batch.positions is None or batch.starts is None:
-        return Example(inputs, targets, torch.ones_like(targets, dtype=torch.bool), None)
+        return Example(inputs, targets, scored, None)
     # The first token of a document cannot be predicted from the document before it.
-    return Example(inputs, targets, ~torch.from_numpy(batch.starts)[:, 1:], torch.from_numpy(batch.positions))
+    return Example(inputs, targets, scored & ~torch.from_numpy(batch.starts)[:, 1:], torch.from_numpy(batch.positions))

@@ -51,6 +51,8 @@ class Continuation(Objective):
             # A token that does not follow the one before it in its document cannot be predicted from it.
             scored = ~torch.from_numpy(batch.starts)[:, start:-1]
             positions = torch.from_numpy(batch.positions)[:, :-1]
+        if batch.scored is not None:
+            scored = scored & torch.from_numpy(batch.scored)[:, start:-1]
         return [Example(tokens[:, start - 1 : -1], targets, scored, positions, context=tokens[:, :start])]
 
     def check_blocks(self, length: int, original_length: int, block_length: int) -> None:

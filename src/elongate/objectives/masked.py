@@ -48,5 +48,7 @@ class Masked(Objective):
         random = generator_for(batch.tokens, self.word)
         vocab_size = model.vocab_size
         hidden, chosen = hide_tokens(tokens, self.mask_ratio, model.mask_token, vocab_size, random)
+        if batch.scored is not None:
+            chosen &= batch.scored[:, :-1]
         positions = None if batch.positions is None else torch.from_numpy(batch.positions)
         return [Example(torch.from_numpy(hidden), torch.from_numpy(tokens), torch.from_numpy(chosen), positions)]

@@ -57,8 +57,11 @@ class MeetInTheMiddle(Objective):
         positions = None
         if batch.positions is not None and batch.starts is not None:
             positions = torch.from_numpy(reversed_positions(batch.positions, batch.starts))
-        # Score a token from its successor exactly where the successor is scored from it.
-        backward = replace(forward, inputs=inputs, targets=targets, scored=forward.scored.flip(1), positions=positions)
+        # Score a token from its successor exactly where the successor is scored from it, but for tokens that are no targets.
+        scored = next_token(replace(batch, scored=None)).scored.flip(1)
+        if batch.scored is not None:
+            scored = scored & torch.from_numpy(batch.scored)[:, :-1].flip(1)
+        backward = replace(forward, inputs=inputs, targets=targets, scored=scored, positions=positions)
         pairs = _interleaved(forward, backward)
         met = int(predicted_twice(pairs.scored).sum())
         return [replace(pairs, agreement=self.agreement * pairs.weight / max(1, met))]

@@ -47,8 +47,9 @@ class Reconstruction(Objective):
         random = generator_for(tokens, self.word)
         hidden, _ = hide_tokens(tokens, self.mask_ratio, model.mask_token, model.vocab_size, random)
         targets = torch.from_numpy(tokens)
+        scored = torch.ones_like(targets, dtype=torch.bool) if batch.scored is None else torch.from_numpy(batch.scored[:, :-1])
         positions = None if batch.positions is None else torch.from_numpy(batch.positions)
-        return [Example(torch.from_numpy(hidden), targets, torch.ones_like(targets, dtype=torch.bool), positions)]
+        return [Example(torch.from_numpy(hidden), targets, scored, positions)]
 
     def check_blocks(self, length: int, original_length: int, block_length: int) -> None:
         if length % block_length:

@@ -90,8 +90,8 @@ class Restored(Restore):
 
 
 def _rows(batch: Batch, rows: slice) -> Batch:
-    positions, starts = (None if x is None else x[rows] for x in (batch.positions, batch.starts))
-    return Batch(batch.tokens[rows], positions, starts)
+    positions, starts, scored = (None if x is None else x[rows] for x in (batch.positions, batch.starts, batch.scored))
+    return Batch(batch.tokens[rows], positions, starts, scored)
 
 
 def _short_texts(batch: Batch, length: int) -> Example:
@@ -107,4 +107,7 @@ def _short_texts(batch: Batch, length: int) -> Example:
         positions = None
     if positions is not None:
         positions = from_first_token(positions[:, : count * length].reshape(-1, length))
-    return Example(inputs, targets, torch.ones_like(targets, dtype=torch.bool), positions)
+    scored = torch.ones_like(targets, dtype=torch.bool)
+    if batch.scored is not None:
+        scored = torch.from_numpy(batch.scored)[:, 1 : count * length + 1].reshape(-1, length)
+    return Example(inputs, targets, scored, positions)

@@ -19,6 +19,7 @@ from elongate.context.curriculum.fixed import Fixed
 from elongate.context.position.none import Unchanged
 from elongate.context.position.position import Position
 from elongate.context.strategy import Strategy
+from elongate.data.source import Source
 from elongate.errors import Stopped
 from elongate.memory.plain import Plain
 from elongate.models.model import Model
@@ -137,8 +138,15 @@ def _identity(job: Job, base: Base, position: Position, fingerprint: str) -> dic
     if (objective := job.objective.base) is not job.objective:
         identity["objective"] = {"_target_": f"{type(objective).__module__}.{type(objective).__qualname__}", **vars(objective)}
     identity |= {"clip_norm": job.training.clip_norm, "steps": base.steps, "lr_ratio": base.lr_ratio}
-    identity |= {"tokens": fingerprint, "version": __version__, "isolate_documents": job.data.isolate_documents}
+    identity |= {"tokens": fingerprint, "version": __version__, "arrangement": _arrangement(job.data)}
     return identity | ({"position": job.config["context"]["position"]} if position.from_the_start else {})
+
+
+def _arrangement(data: Source) -> dict[str, Any]:
+    """What decides the sequences besides the tokens."""
+    if not data.parts:
+        return {"isolate_documents": data.isolate_documents, "packing": data.packing}
+    return {name: {"share": data.part_shares[name], **_arrangement(part)} for name, part in data.parts.items()}
 
 
 def _base_job(job: Job, base: Base, position: Position) -> Job:

@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 
 from elongate.console import TrainingBar, say, warn
 from elongate.context.curriculum.curriculum import Stage
-from elongate.data.sequences import Batch, SampledSequences, Sequences
+from elongate.data.arrangement import arrange, arrange_sampled
+from elongate.data.sequences import Batch, SequenceList
 from elongate.data.tokens import Tokens
 from elongate.errors import RunError, Stopped
 from elongate.evaluation.evaluation import Setting
@@ -117,7 +118,7 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
             if progress.step >= span.last or following.is_over:
                 continue
             rows = job.batch_tokens // span.stage.length
-            sequences, utilization = _sequences(job, course, number), Utilization.of(model, span.stage.length)
+            sequences, utilization = stage_sequences(job, course, number), Utilization.of(model, span.stage.length)
             steps = range(progress.step + 1, span.last + 1)
             bar, batches = TrainingBar(span.stage.name, span.stage.length, steps[0], span.last), _read(job, model, sequences, span, steps)
             with closing(bar), closing(batches):
@@ -194,18 +195,16 @@ def _last_step(directory: RunDirectory, job: Job) -> int:
     return logged[-1] + max([job.training.log_steps, *between]) - 1 if logged else 0
 
 
-def _sequences(job: Job, course: Course, number: int) -> Sequences | SampledSequences:
+def stage_sequences(job: Job, course: Course, number: int) -> SequenceList:
     """The sequences of the stage of that number. A stage of the base's length has another order than the base."""
     stage, sampling = course.stages[number], job.strategy.sampling
     seed = 1000 * job.seed + bool(course.earlier) + number
     if sampling is None or stage.sampled_below is None:
-        return Sequences(course.tokens, stage.length, seed, job.data.isolate_documents)
-    return SampledSequences(course.tokens, sampling, stage.length, stage.sampled_below, seed)
+        return arrange(job.data, course.tokens, stage.length, seed)
+    return arrange_sampled(job.data, course.tokens, sampling, stage.length, stage.sampled_below, seed)
 
 
-def _read(
-    job: Job, model: LanguageModel, sequences: Sequences | SampledSequences, span: Span, steps: range
-) -> Generator[tuple[Batch, list[Example]]]:
+def _read(job: Job, model: LanguageModel, sequences: SequenceList, span: Span, steps: range) -> Generator[tuple[Batch, list[Example]]]:
     """The batches of the steps and what is learned from them, on the device.
 
     For a GPU, the next batch is built and copied while a step runs, unless the objective runs the model for it.

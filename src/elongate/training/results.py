@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from elongate.training.run_directory import Lines
 if TYPE_CHECKING:
     import torch
 
+    from elongate.data.sequences import Usage
     from elongate.data.tokens import Corpus
     from elongate.memory.memory import Memory
     from elongate.models.language_model import LanguageModel
@@ -53,6 +55,7 @@ class DataSection:
     validation_tokens: int
     add_bos: bool  # documents and measured texts begin with BOS
     consumed_tokens_sha256: str
+    sources: dict[str, dict[str, Any]]  # what the extension read of each source: sequences, tokens, epochs, and cuts if packed
 
 
 @dataclass(frozen=True)
@@ -131,10 +134,15 @@ def strategy_section(job: Job, model: LanguageModel, original_length: int, evide
     )
 
 
-def data_section(job: Job, corpus: Corpus, consumed: str) -> DataSection:
-    """Returns the section `data`."""
-    source = job.data.__module__.rpartition(".")[2]
-    return DataSection(source, len(corpus.train), len(corpus.validation), bool(corpus.train.beginning), consumed)
+def data_section(job: Job, corpus: Corpus, consumed: str, usages: Iterable[dict[str, Usage]]) -> DataSection:
+    """Returns the section `data`. `usages`: what each stage read."""
+    sources: dict[str, Usage] = {}
+    for usage in usages:
+        for name, one in usage.items():
+            sources[name] = sources[name].followed_by(one) if name in sources else one
+    read = {name or job.data.word: {k: v for k, v in asdict(one).items() if v is not None} for name, one in sources.items()}
+    train = corpus.train
+    return DataSection(job.data.word, len(train), len(corpus.validation), bool(train.beginning), consumed, read)
 
 
 def stage_row(stage: Stage, batch_tokens: int, metrics: Lines) -> StageRow:

@@ -146,7 +146,7 @@ def search(extension: Extension, text: Text, session: Session) -> Extension:
 def extend(extension: Extension, text: Text, session: Session) -> dict[str, Any]:
     """Trains the extension and merges its adapters. Returns the sections of the results that exist so far."""
     from elongate.models.precision import widen_frozen_weights
-    from elongate.training.loop import Course, fit
+    from elongate.training.loop import Course, fit, stage_sequences
 
     job, model, origin, original_length = extension.job, extension.model, extension.origin, extension.original_length
     stages = job.strategy.stages(original_length, job.steps)
@@ -159,12 +159,14 @@ def extend(extension: Extension, text: Text, session: Session) -> dict[str, Any]
         # The model is measured and exported for the target, which no stage has reached.
         evidence = model.extend(job.strategy, original_length, target_length)
     metrics = session.directory.read_metrics()[len(origin.metrics) :]
+    counts = [stage.steps * (job.batch_tokens // stage.length) for stage in fitted.stages]
+    usages = [stage_sequences(job, course, number).usage(count) for number, count in enumerate(counts)]
     sections = TrainingSections(
         strategy=strategy_section(job, model, original_length, evidence),
         memory=memory_section(fitted.memory),
         budget=budget_section(model, fitted, metrics, origin),
         stages=[stage_row(stage, job.batch_tokens, metrics) for stage in fitted.stages],
-        data=data_section(job, text.corpus, fitted.progress.consumed),
+        data=data_section(job, text.corpus, fitted.progress.consumed, usages),
         provenance=provenance_section(job, model.device),
     )
     for line in (*evidence_lines(job.strategy, evidence), *sampling_lines(job.strategy, fitted.stages, sections.stages)):

@@ -17,7 +17,7 @@ from elongate.training.search import check_documents
 from elongate.training.text import Text
 
 if TYPE_CHECKING:
-    from elongate.data.tokens import Corpus
+    from elongate.data.tokens import Corpus, Tokens
     from elongate.models.language_model import LanguageModel
 
 
@@ -51,7 +51,7 @@ def with_corpus(job: Job, text: Text) -> dict[str, Any]:
     Returns the headers of the evaluations; none for a checkpoint, whose original length is not known yet.
     """
     known_headers = {}
-    _check_tokens(job, len(text.corpus.train))
+    _check_tokens(job, text.corpus.train)
     if job.model.original_length is not None:
         check_documents(job, text.corpus, job.model.original_length)
         known_headers = headers(job.evaluations, evaluation_setting(job, text, job.model.original_length))
@@ -73,7 +73,7 @@ def with_model(job: Job, model: LanguageModel, corpus: Corpus | None = None) -> 
     if corpus is not None:
         check_documents(job, corpus, original_length)
     check_strategy(model, job.strategy, original_length)
-    if job.data.isolate_documents:
+    if job.data.isolates:
         check_isolation(model)
     return job, original_length
 
@@ -100,8 +100,8 @@ def check_combinations(job: Job) -> None:
     if job.objective.rows_meet and memory.splits_rows:
         rule = f"cannot be combined with objective={job.objective.word}, whose loss compares whole sequences"
         raise ConfigError("memory", memory.word, rule, "use {key}=checkpoint")
-    if sampling is not None and job.data.isolate_documents:
-        rule = "cannot be combined with data.isolate_documents=true: both decide the positions of a sequence"
+    if sampling is not None and job.data.isolates:
+        rule = f"cannot be combined with {job.data.isolation}: both decide the positions of a sequence"
         raise ConfigError("context/sampling", sampling.word, rule, "use one of the two")
     if job.model.attention_dropout > 0:
         _check_attention_dropout(job)
@@ -119,9 +119,10 @@ def check_capabilities(job: Job, has: frozenset[str], original_length: int) -> J
     job.strategy.check(has, original_length, job.model.word)
     job.objective.check(has, job.model.word)
     job.memory.check_able(has, job.model.word)
-    if job.data.isolate_documents and "regions" not in has:
+    if job.data.isolates and "regions" not in has:
+        key, _, value = job.data.isolation.partition("=")
         rule = f"needs attention in regions, which model={job.model.word} does not have"
-        raise ConfigError("data.isolate_documents", True, rule, "use {key}=false")
+        raise ConfigError(key, value, rule, f"use {{key}}={'false' if value == 'true' else 'stream'}")
     with inside("objective"):
         return replace(job, objective=job.objective.bind(has, original_length))
 
@@ -175,7 +176,7 @@ def _check_pure(job: Job) -> None:
 def _check_attention_dropout(job: Job) -> None:
     without = [] if job.strategy.attention.is_full else [f"context/attention={job.strategy.attention.word}"]
     without += [] if job.memory.has_attention_weights else [f"memory={job.memory.word}"]
-    without += ["data.isolate_documents=true"] if job.data.isolate_documents else []
+    without += [job.data.isolation] if job.data.isolates else []
     if without:
         rule = f"needs the whole matrix of attention weights, which does not exist with {without[0]}"
         raise ConfigError("model.attention_dropout", job.model.attention_dropout, rule, "use {key}=0; other dropouts work")
@@ -188,14 +189,18 @@ def _check_warmup(job: Job) -> None:
             job.schedule.check_steps(steps)
 
 
-def _check_tokens(job: Job, available: int) -> None:
+def _check_tokens(job: Job, train: Tokens) -> None:
     longest = target = job.strategy.target_length
     if job.strategy.sampling is not None:
         # Sequences are at most as long as the original length, which of a checkpoint is only known when it is open.
         longest = min(longest, job.model.original_length or 1)
-    if available < longest + 1:
-        rule = f"a sequence needs {longest + 1} tokens, the training text has {available}"
+    if len(train) < longest + 1:
+        rule = f"a sequence needs {longest + 1} tokens, the training text has {len(train)}"
         raise ConfigError("context.target_length", target, rule, "use a shorter length or more text")
+    base = job.strategy.curriculum.base if job.model.fresh else None
+    steps = max(job.steps, base.steps if base else 0)
+    parts = {name: int(train.bounds[last] - train.bounds[first]) for name, (first, last) in train.parts.items()}
+    job.data.check_amount(parts, longest + 1, steps * job.batch_tokens)
 
 
 def _check_tuning(job: Job, vocab_size: int) -> None:
