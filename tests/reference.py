@@ -20,7 +20,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from elongate.cli import conf_directory
-from elongate.training.job import PlanOptions
+from elongate.training.job import PlanOptions, SweepOptions
 
 PAGES = Path(__file__).parents[1] / "docs/reference"
 
@@ -188,9 +188,12 @@ def scalars_page() -> str:
     scalars = {key: value for key, value in node.items() if not isinstance(value, (dict, list))}
     rows = [f"| `{key}` | `{shown(value)}` | {cell(comments.get(key, ''))} |" for key, value in scalars.items()]
     training = [f"| `training.{key}` | `{shown(value)}` | |" for key, value in node["training"].items()]
-    documented = field_comments(PlanOptions)
-    plan = [f"| `plan.{key}` | `{shown(value)}` | {cell(documented[key])} |" for key, value in node["plan"].items()]
-    return "\n".join(["# Top-level keys", "", "| key | default | meaning |", "|---|---|---|", *rows, *training, *plan, ""])
+    others = [
+        f"| `{group}.{key}` | `{shown(value)}` | {cell(field_comments(options)[key])} |"
+        for group, options in (("plan", PlanOptions), ("sweep", SweepOptions))
+        for key, value in node[group].items()
+    ]
+    return "\n".join(["# Top-level keys", "", "| key | default | meaning |", "|---|---|---|", *rows, *training, *others, ""])
 
 
 def main() -> None:

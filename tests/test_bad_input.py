@@ -88,6 +88,10 @@ COMMAND_LINES = [
 # Words that the classes of the job refuse.
 CONFIGURATIONS = [
     (
+        "evaluation=[curve,needle] sweep.metric=curv/after/512-1024",
+        "sweep.metric=curv/after/512-1024: must begin with a chosen evaluation: curve, needle; use sweep.metric=curve/…",
+    ),
+    (
         "evaluation=[gate]",
         "evaluation=[gate]: gate compares the samples of curve or retrieval, and neither is chosen; use evaluation=[curve,gate]",
     ),

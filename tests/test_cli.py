@@ -11,12 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from hypothesis import given
 from hypothesis.strategies import text
+from omegaconf import DictConfig, OmegaConf
 
 from elongate.arguments import remove_dashes
-from elongate.cli import _slug
+from elongate.cli import Reporter, _guarded, _slug
+from elongate.errors import ConfigError, RunError
 from elongate.memory.checkpoint import Checkpoint
 from elongate.memory.plain import Plain
 from elongate.memory.planner import planner
@@ -209,6 +213,27 @@ def test_a_sweep_ends_with_one_comparison(tmp_path: Path, text_folder: Path) -> 
     assert (sweep / "comparison.html").stat().st_size > 10_000
     again = run_here("train", *sweep_words, cwd=tmp_path, torch=False)
     assert again.code == 0, again.err  # a finished sweep is reported again without torch
+
+
+def test_a_search_gets_the_figure_of_each_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`_guarded` is what a sweeper calls: it returns the figure, and ends a search, but no grid, at a wrong setting."""
+    settings = OmegaConf.create({"runtime": {"output_dir": str(tmp_path)}, "run": {"dir": "x"}, "sweeper": {"_target_": "optuna"}})
+    settings.mode = RunMode.MULTIRUN
+    monkeypatch.setattr(HydraConfig, "get", lambda: settings)
+    reporter = Reporter(lambda fault: fault, shows_traceback=False)
+    assert _guarded(lambda config: 1.5, reporter)(OmegaConf.create()) == 1.5
+
+    def wrong(config: DictConfig) -> float:
+        raise ConfigError("key", 1, "is wrong", "use {key}=2")
+
+    def diverged(config: DictConfig) -> float:
+        raise RunError("the loss is NaN")
+
+    with pytest.raises(SystemExit, match="2"):
+        _guarded(wrong, reporter)(OmegaConf.create())
+    assert _guarded(diverged, reporter)(OmegaConf.create()) is None
+    settings.sweeper._target_ = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+    assert _guarded(wrong, reporter)(OmegaConf.create()) is None
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from elongate.memory.memory import Memory
 from elongate.models.model import Model
 from elongate.objectives.objective import ObjectiveChoice
 from elongate.tracking.tracker import Tracking
-from elongate.training.job import Job, PlanOptions, TrainingOptions
+from elongate.training.job import Job, PlanOptions, SweepOptions, TrainingOptions
 from elongate.training.optimizer.optimizer import Optimizer
 from elongate.training.schedule.schedule import Schedule
 from elongate.training.validate import before_torch
@@ -39,6 +39,7 @@ GROUPS = (
     "tracking",
     "training",
     "plan",
+    "sweep",
 )
 
 
@@ -63,6 +64,7 @@ def build_job(config: DictConfig, choices: Mapping[str, Any], command: str = "")
         compile=top.compile,
         overwrite=top.overwrite,
         plan=plan_options(config),
+        sweep=build_class(SweepOptions, config.get("sweep") or OmegaConf.create(), "sweep"),
         model=model,
         strategy=strategy,
         objective=build(config.objective, "objective", ObjectiveChoice),

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
     from elongate.evaluation.evaluation import Evaluation
 
-Task = Callable[["DictConfig"], None]
+Task = Callable[["DictConfig"], float | None]  # returns the figure that a search optimizes
+
+_GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # the only sweeper that needs no figure
 
 
 def train() -> None:
@@ -64,7 +66,7 @@ def conf_directory() -> Path:
 # -- the commands ----------------------------------------------------------------------------------------------------------
 
 
-def _train(config: DictConfig) -> None:
+def _train(config: DictConfig) -> float | None:
     from elongate.build import build_job, plan_options
     from elongate.console import say
     from elongate.training.run_directory import RunDirectory
@@ -72,6 +74,7 @@ def _train(config: DictConfig) -> None:
     directory = RunDirectory(Path(HydraConfig.get().runtime.output_dir))
     if not plan_options(config).is_wanted:
         say(f"run directory: {directory.path}")  # before the imports, which take a second
+    from elongate.report.scalars import metric
     from elongate.report.table import terminal_table
     from elongate.training.plan import plan
     from elongate.training.run import run
@@ -79,10 +82,12 @@ def _train(config: DictConfig) -> None:
     job = build_job(config, HydraConfig.get().runtime.choices, _command_line())
     _require_one_process()
     if HydraConfig.get().mode is RunMode.MULTIRUN:
+        rule = "is not set, and this sweeper optimizes a figure"
+        require(not _searches() or job.sweep.metric is not None, "sweep.metric", None, rule, "use {key}=curve/after/512-1024")
         job = replace(job, tracking=job.tracking.in_sweep(Path(HydraConfig.get().sweep.dir).name))
     if job.plan.is_wanted:
         say(plan(job))
-        return
+        return None
     with directory.locked():
         try:
             results = run(job, directory)
@@ -92,6 +97,7 @@ def _train(config: DictConfig) -> None:
     say(terminal_table(results, job.evaluations))
     say(f"report: {directory.path / 'report.html'}    model: {directory.model}")
     _check_failures(results, job.evaluations)
+    return None if job.sweep.metric is None else metric(results, job.evaluations, job.sweep.metric)
 
 
 def _evaluate(config: DictConfig) -> None:
@@ -210,20 +216,27 @@ def _exit_with_code(run: Callable[[], None], reporter: Reporter) -> None:
 def _guarded(task: Task, reporter: Reporter) -> Task:
     """The task of one job. Its faults are reported, and in a sweep the next job follows."""
 
-    def guarded(config: DictConfig) -> None:
+    def guarded(config: DictConfig) -> float | None:
         folder = HydraConfig.get().runtime.output_dir
         try:
             require(HydraConfig.get().run.dir != "", "hydra.run.dir", "", "is empty", "leave {key} out, or give it a folder")
-            task(config)
+            return task(config)
         except (ElongateError, OSError, OmegaConfBaseException) as fault:
             code = reporter.report(fault)
-            # A failed job does not end a sweep, a signal does.
-            if HydraConfig.get().mode is not RunMode.MULTIRUN or code == Stopped.exit_code:
+            # A failed job does not end a sweep. A signal does, and so does a wrong setting in a search, which would repeat it.
+            ends = code == Stopped.exit_code or (_searches() and code == ConfigError.exit_code)
+            if HydraConfig.get().mode is not RunMode.MULTIRUN or ends:
                 sys.exit(code)
+            return None
         finally:
             _remove_empty(Path(folder))
 
     return guarded
+
+
+def _searches() -> bool:
+    """Whether the sweeper needs a figure of each run."""
+    return bool(HydraConfig.get().sweeper["_target_"] != _GRID)
 
 
 def _wants_traceback() -> bool:
@@ -252,8 +265,10 @@ def _command_line() -> str:
 
 
 def _require_one_process() -> None:
-    if (world := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise ConfigError("WORLD_SIZE", world, "this version trains in one process", "start it without torchrun")
+    """Raise `ConfigError` where torchrun, srun or submitit started several tasks: each would train the same run."""
+    for variable in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SUBMITIT_LOCAL_NTASKS"):
+        tasks = os.environ.get(variable, "1")
+        require(tasks == "1", variable, tasks, "this version trains in one process", "start it as one task, without torchrun")
 
 
 # -- resolvers of the YAML files -------------------------------------------------------------------------------------------

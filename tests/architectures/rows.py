@@ -282,10 +282,8 @@ FAMILIES: dict[str, str] = {
 }
 # Left out of the table: a cell of each ends in a traceback or a wrong number.
 KNOWN_FAULTS: dict[str, str] = {
-    "fnet (masked)": "its configuration has no heads: a traceback instead of a refusal",
     "granite_swa": "logits of the merged adapters differ by 1.0e-5",
     "hrm_text": "logits of the export differ by 1.4e-5",
-    "ibert (masked)": "an index beyond the table of positions",
     "lfm3": "a traceback of transformers' cache of short convolutions",
     "mimo_v2_flash": "scaled frequencies of layers whose rotary dimensions differ",
     "mobilebert (masked)": "gradients differ by 1.3e-5",

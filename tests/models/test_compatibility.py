@@ -13,6 +13,10 @@ from torch import nn
 from transformers import (
     DeepseekV32Config,
     DeepseekV32ForCausalLM,
+    FNetConfig,
+    FNetForMaskedLM,
+    IBertConfig,
+    IBertForMaskedLM,
     InklingForCausalLM,
     InklingTextConfig,
     JambaConfig,
@@ -21,6 +25,8 @@ from transformers import (
     Lfm2ForCausalLM,
     MiniMaxM3VLForCausalLM,
     MiniMaxM3VLTextConfig,
+    NystromformerConfig,
+    NystromformerForMaskedLM,
     PreTrainedModel,
     Qwen3NextConfig,
     Qwen3NextForCausalLM,
@@ -44,6 +50,7 @@ GROUPED = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
 INKLING = {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8, "sliding_window_size": 16}
+MASKED = {key: value for key, value in SIZES.items() if "heads" not in key}
 SPARSE = {"index_n_heads": 2, "index_head_dim": 8}
 
 REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
@@ -74,6 +81,12 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
         ),
         "InklingAttention needs position_bias",
     ),
+    "no attention": (lambda: FNetForMaskedLM(FNetConfig(**MASKED)), "whose layers have no attention"),
+    "quantized table": (lambda: IBertForMaskedLM(IBertConfig(**SIZES)), "whose table of positions is a QuantEmbedding"),
+    "segments": (
+        lambda: NystromformerForMaskedLM(NystromformerConfig(**SIZES, segment_means_seq_len=32, num_landmarks=8)),
+        "reads texts of exactly segment_means_seq_len=32 tokens, because num_landmarks=8",
+    ),
     "indexer": (
         lambda: DeepseekV32ForCausalLM(
             DeepseekV32Config(**SIZES | LATENT | SPARSE, num_key_value_heads=4, index_topk=8, first_k_dense_replace=2)
@@ -84,7 +97,8 @@ REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
 
 
 def opened(built: PreTrainedModel) -> LanguageModel:
-    built.set_attn_implementation("elongate")
+    if built.config.model_type not in ("fnet", "ibert", "nystromformer"):  # these have their own attention
+        built.set_attn_implementation("elongate")
     return LanguageModel(built.eval(), "opened")
 
 

@@ -15,6 +15,7 @@ from elongate.context.attention.full import Full
 from elongate.context.attention.window import Window
 from elongate.context.curriculum.fixed import Fixed
 from elongate.context.position.none import Unchanged
+from elongate.context.sampling.pose import Pose
 from elongate.context.strategy import Strategy
 from elongate.errors import ConfigError
 from elongate.memory.checkpoint import Checkpoint
@@ -92,3 +93,11 @@ def test_what_needs_the_interface_is_refused(checkpoints: Path, kind: str) -> No
     check_strategy(model, full, 64)
     with pytest.raises(ConfigError, match="context/attention=window: needs attention that goes through the interface of transformers"):
         check_strategy(model, window, 64)
+
+
+def test_sampled_positions_are_refused_because_they_cannot_be_checked(checkpoints: Path) -> None:
+    model = opened(checkpoints, "falcon")
+    sampled = Strategy(position=Unchanged(), attention=Full(), curriculum=Fixed(), sampling=Pose(), target_length=4 * 64)
+    rule = "context/sampling=pose: cannot act on a falcon, whose attention does not use the interface of transformers"
+    with pytest.raises(ConfigError, match=rule):
+        check_strategy(model, sampled, 64)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.models.small import LENGTH, TARGET, gpt, strategy
 from transformers import (
     AutoModelForCausalLM,
@@ -101,14 +102,14 @@ FAULTS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("small", [0, 1 << 30], ids=["shared", "reread"])
+@pytest.mark.parametrize("small", [0, 1 << 30], ids=["compared", "reread"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_folder_that_is_another_model_is_refused(fault: str, small: int, tmp_path: Path) -> None:
     model = gpt()
     model.extend(strategy("yarn"), LENGTH, TARGET)
     model.save(tmp_path)
     evidence = verify_reopened(model, tmp_path, LENGTH, TARGET, small)
-    assert evidence["weights"] == ("reread" if small else "shared")
+    assert evidence["weights"] == ("reread" if small else "compared")
     assert evidence["logits_error"] < 1e-5
     change, message = FAULTS[fault]
     parameters = read(tmp_path, "config.json")["rope_parameters"]
@@ -118,7 +119,7 @@ def test_a_folder_that_is_another_model_is_refused(fault: str, small: int, tmp_p
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("small", [0, 1 << 30], ids=["shared", "reread"])
+@pytest.mark.parametrize("small", [0, 1 << 30], ids=["compared", "reread"])
 def test_falcon_with_slopes_is_reopened_with_the_attention_that_was_trained(small: int, tmp_path: Path) -> None:
     config = FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, alibi=True)
     config._attn_implementation = "eager"  # in transformers 5.23 its `sdpa`, which is the default, gives other logits
@@ -128,6 +129,23 @@ def test_falcon_with_slopes_is_reopened_with_the_attention_that_was_trained(smal
         torch.nn.init.normal_(weight, std=0.3)
     model.save(tmp_path)
     assert verify_reopened(model, tmp_path, LENGTH, LENGTH, small)["logits_error"] < 1e-5
+
+
+def test_files_of_a_large_model_with_other_weights_are_refused(tmp_path: Path) -> None:
+    model = gpt()
+    model.save(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    name = "model.layers.0.mlp.up_proj.weight"
+    faults = {
+        f"{name} in model.safetensors has other values": weights | {name: weights[name].index_fill(0, torch.tensor([0]), 0.5)},
+        f"{name} is in none of its files": {other: weight for other, weight in weights.items() if other != name},
+        "contains added, which is not in the network": weights | {"added": torch.zeros(1)},
+    }
+    for message, changed in faults.items():
+        save_file(changed, file, metadata={"format": "pt"})
+        with pytest.raises(RunError, match=message):
+            verify_reopened(model, tmp_path, LENGTH, LENGTH, small=0)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

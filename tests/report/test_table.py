@@ -9,6 +9,8 @@ from copy import deepcopy
 
 import pytest
 
+from elongate.errors import ConfigError
+from elongate.report.scalars import metric
 from elongate.report.table import terminal_table
 from elongate.report.verdict import verdict
 
@@ -110,3 +112,11 @@ def test_equal_original_and_target_lengths_are_reported():
     results = fake_results("none")
     results["curve"]["target_length"] = 256
     assert verdict(results, EVALUATIONS)[0] == "The target length is the original length: nothing was extended."
+
+
+def test_the_figure_of_a_search_is_found_by_its_path():
+    results = fake_results()
+    assert metric(results, EVALUATIONS, "curve/after/512-1024") == results["curve"]["table"]["after"]["loss"][3]
+    rule = "sweep.metric=curve/after/512-1025: is no figure of this run; use sweep.metric=curve/after/512-1024; near are also "
+    with pytest.raises(ConfigError, match=rule):
+        metric(results, EVALUATIONS, "curve/after/512-1025")

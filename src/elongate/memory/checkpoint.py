@@ -115,6 +115,7 @@ class Checkpoint(Plan):
                 with offloaded(model.device) if self.offload == "host" else nullcontext():
                     hidden = model.hidden(part.inputs, part.positions, layout.for_chunk(layout.chunk, store), part.context)
                 loss = summed_loss(model, hidden, part, model.gradients.scaled(1 / count)) / count
+                del hidden  # otherwise the states of the last layer live until the end of the backward pass
                 loss.backward()
             losses.append(loss.detach())
         return sum_of(losses)

@@ -40,6 +40,7 @@ class Plain(Plan):
             with model.gradients.embedding(model.network.get_input_embeddings()):
                 hidden = model.hidden(part.inputs, part.positions, context=part.context)
             loss = summed_loss(model, hidden, part, model.gradients.scaled(1 / count)) / count
+            del hidden  # otherwise the states of the last layer live until the end of the backward pass
             loss.backward()
             losses.append(loss.detach())
         return sum_of(losses)

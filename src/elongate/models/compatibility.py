@@ -12,7 +12,9 @@ from elongate.errors import ConfigError, first_line
 from elongate.foreign import foreign
 from elongate.models.calls import tolerance
 from elongate.models.language_model import LanguageModel
+from elongate.models.parts import layer_config
 from elongate.models.probes import attention_error, distance_matters, kernel_rotates_alike, layer_windows
+from elongate.models.tables import unknown_table
 
 _OTHER_ARCHITECTURE = "name a checkpoint of another architecture"
 
@@ -25,7 +27,10 @@ def check_strategy(model: LanguageModel, strategy: Strategy, original_length: in
             check_attention(model, attention)
     # The blocks of an autoencoder meet in attention only, but they are counted in tokens, which the probe does not know.
     if strategy.sampling is not None and "autoencoder" not in model.has and not model.separates_documents:
-        rule = f"cannot act on a {model.network.config.model_type}, whose tokens also meet outside its attention, without positions"
+        own = "whose tokens also meet outside its attention, without positions"
+        if "regions" not in model.has:
+            own = "whose attention does not use the interface of transformers, so whether it skips positions cannot be checked"
+        rule = f"cannot act on a {model.network.config.model_type}, {own}"
         raise ConfigError("context/sampling", strategy.sampling.word, rule, "train at the target length: use context=yarn or none")
     _check_position(model, strategy, original_length)
 
@@ -68,6 +73,8 @@ def check_network(model: LanguageModel) -> None:
 
 
 def _check_network(model: LanguageModel) -> None:
+    if rule := _beyond_us(model):
+        raise _source_refusal(model, rule)
     if getattr(model.config, "index_topk", None):
         # DeepSeek-V3.2 and networks derived from it read the mask, which attention in regions does not have.
         raise _source_refusal(model, "whose attention chooses its keys with an indexer, which attention in regions does not compute")
@@ -75,6 +82,20 @@ def _check_network(model: LanguageModel) -> None:
     # Plain transformers lacks positions of our own.
     if model.position.is_plain and attention_error(model) > tolerance(next(model.network.parameters()), 1e-2):
         raise _source_refusal(model, "whose own attention computes other states than attention in regions")
+
+
+def _beyond_us(model: LanguageModel) -> str | None:
+    """Return what a network has, or lacks, that no strategy can act on; None if nothing was found."""
+    config = layer_config(model.config)
+    if getattr(config, "num_attention_heads", None) is None:
+        return "whose layers have no attention"  # FNet mixes its tokens by a Fourier transform
+    if table := unknown_table(model.network):
+        return f"whose table of positions is a {type(table).__name__}, which cannot be extended"
+    segments, landmarks = (getattr(config, key, None) for key in ("segment_means_seq_len", "num_landmarks"))
+    if segments != landmarks:
+        # Nyströmformer cuts a text into segments of a fixed size. If both are equal, it attends to every token.
+        return f"which reads texts of exactly segment_means_seq_len={segments} tokens, because num_landmarks={landmarks}"
+    return None
 
 
 def check_head(model: LanguageModel) -> None:

@@ -2,10 +2,9 @@
 
 Hsu et al. 2024, arXiv:2410.10989. Liger replaces classes and functions in the modules of transformers, for all
 networks of the process; a checkpoint that is opened for comparison would get its kernels too. Here the modules are
-restored, and only the layers of one network get another `forward`, which `Kernels.off` switches back. Weights,
-configuration, class names and state dict stay as they are. The kernels compute what transformers computes up to
-rounding, which `use_kernels` checks on the network; they take cosines and sines from the network's rotary embedding,
-so they follow every position.
+restored, and only the layers of one network get another `forward`. Weights, configuration, class names and state dict
+stay as they are. The kernels compute what transformers computes up to rounding, which `use_kernels` checks on the
+network; they take cosines and sines from the network's rotary embedding, so they follow every position.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import wraps
 from importlib.metadata import version
 from importlib.util import find_spec
 from inspect import signature
@@ -25,7 +23,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from elongate.errors import ConfigError
@@ -48,30 +46,9 @@ class Kernels:
     gradient_error: float | None = None  # of the gradient of the embeddings, likewise
     reason: str | None = None  # why there are none, where `auto` would use them
 
-    def __post_init__(self) -> None:
-        self.is_on = True
-
     def evidence(self) -> dict[str, Any]:
         """Return what results.json records."""
         return asdict(self)
-
-    @contextmanager
-    def off(self) -> Iterator[None]:
-        """Compute as transformers does: without numbers, as in a dry run, the kernels cannot run."""
-        before, self.is_on = self.is_on, False
-        try:
-            yield
-        finally:
-            self.is_on = before
-
-    def forward(self, plain: Callable[..., Any], fused: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a method that computes with `fused` while the kernels are on, and with `plain` otherwise."""
-
-        @wraps(plain)
-        def forward(module: nn.Module, *args: Any, **keywords: Any) -> Any:
-            return (fused if self.is_on else plain)(module, *args, **keywords)
-
-        return forward
 
 
 def use_kernels(network: PreTrainedModel, word: str, device: torch.device) -> Kernels:
@@ -114,7 +91,7 @@ def _liger(network: PreTrainedModel) -> Kernels:
     expected = _logits_and_gradient(network)
     try:
         with foreign(refusal):
-            kernels.layers = _replace_layers(network, kernels)
+            kernels.layers = _replace_layers(network)
             found = _logits_and_gradient(network)
         if not kernels.layers:
             raise refusal("Liger has no kernels for it")
@@ -130,7 +107,7 @@ def _liger(network: PreTrainedModel) -> Kernels:
     return kernels
 
 
-def _replace_layers(network: PreTrainedModel, kernels: Kernels) -> dict[str, int]:
+def _replace_layers(network: PreTrainedModel) -> dict[str, int]:
     """Give the layers that Liger knows their kernels; return their number by class."""
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
     from liger_kernel.transformers.swiglu import LigerExperts
@@ -155,7 +132,7 @@ def _replace_layers(network: PreTrainedModel, kernels: Kernels) -> dict[str, int
             fused = _with_functions(plain, {name: replaced[plain.__module__][name] for name in functions})
         else:
             continue
-        module.forward = MethodType(kernels.forward(plain, fused), module)
+        module.forward = MethodType(fused, module)
         found[type(module).__name__] += 1
     return dict(found)
 

@@ -2,7 +2,8 @@
 
 Compared are the rotary frequencies and the attention factor, for texts of the original and of the present length, and the
 logits of a short text. A small model is opened by `from_pretrained`. Of a large one only config.json is opened: the network
-that it describes gets the weights that are in memory, so that no second copy of them exists.
+that it describes gets the weights that are in memory, so that no second copy of them exists, and the files are compared with
+these one tensor at a time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from elongate.context.attention.kernel.interface import IMPLEMENTATION
 from elongate.errors import RunError, first_line
 from elongate.models.language_model import LanguageModel
 from elongate.models.pretrained import Pretrained
+from elongate.models.written_weights import written_difference
 
 SMALL = 1 << 30  # bytes of weights in float32 up to which a model is opened a second time
 _PROBE = 128  # tokens of the text whose logits are compared
@@ -37,9 +39,11 @@ def verify_reopened(model: LanguageModel, folder: Path, original_length: int, le
     if not model.position.is_plain:
         return _verify_own_format(model, folder, small)
     network = model.network
+    opened_whole = 4 * model.num_parameters() <= small
+    if not opened_whole:
+        _require_written(network, folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        opened_whole = 4 * model.num_parameters() <= small
         reader = _opened(network, folder) if opened_whole else _assembled(network, config)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as fault:
         raise _difference(folder, f"transformers cannot open it ({first_line(fault)})") from fault
@@ -49,7 +53,7 @@ def verify_reopened(model: LanguageModel, folder: Path, original_length: int, le
     logits_error = _logits_error(model, reader, folder)
     return {
         "transformers": transformers.__version__,
-        "weights": "reread" if opened_whole else "shared",
+        "weights": "reread" if opened_whole else "compared",
         "lengths": lengths,
         "frequency_error": max(frequency for frequency, _ in errors),
         "attention_factor_error": max(factor for _, factor in errors),
@@ -60,10 +64,16 @@ def verify_reopened(model: LanguageModel, folder: Path, original_length: int, le
 def _verify_own_format(model: LanguageModel, folder: Path, small: int) -> dict[str, Any]:
     """The same for a folder that only this package opens."""
     if 4 * model.num_parameters() > small:
-        return {"weights": "not reread"}
+        _require_written(model.network, folder)
+        return {"weights": "compared"}
     reader = Pretrained(source=str(folder)).build(1, seed=0)
     reader.network.to(model.device)
     return {"elongate": __version__, "weights": "reread", "logits_error": _logits_error(model, reader, folder)}
+
+
+def _require_written(network: PreTrainedModel, folder: Path) -> None:
+    if difference := written_difference(network, folder):
+        raise _difference(folder, difference)
 
 
 def _opened(network: PreTrainedModel, folder: Path) -> PreTrainedModel:

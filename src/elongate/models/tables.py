@@ -129,6 +129,13 @@ class LearnedPositions:
         ]
 
 
+def unknown_table(network: PreTrainedModel) -> nn.Module | None:
+    """Return a table of positions that is not an ordinary embedding, such as I-BERT's, which is quantized; None: there is none."""
+    modules = language_part(network).named_modules()
+    tables = (module for name, module in modules if name.rpartition(".")[2] in _NAMES and not isinstance(module, nn.Embedding))
+    return next((table for table in tables if "weight" in table._parameters), None)
+
+
 def _first_number(parent: nn.Module, table: nn.Embedding) -> int:
     if table.padding_idx is not None:
         return table.padding_idx + 1

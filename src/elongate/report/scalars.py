@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
+from elongate.errors import ConfigError
 from elongate.evaluation.presentation.numbers import leaves
 from elongate.evaluation.presentation.presentation import Presentation
+
+
+def metric(results: dict[str, Any], evaluations: Sequence[Presentation], path: str) -> float:
+    """The scalar of this path. Raises `ConfigError` if the run has none."""
+    found = {name: value for name, value in scalars(results, evaluations).items() if isinstance(value, int | float)}
+    if path not in found:
+        near = get_close_matches(path, found, 3, 0) or ["nothing"]
+        raise ConfigError("sweep.metric", path, "is no figure of this run", f"use {{key}}={near[0]}; near are also {', '.join(near[1:])}")
+    return float(found[path])
 
 
 def scalars(results: dict[str, Any], evaluations: Sequence[Presentation]) -> dict[str, Any]:

@@ -63,6 +63,13 @@ class PlanOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What a sweep asks of each run: the keys below `sweep`."""
+
+    metric: str | None = None  # the figure that a search optimizes, by its path in the trackers, such as curve/after/512-1024
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One run."""
 
@@ -77,6 +84,7 @@ class Job:
     compile: bool  # compile each layer
     overwrite: bool  # start over in a directory that contains a run
     plan: PlanOptions
+    sweep: SweepOptions
     model: Model
     strategy: Strategy
     objective: Objective

@@ -104,8 +104,9 @@ def _verification(strategy: dict[str, Any], exported: dict[str, Any], precision:
             f"rotary frequencies to {verified['frequency_error']:.0e}, the attention factor to {verified['attention_factor_error']:.0e}"
         )
         lines.append(f"{opened}: {rotary} (texts of {lengths} tokens), logits to {verified['logits_error']:.0e} of their size.")
-        if verified["weights"] == "shared":
-            lines.append("For this comparison the network of config.json got the weights in memory; the weight files were not read again.")
+        if verified["weights"] == "compared":
+            shared = "For this comparison the network of config.json got the weights in memory"
+            lines.append(f"{shared}; every tensor of the weight files was read again and equals these.")
     elif "logits_error" in verified:
         opened = f"This folder was opened with Elongate {verified['elongate']}"
         lines.append(f"{opened}: its logits match those of the trained network to {verified['logits_error']:.0e} of their size.")

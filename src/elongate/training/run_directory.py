@@ -22,7 +22,7 @@ Lines = list[dict[str, Any]]  # of metrics.jsonl
 
 # Keys, or groups of keys, that may change between two starts of a run: no result depends on them.
 _FREE = (
-    *("overwrite", "plan", "tracking", "device", "kernels", "memory"),
+    *("overwrite", "plan", "sweep", "tracking", "device", "kernels", "memory"),
     *("training.resume_from", "training.log_steps", "training.checkpoint_steps", "training.keep_checkpoints"),
 )
 _OTHER_RUN = "use another name=, or start over with overwrite=true"

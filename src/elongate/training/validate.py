@@ -32,9 +32,17 @@ def before_torch(job: Job) -> Job:
         for evaluation in job.evaluations:
             evaluation.check(job.objective.scorer)
     check_combinations(job)
+    _check_metric(job)
     if model.original_length is not None:
         check_lengths(job, model.original_length, model.block_length)
     return job
+
+
+def _check_metric(job: Job) -> None:
+    words, metric = [evaluation.word for evaluation in job.evaluations], job.sweep.metric
+    known = metric is None or metric.partition("/")[0] in words
+    rule = f"must begin with a chosen evaluation: {', '.join(words) or 'none is chosen'}"
+    require(known, "sweep.metric", metric, rule, f"use {{key}}={words[0]}/…" if words else "use evaluation=[curve]")
 
 
 def with_corpus(job: Job, text: Text) -> dict[str, Any]:

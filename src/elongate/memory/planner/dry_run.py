@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from elongate.memory.planner.hollow import HollowMode, Outlines
+from elongate.memory.planner.launches import counted_launches
 from elongate.memory.planner.layers import stack_of, truncate
 from elongate.memory.planner.operators import GROUPED_PRODUCT, flops_of, grouped_offsets, grouped_sizes
 from elongate.memory.planner.repeated_blocks import repeated_blocks
@@ -98,7 +99,7 @@ def run_hollow(model: LanguageModel, plan: Plan, rows: int, length: int, outline
     actor.network.train()
     counter.watch_layers(actor.network)
     actor.set_text_length = _nothing  # type: ignore[method-assign]  # it computes frequencies, which are numbers
-    with model.kernels.off(), counter, repeated_blocks(counter.repeat):
+    with counter, repeated_blocks(counter.repeat), counted_launches(counter.launched):
         for parameter in actor.parameters():
             parameter.grad = torch.zeros_like(parameter)
         prepared = plan.prepare(actor, length)
@@ -172,6 +173,11 @@ class _StepCounter(HollowMode):
             self.work.moved += self._times * amount
         else:
             self.work.flops[call] += self._times * amount
+
+    def launched(self, moved: int) -> None:
+        """Count a kernel that is no operator of torch and reads or writes `moved` bytes."""
+        self.work.calls += self._times
+        self.work.moved += self._times * moved
 
     def cost_of(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> tuple[Call | None, int]:
         """Return the FLOPs and the call whose speed is that of this one; or the bytes that are read and written."""
