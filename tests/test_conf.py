@@ -30,6 +30,7 @@ NEEDED = {
     "data=text": ["data.path={folder}/a.txt"],
     "data=jsonl": ["data.path={folder}/a.jsonl"],
     "data=hub": ["data.path={folder}"],
+    "data=mixture": ["+data@data.sources.one=stdlib", "data.shares={one:1}"],
     "tokenizer=pretrained": ["tokenizer.source={folder}"],
     "objective=masked": ["model=bert"],
     "objective=continuation": ["model=bidirectional_autoencoder"],
@@ -92,7 +93,7 @@ def test_every_choice_builds(choices: list[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 256}')
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "a.jsonl").write_text('{"text": "text"}')
-    needed = [override.format(folder=tmp_path) for choice in choices for override in NEEDED.get(choice, [])]
+    needed = [override.replace("{folder}", str(tmp_path)) for choice in choices for override in NEEDED.get(choice, [])]
     for choice in choices:
         if choice.startswith("evaluation=["):
             needed += files_of_tasks(tmp_path) if "summarization" in choice else []
@@ -119,7 +120,7 @@ def test_every_file_is_built() -> None:
 @pytest.mark.parametrize("path", PRESETS, ids=choice_of)
 def test_a_preset_builds_starts_with_its_command_and_adds_no_key(path: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    needed = [override.format(folder=tmp_path) for override in NEEDED.get(choice_of(path), [])]
+    needed = [override.replace("{folder}", str(tmp_path)) for override in NEEDED.get(choice_of(path), [])]
     assert build_job(*composed(choice_of(path), *needed))
     assert f"python train.py {'-m ' if path.parent.name == 'sweep' else ''}{choice_of(path)}" in path.read_text()
 

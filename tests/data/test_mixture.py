@@ -99,6 +99,13 @@ def test_documents_of_all_sources_keep_their_splits_and_limits(tmp_path: Path):
     assert not hidden & set(mixture.train_texts())
 
 
+def test_what_is_wrong_with_a_source_is_reported_under_its_key(tmp_path: Path):
+    mixture = Mixture(sources={"mine": Text(path=str(tmp_path / "absent"))}, shares={"mine": 1})
+    for read in (mixture.fingerprint, lambda: list(mixture.documents()), lambda: list(mixture.train_texts())):
+        with pytest.raises(ConfigError, match=r"^data\.sources\.mine\.path=.*: no such file"):
+            read()
+
+
 def test_a_source_without_share_is_measured_and_not_read(tmp_path: Path):
     mixture = Mixture(sources=sources(tmp_path), shares={"one": 2, "two": 0}, cache=str(tmp_path))
     corpus = load_corpus(mixture, ByteTokenizer())

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
-from itertools import chain
 
 from elongate.data.source import Document, Source
 from elongate.errors import ConfigError, inside, require
@@ -64,15 +63,19 @@ class Mixture(Source):
     def documents(self) -> Iterator[Document]:
         for name, source in self.parts.items():
             with inside(f"data.sources.{name}"):
-                for document in source.documents():
-                    yield replace(document, name=f"{name}/{document.name}")
+                yield from (replace(document, name=f"{name}/{document.name}") for document in source.documents())
 
     def train_texts(self) -> Iterator[str]:
-        return chain.from_iterable(source.train_texts() for source in self.parts.values())
+        for name, source in self.parts.items():
+            with inside(f"data.sources.{name}"):
+                yield from source.train_texts()
 
     def fingerprint(self) -> str:
-        parts = [[name, source.fingerprint(), source.min_length, source.max_length] for name, source in self.parts.items()]
-        return sha256(json.dumps(["mixture", parts]).encode()).hexdigest()
+        total = sha256(b"mixture")
+        for name, source in self.parts.items():
+            with inside(f"data.sources.{name}"):
+                total.update(json.dumps([name, source.fingerprint(), source.min_length, source.max_length]).encode())
+        return total.hexdigest()
 
     def check_amount(self, available: dict[str, int], needed: int, trained: int) -> None:
         total = sum(self.shares.values())
