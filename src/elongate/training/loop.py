@@ -117,9 +117,8 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
             evidence = model.extend(job.strategy, course.original_length, span.stage.reach)
             if progress.step >= span.last or following.is_over:
                 continue
-            rows = job.batch_tokens // span.stage.length
             sequences, utilization = stage_sequences(job, course, number), Utilization.of(model, span.stage.length)
-            steps = range(progress.step + 1, span.last + 1)
+            rows, steps = job.batch_tokens // span.stage.length, range(progress.step + 1, span.last + 1)
             bar, batches = TrainingBar(span.stage.name, span.stage.length, steps[0], span.last), _read(job, model, sequences, span, steps)
             with closing(bar), closing(batches):
                 for step in takewhile(lambda _: not following.is_over, steps):
@@ -148,10 +147,9 @@ def fit(job: Job, model: LanguageModel, course: Course, session: Session) -> Fit
                         metrics.append(line)
                         session.tracker.log(line)
                         bar.step(line, _remaining(course, progress, resumed))
-                    # Read once: a signal that comes during the checkpoint is noticed after the next step.
-                    stopped_by = session.interrupt.requested
-                    is_wanted = step in (span.last, following.best_step) or following.is_over
-                    if (step - start.step) % options.checkpoint_steps == 0 or is_wanted or stopped_by:
+                    stopped_by = session.interrupt.requested  # read once: a signal during the checkpoint is noticed after the next step
+                    is_wanted = (step - start.step) % options.checkpoint_steps == 0 or step in (span.last, following.best_step)
+                    if is_wanted or following.is_over or stopped_by:
                         metrics.sync()
                         checkpoints.save(model.network, optimizers, progress, {span.last for span in spans}, following.best_step)
                     _stop_if(stopped_by, step)
