@@ -210,7 +210,7 @@ def test_a_prefix_outside_the_vocabulary_is_refused(tmp_path: Path, bos_tokenize
 def test_the_results_record_whether_texts_begin_with_bos(tmp_path: Path, bos_tokenizer: Tokenizer, add: bool) -> None:
     corpus = corpus_of(tmp_path, bos_tokenizer.with_bos(add))
     job = SimpleNamespace(data=Text(path="."))
-    assert data_section(job, corpus, "").add_bos is add  # type: ignore[arg-type]
+    assert data_section(job, corpus, "", []).add_bos is add  # type: ignore[arg-type]
 
 
 def test_isolated_documents_begin_with_bos_at_position_0(tmp_path: Path, bos_tokenizer: Tokenizer) -> None:

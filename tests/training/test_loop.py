@@ -74,7 +74,8 @@ def test_a_run_is_a_plain_loop_at_the_rates_of_base_and_extension(job: Any, tmp_
     (base,) = (tmp_path / "bases").glob("*/model")
     trained = AutoModelForCausalLM.from_pretrained(base)
     for (name, ours), theirs in zip(trained.named_parameters(), expected.parameters(), strict=True):
-        assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        # AdamW divides a gradient by its size, so rounding of a gradient near 0 becomes a part of the rate.
+        assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
     lines = directory.read_metrics()
     rates = [LR_RATIO * LR * share_of_peak(step, BASE_STEPS) for step in range(1, BASE_STEPS + 1)]

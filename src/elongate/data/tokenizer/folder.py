@@ -29,7 +29,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return ConfigError("source", folder, f"its tokenizer files are broken ({reason})", REMEDY)
 
     files = read_files(folder)
-    require(bool(files), "source", folder, "contains no tokenizer files", _WITHOUT)
+    has_tokens = any("chat_template" not in name for name in files)
+    require(has_tokens, "source", folder, "contains no tokenizer files", _WITHOUT)
     try:
         if "tokenizer.json" not in files or end_of_document(files) is None:
             files = _files_through_transformers(folder)
